@@ -1,0 +1,139 @@
+"""A simulated device: engines with a given latency, noise and output rule, so that all above is tested exactly.
+
+Its settings are `target["null"]`, all optional:
+
+    seconds, seconds_per_byte   a call takes seconds + seconds_per_byte * bytes of the program's model.onnx,
+    integer                     times this factor when the program is int8 (default 0.5)
+    noise                       fields of edgekd.latency.clock.Noise (default: none)
+    seed, step                  outputs = inputs, flattened, times a fixed matrix drawn from the seed; rounded to step
+    unsupported                 lines to answer when asked what it cannot take
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from edgekd.backend import (
+    Array,
+    Backend,
+    Port,
+    Session,
+    Signature,
+    read_engine,
+    read_json,
+    refused_precision,
+    write_engine,
+    write_json,
+)
+from edgekd.errors import UserError, nearest
+from edgekd.latency.clock import Noise, VirtualClock
+
+__all__ = ["Null"]
+
+DEFAULTS: dict[str, Any] = {
+    "seconds": 1e-4,
+    "seconds_per_byte": 1e-9,
+    "integer": 0.5,
+    "noise": {},
+    "seed": 0,
+    "step": 0.0,
+    "unsupported": [],
+}
+
+
+class NullSession(Session):
+    """Computes the rule with numpy; each call moves its virtual clock by the simulated latency."""
+
+    clock: VirtualClock
+
+    def __init__(self, signature: Signature, clock: VirtualClock, seed: int, step: float) -> None:
+        super().__init__(signature, clock)
+        self._seed, self._step = seed, step
+        self._matrices: dict[int, list[Array]] = {}
+
+    @property
+    def latency(self) -> float:
+        """Seconds that the last call took on the simulated device."""
+        return self.clock.latency
+
+    def compute(self, inputs: Sequence[Array]) -> list[Array]:
+        batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
+        flat = np.concatenate([x.reshape(batch, -1).astype(np.float32) for x in inputs], axis=1)
+        matrices = self._matrices.get(flat.shape[1])
+        if matrices is None:
+            random = np.random.default_rng(self._seed)
+            widths = [math.prod(port.concrete(1)[1:]) for port in self.signature.outputs]
+            matrices = [
+                random.standard_normal((flat.shape[1], width), dtype=np.float32) / np.float32(math.sqrt(flat.shape[1]))
+                for width in widths
+            ]
+            self._matrices[flat.shape[1]] = matrices
+        self.clock.advance()
+        return [self._shaped(flat @ m, port) for m, port in zip(matrices, self.signature.outputs, strict=True)]
+
+    def _shaped(self, values: Array, port: Port) -> Array:
+        if self._step:
+            values = np.rint(values / self._step) * self._step
+        return values.reshape(len(values), *port.concrete(1)[1:]).astype(port.dtype)
+
+    def close(self) -> None:
+        self._matrices.clear()
+
+
+@final
+class Null(Backend):
+    """The simulated device behind the protocol. `target["null"]` holds its settings."""
+
+    name: ClassVar[str] = "null"
+    packages: ClassVar[Mapping[str, str]] = {"numpy": "numpy"}
+
+    def grid(self, target: Mapping[str, Any]) -> str:
+        return "affine"
+
+    def unsupported(self, program: Path, target: Mapping[str, Any]) -> list[str]:
+        return [*refused_precision(program, target), *map(str, _settings(target)["unsupported"])]
+
+    def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
+        settings, about = _settings(target), read_json(program / "program.json")
+        size = (program / "model.onnx").stat().st_size
+        integer = about["precision"] == "int8"
+        seconds = (settings["seconds"] + settings["seconds_per_byte"] * size) * (settings["integer"] if integer else 1)
+        noise = asdict(Noise(**settings["noise"]))
+        rule = {"seconds": seconds, "noise": noise, "seed": settings["seed"], "step": settings["step"]}
+        VirtualClock(seconds, Noise(**noise))
+        write_json(out / "device.json", rule)
+        return write_engine(
+            program,
+            out,
+            {
+                "backend": self.name,
+                "file": "device.json",
+                "versions": self.versions(),
+                "precision": about["precision"],
+                "grid": about.get("grid", "none"),
+                "threads": threads,
+                "integer_nodes": int(integer),
+                "float_nodes": int(not integer),
+                "options": {},
+            },
+        )
+
+    def load(self, engine: Path) -> NullSession:
+        _, file = read_engine(engine, self.name)
+        rule = read_json(file)
+        clock = VirtualClock(rule["seconds"], Noise(**rule["noise"]), rule["seed"])
+        return NullSession(Signature.read(engine), clock, rule["seed"], rule["step"])
+
+
+def _settings(target: Mapping[str, Any]) -> dict[str, Any]:
+    given = target.get("null") or {}
+    for key in given:
+        if key not in DEFAULTS:
+            raise UserError(f'the null backend has no setting "{key}"', hint=nearest(key, DEFAULTS))
+    return {**DEFAULTS, **given}

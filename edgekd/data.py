@@ -1,0 +1,135 @@
+"""The data that a recipe brings: three splits, checked before any work, and digested by what they were read from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import digest
+from edgekd.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgekd.factory import Factory
+    from edgekd.store import Store
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a data factory returns. Each split is (inputs [n, ...], targets [n]), as tensors.
+
+    Selection (best epoch, pruning, calibration, choice of the engine) reads train and validation; `test` is read once,
+    for the report. `augment(inputs, generator)` returns inputs of the same shape. `labels` names the classes and
+    `preprocessing` holds the constants that an app needs; both go into the bundle.
+    """
+
+    train: tuple[torch.Tensor, torch.Tensor]
+    validation: tuple[torch.Tensor, torch.Tensor]
+    test: tuple[torch.Tensor, torch.Tensor]
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    labels: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+    def split(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = getattr(self, name)
+        return inputs, targets
+
+
+def check(data: Any, spec: str) -> Dataset:
+    """The same data, if it can be trained on. Raises UserError naming the factory, the split and what is wrong."""
+    import torch
+
+    if not isinstance(data, Dataset):
+        raise UserError(f'"{spec}" returned a {type(data).__name__}', hint="return an edgekd.Dataset")
+    for name in SPLITS:
+        pair = getattr(data, name)
+        where = f'"{spec}": split "{name}"'
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise UserError(f"{where} is not a pair", hint="give (inputs, targets)")
+        for kind, value in zip(("inputs", "targets"), pair, strict=True):
+            if not isinstance(value, torch.Tensor):
+                raise UserError(f"{where}: {kind} are a {type(value).__name__}", hint="give tensors; class labels as int64")
+        inputs, targets = pair
+        if len(inputs) == 0:
+            raise UserError(f"{where} is empty")
+        if len(inputs) != len(targets):
+            raise UserError(f"{where} has {len(inputs)} inputs and {len(targets)} targets")
+        if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+            first = int((~torch.isfinite(inputs.flatten(1))).any(1).nonzero()[0])
+            raise UserError(f"{where}: input {first} has NaN or infinite values", hint="look for a division by zero in preprocessing")
+        if inputs.shape[1:] != data.train[0].shape[1:]:
+            raise UserError(f"{where}: inputs are {list(inputs.shape[1:])}, in train they are {list(data.train[0].shape[1:])}")
+    return data
+
+
+def check_targets(data: Dataset, classes: int, spec: str) -> None:
+    """Raises UserError if class labels do not fit outputs [n, classes]."""
+    for name in SPLITS:
+        targets = data.split(name)[1]
+        if targets.is_floating_point():
+            continue
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= classes:
+            hint = f"labels go from 0 to {classes - 1}, one for each output of the student"
+            raise UserError(f'"{spec}": split "{name}" has labels from {low} to {high}, the student has {classes} outputs', hint=hint)
+    if data.labels and len(data.labels) != classes:
+        raise UserError(f'"{spec}" names {len(data.labels)} labels, the student has {classes} outputs')
+
+
+def digest_of(factory: Factory, arguments: Mapping[str, Any], files: list[Path], store: Store) -> str:
+    """What the data depends on: the factory's source, its arguments, and the files that it read, by content.
+
+    The first call runs the factory and remembers which files it opened; later calls digest those files only (or
+    nothing, if size and time of change are the same), so a cached run need not load the data. Files that a library
+    reads behind Python's back are not seen: name them in the recipe, `files = [...]`.
+    """
+    source = digest.of_json([factory.spec, str(factory.folder), factory.digest(), dict(arguments)])
+    note = store.note(f"data-{source}") or {}
+    opened = note.get("opened")
+    if opened is None:
+        with _watched() as seen:
+            factory(**arguments)
+        opened = sorted(seen)
+    known = note.get("files", {})
+    now: dict[str, list[Any]] = {}
+    for name in sorted({*opened, *map(str, files)}):
+        try:
+            state = os.stat(name)
+        except OSError:
+            continue
+        stamp = [state.st_size, state.st_mtime_ns]
+        old = known.get(name)
+        now[name] = old if old and old[:2] == stamp else [*stamp, digest.of_file(Path(name))]
+    if now != known or "opened" not in note:
+        store.set_note(f"data-{source}", {"opened": opened, "files": now})
+    return digest.of_json([factory.digest(), dict(arguments), [value[2] for value in now.values()]])
+
+
+@contextmanager
+def _watched() -> Iterator[set[str]]:
+    """The files opened for reading while the block runs, without Python's own and what is installed."""
+    seen: set[str] = set()
+    watching = True
+    installed = tuple({os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)})
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if not watching or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if not path.startswith((*installed, "/proc/", "/sys/", "/dev/")) and not path.endswith((".py", ".pyc")):
+            seen.add(path)
+
+    sys.addaudithook(hook)
+    try:
+        yield seen
+    finally:
+        watching = False
+        seen.intersection_update(p for p in tuple(seen) if os.path.isfile(p))

@@ -1,0 +1,62 @@
+"""Judging a network in torch: its outputs on validation and test, the metric, agreement with the teacher, its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgekd.metric import agreement
+from edgekd.training import logits_of
+
+if TYPE_CHECKING:
+    from edgekd.data import Dataset
+
+JUDGED = ("validation", "test")
+
+
+def judge(
+    out: Path,
+    module: nn.Module,
+    data: Dataset,
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    teacher: Mapping[str, np.ndarray] | None,
+) -> dict[str, Any]:
+    """Write `outputs.npz` (split -> logits [n, classes]) and return metric and agreement by split."""
+    outputs = {split: logits_of(module, data.split(split)[0]).numpy() for split in JUDGED}
+    np.savez(out / "outputs.npz", **outputs)
+    return scores(outputs, data, metric, teacher)
+
+
+def scores(
+    outputs: Mapping[str, np.ndarray],
+    data: Dataset,
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    teacher: Mapping[str, np.ndarray] | None,
+) -> dict[str, Any]:
+    """Metric and agreement with the teacher's outputs, for each split."""
+    return {
+        "metric": {split: metric(o, data.split(split)[1].numpy()) for split, o in outputs.items()},
+        "agreement": {split: agreement(o, teacher[split]) for split, o in outputs.items()} if teacher else None,
+    }
+
+
+def size(network: nn.Module, example: torch.Tensor) -> dict[str, int]:
+    """Parameters, multiply-accumulates of one sample, and bytes of the float32 weights."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(example)
+    parameters = sum(p.numel() for p in network.parameters())
+    stored = parameters + sum(b.numel() for b in network.buffers() if b.is_floating_point())
+    return {"parameters": parameters, "macs": counter.get_total_flops() // 2, "bytes": 4 * stored}
+
+
+def read_outputs(folder: Path) -> dict[str, np.ndarray]:
+    """What `judge` wrote."""
+    with np.load(folder / "outputs.npz", allow_pickle=False) as stored:
+        return {split: stored[split] for split in JUDGED}

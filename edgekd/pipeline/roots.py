@@ -1,0 +1,156 @@
+"""What the recipe brings: the teacher, the student and the data as they are given, checked before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgekd import data as datasets
+from edgekd import metric as metrics
+from edgekd.errors import UserError
+from edgekd.factory import Factory
+from edgekd.student import Student, load_weights, read_weights, save
+
+if TYPE_CHECKING:
+    from edgekd.data import Dataset
+    from edgekd.recipe import Loaded, Made
+    from edgekd.teacher import Teacher
+
+
+class Roots:
+    """The recipe's factories, called at most once each."""
+
+    def __init__(self, recipe: Loaded) -> None:
+        self.recipe = recipe
+        self.values = recipe.values
+        self.data: Callable[[], Dataset] = cache(self._data)
+
+    def _data(self) -> Dataset:
+        section = self.values.data
+        return datasets.check(self.recipe.factory(section)(**section.arguments), section.factory)
+
+    def metric(self) -> Callable[[Any, Any], float]:
+        """(outputs [n, classes], targets [n]) -> score; the user's own may raise what it likes: it is named then."""
+        name = self.values.data.metric
+        if ":" not in name:
+            return metrics.accuracy
+        factory = Factory(name, self.recipe.folder)
+        return lambda outputs, targets: float(factory(outputs=outputs, targets=targets))
+
+    def student_factory(self) -> nn.Module:
+        """A fresh student, its random weights from the recipe's seed."""
+        return self._network(self.values.student)
+
+    def _network(self, section: Made) -> nn.Module:
+        torch.manual_seed(self.values.seed)
+        network = self.recipe.factory(section)(**section.arguments)
+        if not isinstance(network, nn.Module):
+            raise UserError(f'"{section.factory}" returned a {type(network).__name__}', hint="return a torch.nn.Module")
+        return network
+
+    def make_student(self, out: Path) -> dict[str, Any]:
+        """Write the student as given; refuse one that cannot be trained on this data or traced."""
+        section = self.values.student
+        network = self._network(section)
+        if section.weights:
+            path = self.recipe.file(section.weights)
+            load_weights(network, read_weights(path), str(path))
+        network.eval()
+        data = self.data()
+        outputs = _forward(network, data.train[0][:2], section.factory)
+        datasets.check_targets(data, outputs.shape[1], self.values.data.factory)
+        _traced(network, data.train[0][:1], section.factory)
+        origin = {"factory": section.factory, "arguments": section.arguments}
+        save(out, network.state_dict(), [], signature(data, outputs), origin)
+        return {"trained": bool(section.weights)}
+
+    def make_teacher(self, out: Path) -> dict[str, Any]:
+        """Write the teacher; refuse one whose outputs cannot be compared to the student's."""
+        section = self.values.teacher
+        assert section is not None
+        data = self.data()
+        if section.use == "onnx":
+            (out / "teacher.onnx").write_bytes(self.recipe.file(section.weights or "").read_bytes())
+            return {}
+        network = self._network(section)
+        if section.weights:
+            path = self.recipe.file(section.weights)
+            load_weights(network, read_weights(path), str(path))
+        outputs = _forward(network.eval(), data.train[0][:2], section.factory)
+        ours = _forward(self.student_factory().eval(), data.train[0][:2], self.values.student.factory)
+        if outputs.shape != ours.shape:
+            message = f"the teacher's outputs are [batch, {outputs.shape[1]}], the student's [batch, {ours.shape[1]}]"
+            raise self.recipe.error(["teacher", "factory"], message, "both must have one output for each class")
+        save(out, network.state_dict(), [], signature(data, outputs), {"factory": section.factory, "arguments": section.arguments})
+        return {}
+
+    def teacher(self, folder: Path) -> Teacher:
+        """The teacher that `make_teacher` wrote."""
+        from edgekd import registry
+
+        section = self.values.teacher
+        assert section is not None
+        kind = registry.find("teachers", section.use)
+        made: Teacher = kind(folder / "teacher.onnx") if section.use == "onnx" else kind(self.teacher_student(folder).network())
+        return made
+
+    def teacher_student(self, folder: Path) -> Student:
+        """The teacher seen as a student, so that it is exported and compiled like one."""
+        assert self.values.teacher is not None
+        return Student(folder, partial(self._network, self.values.teacher))
+
+
+def signature(data: Dataset, outputs: torch.Tensor) -> dict[str, Any]:
+    """Names, shapes (batch of one) and dtypes of input and output, and what an app needs to use them."""
+    inputs = data.train[0]
+    return {
+        "inputs": [{"name": "input", "shape": [1, *inputs.shape[1:]], "dtype": str(inputs.dtype).removeprefix("torch.")}],
+        "outputs": [{"name": "output", "shape": [1, *outputs.shape[1:]], "dtype": "float32"}],
+        "preprocessing": _plain(data.preprocessing),
+        "labels": list(data.labels),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(values))))
+    except TypeError as error:
+        raise UserError(f"the data's `preprocessing` is not plain values: {error}", hint="numbers, strings, lists, tables") from None
+
+
+def _forward(network: nn.Module, inputs: torch.Tensor, spec: str) -> torch.Tensor:
+    """Outputs [batch, classes] of a batch of two. Raises UserError for a network that cannot take it, or gives another form."""
+    try:
+        with torch.no_grad():
+            outputs = network(inputs)
+    except Exception as error:
+        raise UserError(f'"{spec}" cannot run on inputs {list(inputs.shape)}: {type(error).__name__}: {error}') from error
+    if not isinstance(outputs, torch.Tensor):
+        raise UserError(f'"{spec}" gives a {type(outputs).__name__}', hint="return one tensor [batch, classes]")
+    if outputs.dim() != 2 or len(outputs) != len(inputs):
+        raise UserError(f'"{spec}" gives {list(outputs.shape)} for inputs {list(inputs.shape)}', hint="return logits [batch, classes]")
+    return outputs
+
+
+def _traced(network: nn.Module, inputs: torch.Tensor, spec: str) -> None:
+    """Raises UserError, naming module and line, for a network that torch.export cannot trace."""
+    import re
+
+    try:
+        torch.export.export(network, (inputs,))
+    except Exception as error:
+        frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)', str(error))
+        own = [f for f in frames if "site-packages" not in f[0]]
+        where = f'{own[-1][0]}:{own[-1][1]}: in {own[-1][2]}: {own[-1][3].strip()}' if own else ""
+        first = str(error).strip().partition("\n")[0]
+        inside = next((n for n, m in network.named_modules() if n and own and type(m).forward.__code__.co_filename == own[-1][0]
+                       and type(m).forward.__code__.co_firstlineno <= int(own[-1][1])), "")
+        module = f' (module "{inside}")' if inside else ""
+        hint = "torch.export must trace it: replace control flow that depends on values, with torch.where or torch.cond"
+        raise UserError(f'"{spec}" cannot be traced{module}: {where or first}', hint=hint) from error

@@ -1,0 +1,121 @@
+"""What stands in the prepared graph at each tensor that will be quantized: it observes, then it fake-quantizes.
+
+`ActivationGrid` stands behind an activation, `PerChannelWeight` behind a weight (torchao takes the word PerChannel in the
+class's name as the leave to pass `ch_axis`). Both become a quantize/dequantize pair when the graph is converted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torchao.quantization.pt2e import ObserverBase
+
+from edgekd.errors import EdgekdError
+from edgekd.quant.grid import SMALLEST_SCALE, parameters
+
+__all__ = ["ActivationGrid", "Observer", "PerChannelWeight"]
+
+
+class Observer(Protocol):
+    """The contract of a file in `edgekd/observers/`."""
+
+    def update(self, x: torch.Tensor) -> None: ...
+
+    def range(self) -> tuple[float, float]: ...
+
+
+class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
+    """The grid of one activation: per tensor, affine or symmetric.
+
+    It passes x through until `close` has given it a range, and fake-quantizes from then on. The range is its only state:
+    two float32 buffers, NaN until known, so that it can be saved as tensors. Gradients pass where x lies inside the range
+    (the straight-through estimator: Bengio et al. 2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877, section 3).
+    """
+
+    minimum: torch.Tensor
+    maximum: torch.Tensor
+
+    def __init__(
+        self, observer: Callable[[], Observer], dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme,
+        is_dynamic: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(dtype=dtype, is_dynamic=is_dynamic)
+        self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
+        self.factory = observer
+        self.open: Observer | None = None
+        self.grid: tuple[float, int] | None = None
+        self.register_buffer("minimum", torch.tensor(math.nan))
+        self.register_buffer("maximum", torch.tensor(math.nan))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.open is not None:
+            self.open.update(x)
+            return x
+        if self.grid is None:
+            return x
+        return torch.fake_quantize_per_tensor_affine(x, *self.grid, self.quant_min, self.quant_max)
+
+    def observe(self) -> None:
+        """Start anew: let what follows pass unchanged through a fresh observer."""
+        self.open = self.factory()
+
+    def close(self) -> None:
+        """Stop observing and take the observer's range."""
+        if self.open is not None:
+            low, high = self.open.range()
+            self.minimum.fill_(low)
+            self.maximum.fill_(high)
+            self.open = None
+            self.settle()
+
+    def settle(self) -> None:
+        """Derive scale and zero point from the two buffers, as after they were loaded."""
+        low, high = float(self.minimum), float(self.maximum)
+        known = math.isfinite(low) and math.isfinite(high)
+        symmetric = self.qscheme == torch.per_tensor_symmetric
+        self.grid = parameters(low, high, (self.quant_min, self.quant_max), symmetric) if known else None
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point, for torchao's conversion. Raises EdgekdError where there is no range yet."""
+        if self.grid is None:
+            raise EdgekdError("an activation has no range", hint="calibrate the prepared student, or restore its state")
+        scale, zero_point = self.grid
+        return torch.tensor(scale, dtype=torch.float64), torch.tensor(zero_point)
+
+
+class PerChannelWeight(ObserverBase):  # type: ignore[misc]  # torchao is untyped
+    """The grid of one weight: symmetric, one scale for each output channel, scale = max |w| / 127.
+
+    It holds no state: the scale follows the weight. `floor` [channels] is the smallest scale that a conversion allows.
+    Source: Krishnamoorthi 2018, arXiv 1806.08342, section 3.1.2.
+    """
+
+    def __init__(
+        self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, ch_axis: int, is_dynamic: bool = False
+    ) -> None:
+        super().__init__(dtype=dtype, is_dynamic=is_dynamic)
+        self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
+        self.scale: torch.Tensor | None = None
+        self.floor: torch.Tensor | None = None
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        scale = self.measure(weight)
+        zero = torch.zeros_like(scale, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero, self.ch_axis, self.quant_min, self.quant_max)
+
+    @torch.no_grad()
+    def measure(self, weight: torch.Tensor) -> torch.Tensor:
+        """The scales [channels] of a weight [.., channels, ..]; kept for the conversion."""
+        flat = weight.detach().movedim(self.ch_axis, 0).reshape(weight.shape[self.ch_axis], -1)
+        scale = (flat.abs().amax(1) / self.quant_max).clamp(min=SMALLEST_SCALE)
+        self.scale = scale if self.floor is None else torch.maximum(scale, self.floor)
+        return self.scale
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales and zero points [channels], for torchao's conversion."""
+        if self.scale is None:
+            raise EdgekdError("a weight has no scale", hint="convert with edgekd.quant.pt2e.convert")
+        return self.scale, torch.zeros_like(self.scale, dtype=torch.int64)

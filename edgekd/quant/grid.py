@@ -1,0 +1,89 @@
+"""The grid: which integers a runtime has fast kernels for, and which operators get a quantize/dequantize pair.
+
+A student is quantized once for each grid, not once for each backend. Imports neither torch nor a runtime.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgekd.errors import UserError, nearest
+
+__all__ = ["AFFINE", "GRIDS", "SYMMETRIC", "Grid", "named", "parameters"]
+
+SMALLEST_SCALE = 2.0**-40  # an all-zero tensor's scale: any value would do, this one divides without overflow
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One number grid. Activations: one scale for a tensor; weights: symmetric s8 in [-127, 127], one scale a channel.
+
+    `operators` compute on integers and own their output's range; `shared` only move values, so that their output keeps
+    their input's scale and zero point; `fused` are absorbed into the operator before them. `float_logits` leaves the output
+    of a linear layer that ends the network unquantized: the integer product is scaled to float directly.
+    """
+
+    name: str
+    activation_dtype: str = "int8"
+    activation_symmetric: bool = False
+    weight_dtype: str = "int8"
+    weight_granularity: str = "per_channel"
+    operators: tuple[str, ...] = ("conv2d", "linear", "add", "mul", "concat", "average_pool", "relu", "clamp", "sigmoid")
+    shared: tuple[str, ...] = ("max_pool", "reshape", "dropout")
+    fused: tuple[str, ...] = ("relu", "clamp")
+    float_logits: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.activation_dtype, self.weight_dtype, self.weight_granularity) != ("int8", "int8", "per_channel"):
+            raise ValueError(f"grid {self.name}: only int8 activations and int8 per_channel weights are implemented")
+
+    @property
+    def activation_limits(self) -> tuple[int, int]:
+        """Smallest and largest integer of an activation."""
+        return (-127, 127) if self.activation_symmetric else (-128, 127)
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Grid:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+AFFINE = Grid("affine")
+SYMMETRIC = Grid("symmetric", activation_symmetric=True)
+GRIDS = {grid.name: grid for grid in (AFFINE, SYMMETRIC)}
+
+
+def named(name: str) -> Grid:
+    """The grid of that name. Raises UserError, naming the nearest, if there is none."""
+    if name not in GRIDS:
+        raise UserError(f'no grid named "{name}"', hint=nearest(name, GRIDS))
+    return GRIDS[name]
+
+
+def parameters(minimum: float, maximum: float, limits: tuple[int, int], symmetric: bool) -> tuple[float, int]:
+    """Scale (a float32 value) and zero point of the grid that spans a range, widened so that zero is exact.
+
+    x ≈ scale · (q − zero_point), q in limits; an affine scale is (max − min) / (q_max − q_min).
+
+    >>> parameters(0.0, 510.0, (-128, 127), symmetric=False)
+    (2.0, -128)
+    >>> parameters(-1.0, 254.0, (-127, 127), symmetric=True)
+    (2.0, 0)
+
+    Source: Jacob et al. 2018, arXiv 1712.05877, section 3, equation 13; the nudged zero point is their section 3.1.
+    """
+    minimum, maximum = min(minimum, 0.0), max(maximum, 0.0)
+    low, high = limits
+    if symmetric:
+        return _float32(max(max(-minimum, maximum) / high, SMALLEST_SCALE)), 0
+    scale = _float32(max((maximum - minimum) / (high - low), SMALLEST_SCALE))
+    return scale, max(low, min(high, low - round(minimum / scale)))
+
+
+def _float32(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])

@@ -1,0 +1,153 @@
+"""PTQ and QAT on torchao's PT2E: prepare, calibrate, perhaps train, convert to quantize/dequantize pairs.
+
+    prepared = prepare(student, example, AFFINE, "percentile", qat=False)
+    calibrate(prepared, batches)
+    program = convert(prepared)
+
+The batch dimension is free, so one prepared graph trains with batches of 128 and is exported with a batch of one. Prepared
+and calibrated, it computes what the integer engine will compute, up to float rounding; so evaluate it for the ledger's
+fake-quantized row.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MethodType
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torchao.quantization.pt2e.prepare import prepare as insert_adapters
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+from torchao.quantization.pt2e.utils import _get_node_name_to_scope
+
+from edgekd import registry
+from edgekd.errors import EdgekdError, UserError
+from edgekd.quant.adapter import ActivationGrid, Observer
+from edgekd.quant.fold import fold_batch_norm, settle_weights
+from edgekd.quant.grid import Grid
+from edgekd.quant.quantizer import BATCH_NORM, GridQuantizer
+from edgekd.quant.trace import set_training, trace
+
+__all__ = ["calibrate", "convert", "freeze_batch_norm", "freeze_observers", "prepare", "restore", "state"]
+
+FROZEN = "edgekd_batch_norm_frozen"
+
+
+def prepare(
+    model: nn.Module, example: torch.Tensor, grid: Grid, observer: str | Callable[[], Observer], qat: bool
+) -> GraphModule:
+    """A copy of `model` as a graph with an adapter at each tensor that `grid` quantizes; `model` is untouched.
+
+    `example` [batch, …] gives shapes and dtype; only its first row is used. `observer` is a name of the registry or
+    anything that makes one, as `functools.partial(Percentile, percentile=99.9)`. With `qat`, batch norms stay in the graph
+    and train; without, they are folded first. `.train()` and `.eval()` of the result work as a module's do.
+
+    Raises UserError for a student that cannot be exported, or an observer that does not exist.
+    """
+    factory = registry.find("observers", observer) if isinstance(observer, str) else observer
+    graph = trace(model, example, train=qat)
+    if not qat:
+        fold_batch_norm(graph)
+        graph = GraphModule(graph, graph.graph)
+    quantizer = GridQuantizer(grid, factory)
+    scopes = _get_node_name_to_scope(graph)
+    with _quiet():
+        quantizer.annotate(graph)
+        prepared: GraphModule = insert_adapters(graph, scopes, is_qat=qat)
+    prepared.train = MethodType(_train, prepared)  # type: ignore[method-assign]
+    prepared.train(qat)
+    return prepared
+
+
+def _train(self: GraphModule, mode: bool = True) -> GraphModule:
+    set_training(self, mode, frozen=frozenset({BATCH_NORM} if self.meta.get(FROZEN) else ()))
+    return self
+
+
+def calibrate(prepared: GraphModule, batches: Iterable[torch.Tensor]) -> None:
+    """Show the batches [n, …] to fresh observers, in eval mode without gradients, and take the ranges that they find.
+
+    Weights are quantized meanwhile, as they will be. May be called again, as between epochs of QAT; the mode is restored.
+    Raises EdgekdError for no batches, or for values that are not finite; the earlier ranges then stay.
+    """
+    adapters = _adapters(prepared)
+    training = prepared.training
+    prepared.eval()
+    try:
+        for adapter in adapters:
+            adapter.observe()
+        with torch.no_grad():
+            for batch in batches:
+                prepared(batch)
+        for adapter in adapters:
+            adapter.close()
+    finally:
+        for adapter in adapters:
+            adapter.open = None
+        prepared.train(training)
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """The quantized program: int8 weights, quantize/dequantize pairs, batch norms folded; `prepared` can go on training.
+
+    Raises EdgekdError where it was neither calibrated nor restored.
+    """
+    if any(adapter.grid is None for adapter in _adapters(prepared)):
+        raise EdgekdError("the prepared student has no activation ranges", hint="calibrate it, or restore its state")
+    graph = copy.deepcopy(prepared)
+    set_training(graph, False)
+    fold_batch_norm(graph)
+    settle_weights(graph)
+    with _quiet():
+        program: GraphModule = convert_pt2e(graph)
+    return program
+
+
+def freeze_batch_norm(prepared: GraphModule) -> None:
+    """Batch norm uses its running statistics from now on, in training too; its γ and β still train.
+
+    Source: Krishnamoorthi 2018, arXiv 1806.08342, section 3.2.2.
+    """
+    prepared.meta[FROZEN] = True
+    prepared.train(prepared.training)
+
+
+def state(prepared: GraphModule) -> dict[str, torch.Tensor]:
+    """Everything that `restore` needs: parameters, running statistics, activation ranges; copies, contiguous."""
+    return {name: value.detach().clone().contiguous() for name, value in prepared.state_dict().items()}
+
+
+def restore(prepared: GraphModule, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load what `state` gave into a student prepared in the same way (same model, grid and `qat`), in place.
+
+    Raises UserError, naming the tensor, where names or shapes differ.
+    """
+    own = prepared.state_dict()
+    if missing := sorted(own.keys() ^ tensors.keys()):
+        side = "lacks" if missing[0] in own else "has an unknown"
+        raise UserError(f'the quantized state {side} tensor "{missing[0]}" ({len(missing)} differ)', hint="prepare the same student, grid and qat")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise UserError(f'the quantized state\'s "{name}" has shape {list(tensors[name].shape)}, not {list(value.shape)}')
+    prepared.load_state_dict(dict(tensors))
+    for adapter in _adapters(prepared):
+        adapter.settle()
+
+
+def freeze_observers(prepared: GraphModule) -> None: ...
+
+
+def _adapters(prepared: GraphModule) -> list[ActivationGrid]:
+    return [module for module in prepared.modules() if isinstance(module, ActivationGrid)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings that torchao's use of torch's own deprecated modules gives."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,311 @@
+"""The recipe: one TOML file, read into typed, frozen values. Whatever is wrong with it is said before any work starts.
+
+Each error names the file, the key and the line, with the nearest valid name as a hint.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from edgekd import registry
+from edgekd.errors import UserError, nearest
+from edgekd.factory import Factory
+from edgekd.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from edgekd.stage import Stage
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Made(Section):
+    """A section whose `factory` is called with every further key as an argument: `full = true`, `width = 24`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    factory: str = Field(description='"module:function", beside the recipe or installed')
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class StudentSection(Made):
+    """The network to ship. `weights`: a safetensors file to start from."""
+
+    weights: str | None = None
+
+
+class TeacherSection(Made):
+    """The network to learn from: a torch factory with weights, or (`use = "onnx"`) a file."""
+
+    use: str = Field("module", description="a kind of teacher: see `edgekd list teachers`")
+    factory: str = ""
+    weights: str | None = None
+
+
+class DataSection(Made):
+    """The data factory, the metric (higher is better), and files that the factory reads behind Python's back."""
+
+    metric: str = Field("accuracy", description='"accuracy", or "module:function" taking (outputs, targets)')
+    files: tuple[str, ...] = ()
+
+
+def _unit(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else _needs_unit(value))
+
+
+def _needs_unit(value: Any) -> Any:
+    raise ValueError(f'{value!r} has no unit; write it like "0.5 ms" or "200 kB"')
+
+
+class TargetsSection(Section):
+    """What to compile for: names in `targets/`, or paths of TOML files."""
+
+    names: tuple[str, ...] = ("host",)
+    backends: tuple[str, ...] = Field((), description="narrows the target's own list")
+    threads: int = Field(1, ge=1, description="of each engine, pinned")
+
+
+class BudgetSection(Section):
+    """What the chosen engine must keep. Nothing given, nothing required."""
+
+    metric_drop: float | None = Field(None, ge=0, description="below the last float student before compression, on validation")
+    latency_p90: Annotated[float, _unit(parse_seconds)] | None = Field(None, description='"0.5 ms"')
+    size: Annotated[int, _unit(parse_bytes)] | None = Field(None, description='"200 kB", of the engine')
+
+
+class MeasureSection(Section):
+    """How long to measure. More seconds give narrower intervals."""
+
+    processes: int = Field(3, ge=1)
+    seconds: float = Field(2.0, gt=0, description="an engine, in all processes together")
+
+
+class Recipe(Section):
+    """The whole recipe."""
+
+    seed: int = 0
+    student: StudentSection
+    teacher: TeacherSection | None = None
+    data: DataSection
+    stage: tuple[dict[str, Any], ...] = Field((), description="in order; `use` names a file in edgekd/stages/")
+    targets: TargetsSection = TargetsSection()
+    budget: BudgetSection = BudgetSection()
+    measure: MeasureSection = MeasureSection()
+
+
+class Loaded:
+    """A recipe with what it was read from: `values` is typed, `stages` are built, paths are resolved."""
+
+    def __init__(self, path: Path, text: str, values: Recipe, raw: dict[str, Any]) -> None:
+        self.path, self.text, self.values, self.raw = path, text, values, raw
+        self.folder = path.parent
+        self.stages: tuple[Stage, ...] = tuple(self._stage(i, table) for i, table in enumerate(values.stage))
+        self._check()
+
+    def factory(self, section: Made) -> Factory:
+        return Factory(section.factory, self.folder)
+
+    def file(self, name: str) -> Path:
+        """A path of the recipe, relative to the recipe."""
+        return (self.folder / name).resolve()
+
+    def error(self, keys: Sequence[str | int], message: str, hint: str = "") -> UserError:
+        line = line_of(self.text, keys)
+        shown = ".".join(str(k) for k in keys)
+        return UserError(f"{self.path}{f':{line}' if line else ''}: {shown}: {message}", hint=hint)
+
+    def _stage(self, index: int, table: Mapping[str, Any]) -> Stage:
+        keys: list[str | int] = ["stage", index]
+        if "use" not in table:
+            raise self.error(keys, "has no `use`", hint=nearest("", trainable()))
+        if table["use"] not in trainable():
+            raise self.error([*keys, "use"], f'no stage named "{table["use"]}"', hint=nearest(str(table["use"]), trainable()))
+        fields = {k: v for k, v in table.items() if k != "use"}
+        try:
+            stage: Stage = registry.build("stages", table["use"], fields)
+        except UserError as error:
+            key = next((k for k in fields if re.search(rf'(field "|: ){re.escape(k)}\b', error.message)), None)
+            raise self.error([*keys, *([key] if key else [])], error.message, error.hint) from None
+        for key, folder, name in stage.names():
+            try:
+                registry.file_of(folder, name)
+            except UserError as error:
+                raise self.error([*keys, key], error.message, error.hint) from None
+        return stage
+
+    def _check(self) -> None:
+        """Everything that can be known without importing what the user wrote."""
+        from edgekd.target import find_calibration, find_target
+
+        values = self.values
+        for name in ("student", "teacher", "data"):
+            section = getattr(values, name)
+            if section is None or (name == "teacher" and section.use != "module"):
+                continue
+            try:
+                known = self.factory(section).parameters()
+            except UserError as error:
+                raise self.error([name, "factory"], error.message, error.hint) from None
+            for key in section.arguments:
+                if known is not None and key not in known:
+                    fields = [*type(section).model_fields, *known]
+                    raise self.error([name, key], "unknown key", hint=nearest(key, fields))
+        for name in ("student", "teacher"):
+            section = getattr(values, name)
+            if section is not None and section.weights is not None and not self.file(section.weights).is_file():
+                raise self.error([name, "weights"], f"{self.file(section.weights)} does not exist")
+        for name in values.data.files:
+            if not self.file(name).exists():
+                raise self.error(["data", "files"], f"{self.file(name)} does not exist")
+        try:
+            key: list[str | int] = ["teacher", "use"]
+            if values.teacher is not None:
+                registry.file_of("teachers", values.teacher.use)
+            key = ["data", "metric"]
+            if ":" in values.data.metric:
+                Factory(values.data.metric, self.folder).parameters()
+            elif values.data.metric != "accuracy":
+                raise UserError(f'no metric named "{values.data.metric}"', hint='"accuracy", or "module:function"')
+            key = ["targets", "names"]
+            for target in values.targets.names:
+                find_target(target, self.folder)
+            key = ["targets", "backends"]
+            for backend in values.targets.backends:
+                registry.file_of("backends", backend)
+            for index, stage in enumerate(self.stages):
+                key = ["stage", index, "calibration"]
+                if stage.calibration:
+                    find_calibration(stage.calibration, self.folder)
+        except UserError as error:
+            raise self.error(key, error.message, error.hint) from None
+        given = "student"
+        for index, stage in enumerate(self.stages):
+            if stage.takes != given:
+                before = values.stage[index - 1]["use"]
+                message = f'"{values.stage[index]["use"]}" takes a {stage.takes}, "{before}" gives a {given}'
+                raise self.error(["stage", index, "use"], message, hint=f'put it before "{before}"')
+            given = stage.gives
+            if "teacher" in stage.reads and values.teacher is None:
+                raise self.error(["stage", index, "use"], "needs a teacher", hint="add a [teacher] section")
+
+
+def trainable() -> list[str]:
+    """Stages that a recipe lists; the others (export, compile, …) follow by themselves."""
+    return ["distill", "prune", "quantize"]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a recipe, with `--set` overrides such as "distill.epochs=2". Raises UserError for whatever is wrong with it."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "edgekd new NAME writes one to start from" if isinstance(error, FileNotFoundError) else ""
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", hint=hint) from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+    for override in overrides:
+        _override(raw, override)
+    try:
+        values = Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = [k for k in first["loc"] if isinstance(k, str | int)]
+        message, hint = first["msg"].removeprefix("Value error, "), ""
+        if first["type"] == "extra_forbidden":
+            message, hint = "unknown key", nearest(str(keys[-1]), _fields_at(keys[:-1]))
+        elif first["type"] == "missing":
+            message = "is missing"
+        line = line_of(text, keys)
+        shown = ".".join(str(k) for k in keys)
+        raise UserError(f"{path}{f':{line}' if line else ''}: {shown}: {message}", hint=hint) from None
+    return Loaded(path.resolve(), text, values, raw)
+
+
+def _fields_at(keys: Sequence[str | int]) -> list[str]:
+    sections = {"targets": TargetsSection, "budget": BudgetSection, "measure": MeasureSection}
+    return list((sections[str(keys[0])] if keys and keys[0] in sections else Recipe).model_fields)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply "SECTION.KEY=VALUE" or "STAGE.KEY=VALUE" in place; VALUE is TOML, or a bare word."""
+    path, equals, text = override.partition("=")
+    head, *rest = path.strip().split(".")
+    if not equals or not rest and head != "seed":
+        raise UserError(f"--set {override}: write SECTION.KEY=VALUE", hint="as in --set distill.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if not rest:
+        raw[head] = value
+        return
+    matching = [s for s in raw.get("stage", []) if s.get("use") == head]
+    if not matching and head not in Recipe.model_fields:
+        known = [*Recipe.model_fields, *(s.get("use", "") for s in raw.get("stage", []))]
+        raise UserError(f'--set {override}: no section or stage "{head}" in the recipe', hint=nearest(head, known))
+    for table in matching or [raw.setdefault(head, {})]:
+        for key in rest[:-1]:
+            table = table.setdefault(key, {})
+        table[rest[-1]] = value
+
+
+def line_of(text: str, keys: Sequence[str | int]) -> int | None:
+    """The line of a key in TOML text, or of the table that should hold it; None if neither is there.
+
+    >>> line_of('seed = 1\\n[[stage]]\\nuse = "prune"\\n[[stage]]\\nratio = 2', ["stage", 1, "ratio"])
+    5
+    """
+    names = [k for k in keys if isinstance(k, str)]
+    index = next((k for k in keys if isinstance(k, int)), 0)
+    if not names:
+        return None
+    section, count, found = "", -1, None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[(\[?)\s*([\w.\"-]+)\s*\]", line)
+        if header:
+            section = header[2]
+            if section == names[0]:
+                count += 1
+                if not header[1] or count == index:
+                    found = found or number
+        inside = section == names[0] and (count == index or count <= 0 and index == 0)
+        key = re.match(r"\s*([\w-]+)\s*=", line)
+        if key and inside and key[1] in names[1:]:
+            return number
+        if key and not section and key[1] == names[0]:
+            return number
+    return found
+
+
+def schema() -> dict[str, Any]:
+    """The recipe's JSON schema, each stage's fields and each loss's included, so that editors complete and check it."""
+    from pydantic import TypeAdapter
+
+    whole = Recipe.model_json_schema()
+    stages = []
+    for name in trainable():
+        one = TypeAdapter(registry.find("stages", name)).json_schema()
+        whole["$defs"].update(one.pop("$defs", {}))
+        one["properties"] = {"use": {"const": name}, **one["properties"]}
+        one["required"] = ["use", *one.get("required", [])]
+        stages.append({**one, "additionalProperties": False, "title": name})
+    whole["properties"]["stage"] = {"type": "array", "items": {"oneOf": stages}}
+    for key, unit in (("latency_p90", "0.5 ms"), ("size", "200 kB")):
+        whole["$defs"]["BudgetSection"]["properties"][key] = {"type": "string", "examples": [unit]}
+    for section in ("StudentSection", "TeacherSection", "DataSection"):
+        whole["$defs"][section]["additionalProperties"] = True
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekd recipe", **whole}
+
+
+Kind = Literal["student", "quantized"]

@@ -1,0 +1,122 @@
+"""The name you type is the file you open: `use = "kl"` in a recipe finds `edgekd/losses/kl.py`.
+
+A registry is a folder of this package. Each of its files exports one name in `__all__`: a frozen dataclass (or a small
+class) whose fields are what a recipe may set. There is no list to edit. Outside the tree, `--plugin losses=./mine.py`
+or an entry point of the group `edgekd.losses` adds a file.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import UserError, nearest
+
+FOLDERS = ("stages", "losses", "criteria", "observers", "sources", "teachers", "backends")
+_plugins: dict[str, dict[str, Path]] = {}
+
+
+def add_plugin(spec: str) -> None:
+    """Register a file for this process, from `FOLDER=PATH`: the name is the file's stem."""
+    folder, _, path = spec.partition("=")
+    if folder not in FOLDERS or not path:
+        raise UserError(f"--plugin {spec}: write FOLDER=PATH, as in losses=./mine.py", hint=nearest(folder, FOLDERS))
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UserError(f"--plugin {spec}: {file} does not exist")
+    _plugins.setdefault(folder, {})[file.stem] = file
+
+
+@cache
+def _installed(folder: str) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=f"edgekd.{folder}")}
+
+
+def names(folder: str) -> list[str]:
+    """Every name that a recipe may use, sorted. Imports nothing."""
+    here = (p.stem for p in (Path(__file__).parent / folder).glob("*.py") if not p.stem.startswith("_"))
+    return sorted({*here, *_plugins.get(folder, {}), *_installed(folder)})
+
+
+def file_of(folder: str, name: str) -> Path:
+    """The file that holds `name`. Raises UserError, naming the nearest, if there is none."""
+    if name in _plugins.get(folder, {}):
+        return _plugins[folder][name]
+    path = Path(__file__).parent / folder / f"{name}.py"
+    if path.is_file() and not name.startswith("_"):
+        return path
+    if name in _installed(folder):
+        spec = importlib.util.find_spec(_installed(folder)[name].partition(":")[0])
+        if spec and spec.origin:
+            return Path(spec.origin)
+    raise UserError(f'no {folder} named "{name}"', hint=nearest(name, names(folder)))
+
+
+def find(folder: str, name: str) -> Any:
+    """Import the file of `name` and return the one thing that it exports."""
+    file = file_of(folder, name)
+    if file.parent == Path(__file__).parent / folder:
+        module = importlib.import_module(f"edgekd.{folder}.{name}")
+    elif name in _plugins.get(folder, {}):
+        module = _load_plugin(folder, name, file)
+    else:
+        target, _, attribute = _installed(folder)[name].partition(":")
+        module = importlib.import_module(target)
+        if attribute:
+            return getattr(module, attribute)
+    exported = getattr(module, "__all__", [])
+    if len(exported) != 1:
+        raise UserError(f"{file}: `__all__` must name exactly one thing, it names {len(exported)}")
+    return getattr(module, exported[0])
+
+
+def _load_plugin(folder: str, name: str, file: Path) -> Any:
+    qualified = f"edgekd_plugin.{folder}.{name}"
+    if qualified in sys.modules and sys.modules[qualified].__file__ == str(file):
+        return sys.modules[qualified]
+    spec = importlib.util.spec_from_file_location(qualified, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[qualified] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file}: does not import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
+    """Make the thing called `name` from a recipe's values, types checked.
+
+    Raises UserError naming the field for an unknown field, a missing one, or a value of the wrong type or range.
+    """
+    kind = find(folder, name)
+    if not is_dataclass(kind):
+        raise UserError(f"{file_of(folder, name)}: {name} must be a dataclass")
+    known = [f.name for f in fields(kind) if f.init]
+    for key in values:
+        if key not in known:
+            raise UserError(f'{folder} "{name}" has no field "{key}"', hint=nearest(key, known))
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f'{folder} "{name}": {field}: {first["msg"]}') from None
+
+
+def summaries(folder: str) -> Iterator[tuple[str, str]]:
+    """(name, first line of its docstring) of each file, read without importing it."""
+    for name in names(folder):
+        yield name, (ast.get_docstring(ast.parse(file_of(folder, name).read_text("utf-8"))) or "").partition("\n")[0]

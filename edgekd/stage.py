@@ -1,0 +1,95 @@
+"""What a stage of a recipe is, and what it is given when it runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekd.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from edgekd.data import Dataset
+    from edgekd.progress import Progress
+    from edgekd.student import Student
+    from edgekd.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Use:
+    """A registry file named in a recipe, with its fields: `{ use = "kl", temperature = 4.0, weight = 0.5 }`."""
+
+    use: str
+    weight: float
+    fields: Mapping[str, Any]
+
+
+def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
+    """Read a list of `{ use = …, weight = … }` tables. Raises UserError for one without `use` or with a weight not above zero."""
+    found = []
+    for table in tables:
+        rest = dict(table)
+        name, weight = rest.pop("use", None), rest.pop("weight", 1.0)
+        if not isinstance(name, str):
+            raise UserError(f"{where}: an entry has no `use`")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+            raise UserError(f'{where}: weight of "{name}" is {weight!r}', hint="a number above zero")
+        found.append(Use(name, float(weight), rest))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given when it runs. It may call `data`, `teacher` and `calibration` only if it says that it reads them."""
+
+    factory: Callable[[], nn.Module]
+    """A fresh student, as the user's factory makes it, unpruned, with random weights."""
+    data: Callable[[], Dataset]
+    metric: Callable[[np.ndarray, np.ndarray], float]
+    """(outputs [n, classes], targets [n]) -> score, higher is better."""
+    teacher: Callable[[], Teacher]
+    teacher_logits: Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]
+    """(name of the inputs, how to make them) -> the teacher's logits [n, classes], computed once and kept in the store.
+    The name, with the teacher and the data, is the key: "train view 3 seed 0"."""
+    calibration: Callable[[], list[torch.Tensor]]
+    """Batches of inputs, as the calibration recipe says."""
+    observer: str
+    """The observer that the calibration recipe names."""
+    progress: Progress
+    work: Path
+    """A folder that survives a kill, for checkpoints; removed when the stage is finished."""
+    seed: int
+    channel_multiple: int
+    """The target's: numbers of kept channels are multiples of it."""
+    grid: str
+    """Name of the number grid that the target's backends have fast kernels for: "affine", "symmetric"."""
+
+
+class Stage(ABC):
+    """A frozen dataclass whose fields are its configuration. It takes one kind of student and gives one.
+
+    takes, gives: "student" (float) or "quantized".
+    reads: which of {"teacher", "data", "calibration", "target"} its result depends on, besides its fields.
+    """
+
+    takes: ClassVar[str] = "student"
+    gives: ClassVar[str] = "student"
+    reads: ClassVar[frozenset[str]] = frozenset()
+    calibration: str = ""
+
+    def names(self) -> list[tuple[str, str, str]]:
+        """(field, registry, name) of each registry file that the fields name. Imports none of them."""
+        return []
+
+    def check(self) -> None:
+        """Build what the fields name, so that a wrong value is said before any work. Raises UserError. May import torch."""
+
+    @abstractmethod
+    def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
+        """Write the new student into the folder `out`; what is returned (losses, counts) is kept beside it as JSON."""

@@ -1,0 +1,99 @@
+"""What a worker process is asked to do with a backend; each takes a request and a progress function, gives a dict.
+
+Requests and answers are JSON; arrays travel as .npy files, never pickled. A request may carry `plugins`, each FOLDER=PATH
+as on the command line. Imports torch nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd import registry
+from edgekd.backend import Array, load_engine, open_backend
+from edgekd.errors import UserError
+from edgekd.worker import Progress
+
+PROGRESS_SECONDS = 0.2
+
+
+def add_plugins(request: dict[str, Any]) -> None:
+    """Register the plugin files that the request names."""
+    for spec in request.get("plugins") or ():
+        registry.add_plugin(spec)
+
+
+def unsupported(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """{"backend", "program", "target"} to {"lines"}: what the backend cannot take of the program."""
+    add_plugins(request)
+    backend = open_backend(request["backend"])
+    return {"lines": backend.unsupported(Path(request["program"]), request["target"])}
+
+
+def compile(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """{"backend", "program", "out", "target", "threads"} to the facts in the new engine's engine.json."""
+    add_plugins(request)
+    backend = open_backend(request["backend"])
+    if command := backend.missing():
+        raise UserError(f'the backend "{request["backend"]}" is not installed', hint=command)
+    progress({"doing": f"compiling with {backend.name}"})
+    return backend.compile(Path(request["program"]), Path(request["out"]), request["target"], request["threads"])
+
+
+def evaluate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """{"engine", "inputs", "outputs", "batch"} to {"count", "seconds"}: run an engine over whole arrays.
+
+    `inputs` and `outputs` are .npy files, one per port, samples along the first dimension; the outputs are written.
+    `batch` (default 1) counts where the engine's batch dimension is dynamic; a fixed one is kept, the last batch padded.
+    """
+    add_plugins(request)
+    arrays = [np.load(path, mmap_mode="r", allow_pickle=False) for path in request["inputs"]]
+    with load_engine(Path(request["engine"])) as session:
+        ports = session.signature.inputs
+        fixed = {port.shape[0] for port in ports if port.shape and isinstance(port.shape[0], int)}
+        if len(fixed) > 1:
+            raise UserError(f"the engine's inputs have different batch sizes: {sorted(fixed, key=str)}")
+        batch = int(next(iter(fixed), request.get("batch") or 1))
+        counts = {len(array) for array in arrays}
+        if len(counts) != 1 or counts == {0}:
+            raise UserError(f"the input files must hold equally many samples, at least one; they hold {sorted(counts)}")
+        total = counts.pop()
+        found: list[list[Array]] = [[] for _ in session.signature.outputs]
+        started = told = time.monotonic()
+        for start in range(0, total, batch):
+            size = min(batch, total - start)
+            outputs = session.run(_slice(arrays, start, size, batch if fixed else size))
+            for kept, values in zip(found, outputs, strict=True):
+                kept.append(values[:size])
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                progress({"done": start + size, "total": total})
+    if len(request["outputs"]) != len(found):
+        raise UserError(f"the engine has {len(found)} output(s), {len(request['outputs'])} file(s) were named for them")
+    for path, kept in zip(request["outputs"], found, strict=True):
+        save_array(Path(path), np.concatenate(kept))
+    progress({"done": total, "total": total})
+    return {"count": total, "seconds": time.monotonic() - started}
+
+
+def _slice(arrays: Iterable[Array], start: int, size: int, batch: int) -> Sequence[Array]:
+    taken = [np.ascontiguousarray(array[start : start + size]) for array in arrays]
+    if size == batch:
+        return taken
+    return [np.concatenate([x, np.repeat(x[-1:], batch - size, axis=0)]) for x in taken]
+
+
+def save_array(path: Path, value: Array) -> None:
+    """Write a .npy file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            np.save(file, value, allow_pickle=False)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
