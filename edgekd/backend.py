@@ -14,6 +14,8 @@ the runtime, never torch.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -127,10 +129,14 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """A compiler and its runtime. `packages` are the distributions that it needs, by import name."""
+    """A compiler and its runtime.
+
+    `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
+    """
 
     name: ClassVar[str]
     packages: ClassVar[Mapping[str, str]]
+    optional: ClassVar[Mapping[str, str]] = {}
 
     @final
     def missing(self) -> str:
@@ -142,7 +148,7 @@ class Backend(ABC):
     def versions(self) -> dict[str, str]:
         """Version of each installed distribution that it uses, read without importing: belongs in a cache key."""
         found: dict[str, str] = {}
-        for package in self.packages.values():
+        for package in (*self.packages.values(), *self.optional.values()):
             try:
                 found[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
@@ -159,7 +165,7 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
-        """Write the engine of `program` into the folder `out`, for `threads` threads; return the facts in engine.json."""
+        """Write the engine of `program` into the folder `out`, for `threads` threads; return engine.json's facts."""
 
     @abstractmethod
     def load(self, engine: Path) -> Session:
@@ -167,13 +173,13 @@ class Backend(ABC):
 
 
 def _pinned(package: str) -> str:
-    """`package` with the version that edgekd asks for, where edgekd is installed with its metadata."""
+    """`package` with the versions that edgekd asks for, quoted for a shell, where edgekd's metadata tells them."""
     try:
         wanted = metadata.requires("edgekd") or []
     except metadata.PackageNotFoundError:
         return package
-    pins = (spec.partition(";")[0].replace(" ", "") for spec in wanted)
-    return next((pin for pin in pins if pin.startswith(f"{package}==")), package)
+    specs = (spec.partition(";")[0].replace(" ", "") for spec in wanted)
+    return next((shlex.quote(spec) for spec in specs if re.split(r"[<>=!~\[]", spec)[0] == package), package)
 
 
 def open_backend(name: str) -> Backend:

@@ -35,6 +35,11 @@ def add_plugin(spec: str) -> None:
     _plugins.setdefault(folder, {})[file.stem] = file
 
 
+def plugin_specs() -> list[str]:
+    """What was registered in this process, as FOLDER=PATH: a worker process is told the same."""
+    return [f"{folder}={file}" for folder, files in _plugins.items() for file in files.values()]
+
+
 @cache
 def _installed(folder: str) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"edgekd.{folder}")}

@@ -28,14 +28,14 @@ def add_plugins(request: dict[str, Any]) -> None:
         registry.add_plugin(spec)
 
 
-def unsupported(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def ask_unsupported(request: dict[str, Any], _: Progress) -> dict[str, Any]:
     """{"backend", "program", "target"} to {"lines"}: what the backend cannot take of the program."""
     add_plugins(request)
     backend = open_backend(request["backend"])
     return {"lines": backend.unsupported(Path(request["program"]), request["target"])}
 
 
-def compile(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def compile_program(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """{"backend", "program", "out", "target", "threads"} to the facts in the new engine's engine.json."""
     add_plugins(request)
     backend = open_backend(request["backend"])

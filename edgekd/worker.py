@@ -31,8 +31,8 @@ from edgekd.errors import EdgekdError, UserError
 Progress = Callable[[dict[str, Any]], None]
 
 TASKS = {
-    "unsupported": ("edgekd.tasks:unsupported", "asking what is unsupported"),
-    "compile": ("edgekd.tasks:compile", "compiling"),
+    "unsupported": ("edgekd.tasks:ask_unsupported", "asking what is unsupported"),
+    "compile": ("edgekd.tasks:compile_program", "compiling"),
     "evaluate": ("edgekd.tasks:evaluate", "evaluating"),
     "measure": ("edgekd.latency.rounds:measure", "measuring"),
     "cold_start": ("edgekd.latency.rounds:cold_start", "measuring the cold start"),
@@ -86,7 +86,7 @@ def call(
         assert child.stdout is not None
         answer: dict[str, Any] = {}
         try:
-            for line in _lines(child.stdout, timeout):
+            for line in _lines(child, child.stdout, timeout):
                 message = _parsed(line, doing, said)
                 if "progress" in message:
                     doing = str(message["progress"].get("doing", doing))
@@ -113,8 +113,11 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     return merged
 
 
-def _lines(pipe: IO[bytes], timeout: float | None) -> Iterator[bytes]:
-    """Lines as they come, until the pipe is closed. Raises TimeoutError after `timeout` seconds."""
+def _lines(child: subprocess.Popen[bytes], pipe: IO[bytes], timeout: float | None) -> Iterator[bytes]:
+    """Lines as they come, until the pipe is closed, or the child has ended while what it forked holds the pipe open.
+
+    Raises TimeoutError after `timeout` seconds.
+    """
     end = None if timeout is None else time.monotonic() + timeout
     held = bytearray()
     with selectors.DefaultSelector() as selector:
@@ -123,7 +126,9 @@ def _lines(pipe: IO[bytes], timeout: float | None) -> Iterator[bytes]:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError
-            if not selector.select(left):
+            if not selector.select(1.0 if left is None else min(left, 1.0)):
+                if child.poll() is not None:
+                    return
                 continue
             chunk = os.read(pipe.fileno(), 65_536)
             start = len(held)
@@ -146,7 +151,8 @@ def _parsed(line: bytes, doing: str, said: IO[bytes]) -> dict[str, Any]:
         message = json.loads(line)
     except ValueError:
         message = None
-    if not isinstance(message, dict) or not any(isinstance(message.get(k), dict) for k in ("progress", "result", "error")):
+    known = ("progress", "result", "error")
+    if not isinstance(message, dict) or not any(isinstance(message.get(kind), dict) for kind in known):
         start = line[:80].decode("utf-8", "replace")
         raise WorkerError(f"garbage from the worker while {doing}: {start!r}", reason="garbage", stderr=_tail(said))
     return message

@@ -170,8 +170,9 @@ def calls_per_sample(session: Session, inputs: Sequence[Array]) -> int:
 def warm_up(session: Session, inputs: Sequence[Array], limit: float = 2.0) -> WarmUp:
     """Call until the rolling median is steady: three windows in a row whose medians lie within 3% of each other.
 
-    A window is at least 5 calls and 10 ms long, fewer where three such would not fit into `limit`. After `limit` seconds and at least one window it stops in any case and
-    says so: not steady. The first call is never part of a window, since runtimes allocate in it.
+    A window is at least 5 calls and 10 ms long, less where three such would not fit into `limit`. After `limit` seconds
+    and at least one window it stops in any case and says so: not steady. The first two calls are never part of a window,
+    since runtimes allocate in them.
     """
     total = time_block(session, inputs, 1)[0]
     guess = time_block(session, inputs, 1)[0]

@@ -173,19 +173,17 @@ def _resampled_quantiles(
 def latency(samples: Samples, seed: int = 0, resamples: int = RESAMPLES) -> Latency:
     """What `samples [process, round, call]` in seconds say, with 95% bootstrap intervals. Raises ValueError if none."""
     samples = _checked(samples)
-    claims_p90 = samples.size >= least_samples(0.90)
-    shares = (0.50, 0.90) if claims_p90 else (0.50,)
+    middle, tail = median(samples), p90(samples)
+    claimed = {0.50: middle} if tail is None else {0.50: middle, 0.90: tail}
     random = np.random.default_rng(seed)
-    boot = np.stack([_resampled_quantiles(process, shares, resamples, random) for process in samples], axis=2)
-    bounds: list[tuple[float, float]] = []
-    points = [median(samples), p90(samples)]
-    for row, share in enumerate(shares):
+    boot = np.stack([_resampled_quantiles(each, tuple(claimed), resamples, random) for each in samples], axis=2)
+    bounds: dict[float, tuple[float, float]] = {}
+    for row, (share, point) in enumerate(claimed.items()):
         own = np.log(np.quantile(samples, share, axis=(1, 2), method="inverted_cdf"))
-        point = points[row]
-        assert point is not None
-        bounds.append(_interval(point, own, np.log(boot[row]), random))
-    tail = bounds[1] if claims_p90 else (None, None)
-    return Latency(median(samples), *bounds[0], points[1], *tail, p99(samples), samples.size)
+        bounds[share] = _interval(point, own, np.log(boot[row]), random)
+    low, high = bounds[0.50]
+    p90_low, p90_high = bounds.get(0.90, (None, None))
+    return Latency(middle, low, high, tail, p90_low, p90_high, p99(samples), samples.size)
 
 
 def ratio(a: Samples, b: Samples, seed: int = 0, resamples: int = RESAMPLES) -> Ratio:

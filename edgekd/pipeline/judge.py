@@ -39,8 +39,10 @@ def scores(
     metric: Callable[[np.ndarray, np.ndarray], float],
     teacher: Mapping[str, np.ndarray] | None,
 ) -> dict[str, Any]:
-    """Metric and agreement with the teacher's outputs, for each split."""
+    """Metric and agreement with the teacher's outputs, for each split; `right`, a bit for each test sample, as hex."""
+    right = outputs["test"].argmax(1) == data.test[1].numpy()
     return {
+        "right": np.packbits(right).tobytes().hex(),
         "metric": {split: metric(o, data.split(split)[1].numpy()) for split, o in outputs.items()},
         "agreement": {split: agreement(o, teacher[split]) for split, o in outputs.items()} if teacher else None,
     }

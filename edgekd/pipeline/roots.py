@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -54,8 +55,8 @@ class Roots:
             raise UserError(f'"{section.factory}" returned a {type(network).__name__}', hint="return a torch.nn.Module")
         return network
 
-    def make_student(self, out: Path) -> dict[str, Any]:
-        """Write the student as given; refuse one that cannot be trained on this data or traced."""
+    def make_student(self, out: Path, teacher: Teacher | None) -> dict[str, Any]:
+        """Write the student as given; refuse one that cannot be traced, trained on this data or compared to the teacher."""
         section = self.values.student
         network = self._network(section)
         if section.weights:
@@ -65,10 +66,13 @@ class Roots:
         data = self.data()
         outputs = _forward(network, data.train[0][:2], section.factory)
         datasets.check_targets(data, outputs.shape[1], self.values.data.factory)
+        if teacher is not None and (theirs := teacher.outputs(data.train[0][:2])).shape != outputs.shape:
+            message = f"the teacher's outputs are [batch, {theirs.shape[1]}], the student's [batch, {outputs.shape[1]}]"
+            raise self.recipe.error(["student", "factory"], message, "both must have one output for each class")
         _traced(network, data.train[0][:1], section.factory)
         origin = {"factory": section.factory, "arguments": section.arguments}
         save(out, network.state_dict(), [], signature(data, outputs), origin)
-        return {"trained": bool(section.weights)}
+        return {"splits": {name: len(data.split(name)[0]) for name in datasets.SPLITS}}
 
     def make_teacher(self, out: Path) -> dict[str, Any]:
         """Write the teacher; refuse one whose outputs cannot be compared to the student's."""
@@ -83,10 +87,6 @@ class Roots:
             path = self.recipe.file(section.weights)
             load_weights(network, read_weights(path), str(path))
         outputs = _forward(network.eval(), data.train[0][:2], section.factory)
-        ours = _forward(self.student_factory().eval(), data.train[0][:2], self.values.student.factory)
-        if outputs.shape != ours.shape:
-            message = f"the teacher's outputs are [batch, {outputs.shape[1]}], the student's [batch, {ours.shape[1]}]"
-            raise self.recipe.error(["teacher", "factory"], message, "both must have one output for each class")
         save(out, network.state_dict(), [], signature(data, outputs), {"factory": section.factory, "arguments": section.arguments})
         return {}
 
@@ -140,8 +140,6 @@ def _forward(network: nn.Module, inputs: torch.Tensor, spec: str) -> torch.Tenso
 
 def _traced(network: nn.Module, inputs: torch.Tensor, spec: str) -> None:
     """Raises UserError, naming module and line, for a network that torch.export cannot trace."""
-    import re
-
     try:
         torch.export.export(network, (inputs,))
     except Exception as error:
@@ -149,8 +147,17 @@ def _traced(network: nn.Module, inputs: torch.Tensor, spec: str) -> None:
         own = [f for f in frames if "site-packages" not in f[0]]
         where = f'{own[-1][0]}:{own[-1][1]}: in {own[-1][2]}: {own[-1][3].strip()}' if own else ""
         first = str(error).strip().partition("\n")[0]
-        inside = next((n for n, m in network.named_modules() if n and own and type(m).forward.__code__.co_filename == own[-1][0]
-                       and type(m).forward.__code__.co_firstlineno <= int(own[-1][1])), "")
+        inside = _module_at(network, own[-1][0], int(own[-1][1])) if own else ""
         module = f' (module "{inside}")' if inside else ""
         hint = "torch.export must trace it: replace control flow that depends on values, with torch.where or torch.cond"
         raise UserError(f'"{spec}" cannot be traced{module}: {where or first}', hint=hint) from error
+
+
+def _module_at(network: nn.Module, file: str, line: int) -> str:
+    """Name of the module whose `forward` holds that line: of those that begin above it, the one nearest."""
+    begins = {}
+    for name, module in network.named_modules():
+        code = type(module).forward.__code__
+        if name and code.co_filename == file and code.co_firstlineno <= line:
+            begins[name] = code.co_firstlineno
+    return max(begins, key=lambda name: begins[name], default="")

@@ -1,0 +1,265 @@
+"""ONNX Runtime on the CPU: float models slimmed, int8 models re-based to the grid that its kernels take.
+
+The engine is one portable .onnx file. The graph that the runtime optimises it to holds layouts of one machine, so it is
+looked at (which nodes became integer kernels) and thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import numpy as np
+
+from edgekd.backend import (
+    Array,
+    Backend,
+    Session,
+    Signature,
+    read_engine,
+    read_json,
+    refused_precision,
+    write_engine,
+)
+from edgekd.errors import EdgekdError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OnnxRuntime"]
+
+FILE = "model.onnx"
+PROVIDER = "CPUExecutionProvider"
+GRIDS = ("affine", "symmetric")
+QUIET_LOG = 3
+# Kernels that multiply and add in integers, and those that do so in float, by their names in the optimised graph.
+INTEGER = frozenset(
+    {"QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+)
+INTEGER_PREFIX = "QLinear"
+FLOAT = frozenset(
+    {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum"}
+    | {"LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"}
+)
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+class OnnxRuntimeSession(Session):
+    """An `onnxruntime.InferenceSession` fed in the signature's order."""
+
+    def __init__(self, signature: Signature, session: Any) -> None:
+        super().__init__(signature)
+        self._session: Any = session
+        self._inputs = [port.name for port in signature.inputs]
+        self._outputs = [port.name for port in signature.outputs]
+
+    def compute(self, inputs: Sequence[Array]) -> list[Array]:
+        if self._session is None:
+            raise EdgekdError("this session was closed")
+        found: list[Array] = self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)))
+        return found
+
+    def close(self) -> None:
+        self._session = None
+
+
+@final
+class OnnxRuntime(Backend):
+    """ONNX Runtime, CPUExecutionProvider."""
+
+    name: ClassVar[str] = "onnxruntime"
+    packages: ClassVar[Mapping[str, str]] = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
+    optional: ClassVar[Mapping[str, str]] = {"onnxslim": "onnxslim"}
+
+    def grid(self, target: Mapping[str, Any]) -> str:
+        return "affine"
+
+    def unsupported(self, program: Path, target: Mapping[str, Any]) -> list[str]:
+        """Each distinct node is opened as a model of its own, so the runtime itself says what it has kernels for."""
+        import onnx
+
+        lines = refused_precision(program, target)
+        about = read_json(program / "program.json")
+        if about.get("precision") == "int8" and about.get("grid") not in GRIDS:
+            lines.append(f"quantized on the grid {about.get('grid')}; onnxruntime takes {' or '.join(GRIDS)}")
+        model = onnx.load(program / FILE)
+        refused = [
+            f"node {node.name or node.output[0]} ({node.domain or 'ai.onnx'} {node.op_type}): {reason}"
+            for node, reason in _refusals(model)
+        ]
+        if not refused and (reason := _opens(model)):
+            refused.append(f"the whole graph: {reason}")
+        return lines + refused
+
+    def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
+        """Raises EdgekdError if ONNX Runtime refuses the file, or its inputs and outputs are not the signature's."""
+        import onnx
+
+        from edgekd.quant.rebase import rebase, strip
+
+        about, signature = read_json(program / "program.json"), Signature.read(program)
+        model = onnx.load(program / FILE)
+        model = rebase(model) if about["precision"] == "int8" else _slimmed(model, signature)
+        onnx.save(strip(model), out / FILE)
+        options = {
+            "intra_op_num_threads": threads,
+            "inter_op_num_threads": 1,
+            "enable_cpu_mem_arena": True,
+            "enable_mem_pattern": True,
+            "entries": {"session.intra_op.allow_spinning": "0" if threads == 1 else "1"},
+        }
+        kernels = self._kernels(out / FILE, options, signature)
+        integer = sum(n for op, n in kernels.items() if op in INTEGER or op.startswith(INTEGER_PREFIX))
+        facts = {
+            "backend": self.name,
+            "file": FILE,
+            "versions": self.versions(),
+            "precision": about["precision"],
+            "grid": about.get("grid", "none"),
+            "threads": threads,
+            "integer_nodes": integer,
+            "float_nodes": sum(n for op, n in kernels.items() if op in FLOAT),
+            "kernels": kernels,
+            "options": options,
+        }
+        return write_engine(program, out, facts)
+
+    def _kernels(self, file: Path, options: Mapping[str, Any], signature: Signature) -> dict[str, int]:
+        """How many nodes of each kind the runtime's own optimised graph holds."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            seen = Path(folder) / "optimised.onnx"
+            session = _open(file, options, seen)
+            for side, ports, found in (
+                ("inputs", signature.inputs, session.get_inputs()),
+                ("outputs", signature.outputs, session.get_outputs()),
+            ):
+                named, given = [port.name for port in ports], [port.name for port in found]
+                if sorted(named) != sorted(given):
+                    raise EdgekdError(f"{file}: the model's {side} are {given}, signature.json says {named}")
+            return dict(sorted(Counter(node.op_type for node in onnx.load(seen).graph.node).items()))
+
+    def load(self, engine: Path) -> OnnxRuntimeSession:
+        facts, file = read_engine(engine, self.name)
+        return OnnxRuntimeSession(Signature.read(engine), _open(file, facts["options"]))
+
+
+def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | None = None) -> Any:
+    """An InferenceSession. Raises EdgekdError with the runtime's own words if it refuses the model."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.log_severity_level = QUIET_LOG
+    settings.intra_op_num_threads = int(options["intra_op_num_threads"])
+    settings.inter_op_num_threads = int(options["inter_op_num_threads"])
+    settings.enable_cpu_mem_arena = bool(options["enable_cpu_mem_arena"])
+    settings.enable_mem_pattern = bool(options["enable_mem_pattern"])
+    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    for key, value in options["entries"].items():
+        settings.add_session_config_entry(key, value)
+    if optimised:
+        settings.optimized_model_filepath = str(optimised)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, settings, providers=[PROVIDER])
+    except Exception as error:  # its exceptions have no base class of their own
+        where = "" if isinstance(model, bytes) else f"{model}: "
+        raise EdgekdError(f"{where}onnxruntime refuses the model: {' '.join(str(error).split())}") from None
+
+
+PLAIN = {
+    "intra_op_num_threads": 1,
+    "inter_op_num_threads": 1,
+    "enable_cpu_mem_arena": False,
+    "enable_mem_pattern": False,
+    "entries": {},
+}
+
+
+def _opens(model: onnx.ModelProto) -> str:
+    """Empty if the runtime opens the model, else why not."""
+    try:
+        _open(model.SerializeToString(), PLAIN)
+    except EdgekdError as error:
+        return error.message
+    return ""
+
+
+def _refusals(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, str]]:
+    """The nodes that the runtime refuses on their own. Nodes whose types are not known, or with subgraphs, are left out."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = {v.name: v.type for v in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    answers: dict[bytes, str] = {}
+    refused: list[tuple[onnx.NodeProto, str]] = []
+    for node in model.graph.node:
+        names = [name for name in node.input if name]
+        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+            continue
+        if any(name not in values and name not in constants for name in names):
+            continue
+        single = onnx.ModelProto()
+        single.CopyFrom(model)
+        single.ClearField("graph")
+        alone = single.graph
+        alone.name = "node"
+        alone.node.add().CopyFrom(node)
+        for name in dict.fromkeys(names):
+            if name in constants:
+                alone.initializer.add().CopyFrom(constants[name])
+            else:
+                alone.input.add(name=name).type.CopyFrom(values[name])
+        for name in node.output:
+            if name:
+                value = alone.output.add(name=name)
+                if name in values:
+                    value.type.CopyFrom(values[name])
+        key = _shape_of(alone)
+        if key not in answers:
+            answers[key] = _opens(single)
+        if answers[key]:
+            refused.append((node, answers[key]))
+    return refused
+
+
+def _shape_of(graph: onnx.GraphProto) -> bytes:
+    """What a one-node graph is, without its names and weights: equal nodes are asked about once."""
+    node = graph.node[0]
+    attributes = [a.SerializeToString(deterministic=True).hex() for a in node.attribute]
+    types = [value.type.SerializeToString(deterministic=True).hex() for value in graph.input]
+    weights = [[t.data_type, list(t.dims)] for t in graph.initializer]
+    return json.dumps([node.domain, node.op_type, attributes, types, weights]).encode()
+
+
+def _slimmed(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
+    """The model after onnxslim's folding, if that is installed and the runtime gives the same outputs; else as it came."""
+    if find_spec("onnxslim") is None:
+        return model
+    slim: onnx.ModelProto | None = import_module("onnxslim").slim(model)
+    if slim is None:
+        return model
+    random = np.random.default_rng(0)
+    feed = {
+        port.name: (
+            random.standard_normal(port.concrete(1))
+            if np.issubdtype(np.dtype(port.dtype), np.floating)
+            else random.integers(0, 2, port.concrete(1))
+        ).astype(port.dtype)
+        for port in signature.inputs
+    }
+    names = [port.name for port in signature.outputs]
+    try:
+        before, after = (_open(m.SerializeToString(), PLAIN).run(names, feed) for m in (model, slim))
+    except EdgekdError:
+        return model
+    same = all(np.allclose(a, b, **CLOSE, equal_nan=True) for a, b in zip(before, after, strict=True))
+    return slim if same else model

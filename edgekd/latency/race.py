@@ -1,0 +1,212 @@
+"""Engines raced against each other: several fresh processes, in each of which all engines take interleaved turns.
+
+Two numbers taken minutes apart on one machine differ by more than what is to be told apart, so engines that are compared
+run side by side, in an order drawn anew for each round, and the processes tell how much of a difference is only where
+memory happened to lie. The same engine under two names is an A/A control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd import worker
+from edgekd.backend import read_json
+from edgekd.errors import UserError
+from edgekd.latency import machine, statistics
+from edgekd.latency.clock import WarmUp
+from edgekd.latency.statistics import Latency, Ratio, Samples
+from edgekd.worker import Progress
+
+FORMAT = 1
+QUIET = 0.2
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """A new process's way to a first result: seconds; bytes resident at most before loading, and after."""
+
+    seconds: float
+    base: int
+    peak: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "base": self.base, "peak": self.peak}
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """One engine in a race: `samples [process, round, call]` in seconds, each the mean of `repeat` calls (mostly 1)."""
+
+    name: str
+    facts: Mapping[str, Any]
+    samples: Samples
+    repeat: int
+    warm_up: tuple[WarmUp, ...]
+    cold_start: tuple[ColdStart, ...]
+
+    def latency(self, seed: int = 0) -> Latency:
+        """Median, p90 and p99 with their intervals."""
+        return statistics.latency(self.samples, seed)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "facts": dict(self.facts),
+            "samples": self.samples.tolist(),
+            "repeat": self.repeat,
+            "warm_up": [w.to_json() for w in self.warm_up],
+            "cold_start": [c.to_json() for c in self.cold_start],
+        }
+
+    @classmethod
+    def from_json(cls, name: str, found: Mapping[str, Any]) -> Runner:
+        samples = np.asarray(found["samples"], dtype=np.float64)
+        warm = tuple(WarmUp(**w) for w in found["warm_up"])
+        cold = tuple(ColdStart(**c) for c in found["cold_start"])
+        return cls(name, found["facts"], samples, found["repeat"], warm, cold)
+
+
+@dataclass(frozen=True, eq=False)
+class Race:
+    """What a race recorded. `order [process][round]`: names in the order they ran. Shares of the machine, 0 to 1:
+
+    `busy [process]`: in use before the process started; `others [process]`: in use by other processes while it ran.
+    """
+
+    runners: Mapping[str, Runner]
+    order: Sequence[Sequence[Sequence[str]]]
+    busy: tuple[float, ...]
+    others: tuple[float, ...]
+    cores: tuple[tuple[int, ...], ...]
+    seed: int
+    threads: int
+
+    def ratio(self, a: str, b: str) -> Ratio:
+        """Latency of `a` over latency of `b`, paired by round, with its interval."""
+        return statistics.ratio(self.runners[a].samples, self.runners[b].samples, self.seed)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes took more of the machine than a quiet one's share."""
+        return max((*self.busy, *self.others), default=0.0) > QUIET
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "seed": self.seed,
+            "threads": self.threads,
+            "busy": list(self.busy),
+            "others": list(self.others),
+            "cores": [list(c) for c in self.cores],
+            "order": [[list(names) for names in rounds] for rounds in self.order],
+            "engines": {name: runner.to_json() for name, runner in self.runners.items()},
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Race:
+        """Raises UserError if `found` is of another format."""
+        if found.get("format") != FORMAT:
+            raise UserError(f"a race of format {found.get('format')}, this edgekd reads {FORMAT}")
+        return cls(
+            runners={name: Runner.from_json(name, engine) for name, engine in found["engines"].items()},
+            order=found["order"],
+            busy=tuple(found["busy"]),
+            others=tuple(found["others"]),
+            cores=tuple(tuple(c) for c in found["cores"]),
+            seed=found["seed"],
+            threads=found["threads"],
+        )
+
+
+def race(
+    engines: Mapping[str, Path],
+    *,
+    inputs: Sequence[Path] | None = None,
+    processes: int = 3,
+    seconds: float = 2.0,
+    block: float = 0.01,
+    cold_starts: int = 1,
+    threads: int | None = None,
+    seed: int = 0,
+    wait: float = 5.0,
+    quiet: float = QUIET,
+    timeout: float | None = None,
+    plugins: Sequence[str] = (),
+    on_progress: Progress | None = None,
+) -> Race:
+    """Race `engines` (name to engine folder).
+
+    `inputs`: .npy files, one per input, whose first samples every engine is fed; none: seeded noise. `seconds`: timed per
+    engine, over all processes. `block`: each block of calls lasts at least so many seconds. `cold_starts`: extra fresh
+    processes per engine, for cold start and memory. `threads`: as many cores are pinned to; by default what the engines
+    were compiled for. `wait`: how many seconds at most a machine with more than `quiet` of
+    its time in use is waited for before each process. `timeout`: per process, in seconds; by default well above what the
+    work should take. Progress: {"doing", "done", "total"} over the whole race, {"busy"} while waiting.
+
+    Raises UserError for no engines, impossible numbers or an engine that cannot be opened, WorkerError if one crashes.
+    """
+    if not engines:
+        raise UserError("a race needs at least one engine")
+    facts = {name: read_json(folder / "engine.json") for name, folder in engines.items()}
+    if threads is None:
+        threads = max(int(known.get("threads", 1)) for known in facts.values())
+    if processes < 1 or cold_starts < 0 or threads < 1 or not (seconds > 0 and block > 0):
+        raise UserError("a race needs at least one process and thread, and times of more than 0 seconds")
+    tell = on_progress or (lambda _: None)
+    shared = {"inputs": [str(p) for p in inputs] if inputs else None, "seed": seed, "plugins": list(plugins)}
+    listed = [[name, str(folder)] for name, folder in engines.items()]
+    limit = timeout or 120 + 10 * len(engines) * (seconds / processes + 5)
+    busy: list[float] = []
+    cores: list[tuple[int, ...]] = []
+    runs: list[dict[str, Any]] = []
+    env = worker.thread_env(threads)
+    for process in range(processes):
+        share, per_cpu = machine.wait_until_quiet(wait, quiet, lambda share: tell({"busy": share}))
+        busy.append(share)
+        cores.append(tuple(machine.choose_cores(threads, per_cpu)))
+        request = {
+            **shared,
+            "engines": listed,
+            "process": process,
+            "seconds": seconds / processes,
+            "block": block,
+            "cores": list(cores[-1]),
+            "plan": runs[0]["plan"] if runs else None,
+        }
+        place = _placed(tell, process, processes)
+        runs.append(worker.call("measure", request, env=env, timeout=limit, on_progress=place))
+    cold: dict[str, list[ColdStart]] = {name: [] for name in engines}
+    for name, folder in engines.items():
+        for _ in range(cold_starts):
+            tell({"doing": f"cold start of {name}"})
+            request = {**shared, "engine": str(folder), "cores": list(cores[-1])}
+            cold[name].append(ColdStart(**worker.call("cold_start", request, env=env, timeout=limit)))
+    plan = runs[0]["plan"]
+    runners = {
+        name: Runner(
+            name,
+            facts[name],
+            np.array([run["engines"][name]["samples"] for run in runs]),
+            plan["repeat"][name],
+            tuple(WarmUp(**run["engines"][name]["warm_up"]) for run in runs),
+            tuple(cold[name]),
+        )
+        for name in engines
+    }
+    others = tuple(run["others"] for run in runs)
+    return Race(runners, [run["order"] for run in runs], tuple(busy), others, tuple(cores), seed, threads)
+
+
+def _placed(tell: Progress, process: int, processes: int) -> Progress:
+    """Progress of one process as progress of the whole race."""
+
+    def place(value: dict[str, Any]) -> None:
+        if "total" in value:
+            value = {**value, "done": process * value["total"] + value["done"], "total": processes * value["total"]}
+        tell({**value, "process": process})
+
+    return place

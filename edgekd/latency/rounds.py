@@ -1,0 +1,138 @@
+"""What one fresh process of a race does: open every engine, warm each up, then randomised interleaved rounds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.backend import Array, Session, Signature, load_engine
+from edgekd.errors import UserError
+from edgekd.latency.clock import VirtualClock, calls_per_sample, no_collection, time_block, warm_up
+from edgekd.latency.machine import Others, peak_memory, pinned
+from edgekd.tasks import add_plugins
+from edgekd.worker import Progress
+
+LEAST_ROUNDS, MOST_ROUNDS = 3, 60
+PROGRESS_SECONDS = 0.25  # whoever shows it wakes up for it, so not more often
+
+
+def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """{"engines": [[name, folder]…], "inputs", "seed", "process", "seconds", "block", "cores", "plan"} to samples.
+
+    `plan` is null in a race's first process, which finds it; the others are told, so that all have equally many rounds
+    and calls. Gives {"plan": {"rounds", "calls", "repeat"}, "order", "engines": {name: {"samples", "warm_up"}}, "others"}.
+    """
+    add_plugins(request)
+    process, seed = int(request["process"]), int(request["seed"])
+    folders = {name: Path(folder) for name, folder in request["engines"]}
+    random = np.random.default_rng([seed, process])
+    with pinned(request["cores"]), ExitStack() as opened:
+        sessions: dict[str, Session] = {}
+        inputs: dict[str, Sequence[Array]] = {}
+        for index, name in enumerate(folders):
+            progress({"doing": f"opening {name}"})
+            session = opened.enter_context(load_engine(folders[name]))
+            if isinstance(session.clock, VirtualClock):
+                session.clock.restart(seed, process, index)
+            sessions[name], inputs[name] = session, sample_inputs(session.signature, request["inputs"], seed)
+        others = Others()
+        with no_collection():
+            warm = {}
+            for name in _shuffled(folders, random):
+                progress({"doing": f"warming up {name}"})
+                warm[name] = warm_up(sessions[name], inputs[name])
+            plan = request["plan"]
+            if plan is None:
+                repeat = {name: calls_per_sample(sessions[name], inputs[name]) for name in folders}
+                medians = {name: warm[name].median for name in folders}
+                plan = make_plan(medians, repeat, request["seconds"], request["block"])
+            rounds, calls, repeat = plan["rounds"], plan["calls"], plan["repeat"]
+            samples: dict[str, list[list[float]]] = {name: [] for name in folders}
+            order, told, racing = [], 0.0, f"measuring {', '.join(folders)}"
+            for done in range(rounds):
+                if time.monotonic() - told > PROGRESS_SECONDS:
+                    told = time.monotonic()
+                    progress({"doing": racing, "done": done, "total": rounds})
+                order.append(_shuffled(folders, random))
+                for name in order[-1]:
+                    time_block(sessions[name], inputs[name], 1)  # brings this engine's weights back into the caches
+                    samples[name].append(time_block(sessions[name], inputs[name], calls[name], repeat[name]))
+        share = others.share()
+        progress({"doing": racing, "done": rounds, "total": rounds})
+    engines = {name: {"samples": samples[name], "warm_up": warm[name].to_json()} for name in folders}
+    return {"plan": plan, "order": order, "engines": engines, "others": share}
+
+
+def make_plan(medians: Mapping[str, float], repeat: Mapping[str, int], seconds: float, block: float) -> dict[str, Any]:
+    """How many rounds, and how many calls of each engine in a block of at least `block` seconds.
+
+    All engines have the same rounds, since ratios are paired by round: as many as the slowest fits into `seconds`, from
+    3 to 60. One call before each block is not timed, and counts.
+
+    >>> make_plan({"a": 0.001, "b": 0.004}, {"a": 1, "b": 1}, seconds=0.32, block=0.01)
+    {'rounds': 20, 'calls': {'a': 10, 'b': 3}, 'repeat': {'a': 1, 'b': 1}}
+    """
+    calls, rounds = {}, MOST_ROUNDS
+    for name, median in medians.items():
+        sample = median * repeat[name]
+        calls[name] = max(1, math.ceil(block / sample - 1e-9)) if sample > 0 else 1
+        cost = (calls[name] * repeat[name] + 1) * median
+        rounds = min(rounds, int(seconds / cost + 1e-9)) if cost > 0 else rounds
+    return {"rounds": max(LEAST_ROUNDS, rounds), "calls": calls, "repeat": dict(repeat)}
+
+
+def _shuffled(names: Mapping[str, Path], random: np.random.Generator) -> list[str]:
+    known = list(names)
+    return [known[i] for i in random.permutation(len(known))]
+
+
+def sample_inputs(signature: Signature, files: Sequence[str] | None, seed: int) -> list[Array]:
+    """One batch of inputs: the first samples of the .npy files, one a port; without files, seeded noise.
+
+    Noise is standard normal for floats, 0 or 1 for integers and bool (always a legal index). A dynamic dimension is 1.
+    Raises UserError if a file has too few samples.
+    """
+    random = np.random.default_rng(seed)
+    made: list[Array] = []
+    for index, port in enumerate(signature.inputs):
+        shape = port.concrete(1)
+        if files is None:
+            floating = np.issubdtype(np.dtype(port.dtype), np.floating)
+            values = random.standard_normal(shape) if floating else random.integers(0, 2, shape)
+            made.append(values.astype(port.dtype))
+            continue
+        if len(files) != len(signature.inputs):
+            raise UserError(f"{len(files)} input file(s) for an engine with {len(signature.inputs)} input(s)")
+        held = np.load(files[index], mmap_mode="r", allow_pickle=False)
+        batch = shape[0] if shape else 1
+        if held.ndim != len(shape) or len(held) < batch:
+            raise UserError(
+                f'{files[index]}: shape {list(held.shape)} gives no batch of {batch} for input "{port.name}"'
+            )
+        made.append(np.ascontiguousarray(held[:batch]))
+    return made
+
+
+def cold_start(request: dict[str, Any], _: Progress) -> dict[str, Any]:
+    """{"engine", "inputs", "seed", "cores"} to {"seconds", "base", "peak"}: what a first result costs a new process.
+
+    Seconds from before the runtime is imported to the first result; on a simulated device, the first call's. Bytes of
+    the largest resident set before (`base`: Python and numpy), and after (`peak`).
+    """
+    add_plugins(request)
+    engine = Path(request["engine"])
+    with pinned(request["cores"]):
+        inputs = sample_inputs(Signature.read(engine), request["inputs"], request["seed"])
+        base, started = peak_memory(), time.perf_counter()
+        with load_engine(engine) as session:
+            session.run(inputs)
+            seconds, peak = time.perf_counter() - started, peak_memory()
+            if isinstance(session.clock, VirtualClock):
+                seconds = session.clock.latency
+    return {"seconds": seconds, "base": base, "peak": peak}

@@ -1,0 +1,94 @@
+"""What comes out: the report in three forms, the lock, the raw samples and the bundles. Each file appears whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import bundle
+from edgekd.backend import open_backend
+from edgekd.errors import StoreError
+from edgekd.store import write_whole
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.plan import Candidate, Plan
+
+GOLDEN = 8
+
+
+def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
+    """Write everything into `folder`. Raises StoreError, naming the path, for a disk that is full or read-only."""
+    from edgekd.report import html, markdown
+
+    try:
+        samples: dict[str, list[float]] = {}
+        for target in report["targets"]:
+            name = target["name"]
+            if target["samples_file"]:
+                race = (plan.entry(f"race on {name}").path / "race.json").read_bytes()
+                write_whole(folder / target["samples_file"], race)
+                engines = json.loads(race)["engines"]
+                samples |= {k: [s for p in e["samples"] for r in p for s in r] for k, e in engines.items()}
+            chosen = target["chosen"] or target["nearest"]
+            if chosen:
+                candidate = next(c for c in plan.candidates if c.target.name == name and c.name == chosen)
+                _bundle(folder / "bundles" / name, plan, candidate, report, target)
+            else:
+                shutil.rmtree(folder / "bundles" / name, ignore_errors=True)
+        texts = {
+            "report.json": json.dumps(report, indent=1) + "\n",
+            "report.md": markdown.render(report),
+            "report.html": html.render(report, samples),
+            "edgekd.lock": json.dumps(_lock(report), indent=1) + "\n",
+        }
+        for file, text in texts.items():
+            write_whole(folder / file, text.encode())
+    except OSError as error:
+        where = error.filename or folder
+        raise StoreError(f"cannot write {where}: {error.strerror}", hint="free space, or choose another folder with --out") from error
+
+
+def _lock(report: dict[str, Any]) -> dict[str, Any]:
+    """What makes the same result again: seed, versions, digests, the key of every step, the machine."""
+    provenance = report["provenance"]
+    return {
+        "format": 1,
+        "seed": report["seed"],
+        "versions": provenance["versions"],
+        "digests": provenance["digests"],
+        "keys": {step["step"]: step["key"] for step in report["plan"]},
+        "machine": provenance["machine"],
+    }
+
+
+def _bundle(final: Path, plan: Plan, candidate: Candidate, report: dict[str, Any], target: dict[str, Any]) -> None:
+    """Bundle one engine with golden inputs from the validation split and the outputs that it gave for them."""
+    shown = next(c for c in target["candidates"] if c["name"] == candidate.name)
+    backend = open_backend(candidate.backend)
+    facts = {
+        "edgekd": report["edgekd"],
+        "name": report["name"],
+        "engine": candidate.name,
+        "backend": candidate.backend,
+        "versions": backend.versions(),
+        "target": {"name": target["name"], "chip": target["chip"], "threads": target["threads"]},
+        "promised": {key: shown[key] for key in ("metric", "metric_validation", "agreement", "latency", "bytes")},
+        "keeps_budget": target["chosen"] is not None,
+        "tolerance": {"top1": 1.0, "absolute": 1e-4 if candidate.version.precision == "float32" else 1e-2},
+        "digests": report["provenance"]["digests"],
+    }
+    engine = plan.entry(candidate.step("compile")).path
+    golden = _golden(plan, candidate)
+    licences = [p for p in sorted(plan.recipe.folder.iterdir()) if p.name.upper().startswith(bundle.LICENCE_NAMES)]
+    bundle.write(final, engine, facts, golden, licences, ["edgekd", *backend.versions()])
+
+
+def _golden(plan: Plan, candidate: Candidate) -> dict[str, Any]:
+    import numpy as np
+
+    with np.load(plan.entry(candidate.step("evaluate")).path / "outputs.npz", allow_pickle=False) as stored:
+        outputs = stored["validation"][:GOLDEN]
+    with np.load(plan.entry(f"race on {candidate.target.name}").path / "golden.npz", allow_pickle=False) as stored:
+        return {"inputs": stored["inputs"][:GOLDEN], "outputs": outputs}

@@ -1,0 +1,102 @@
+"""From a student to a raced engine: export, compile, evaluate, race. Backends only ever run in worker processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekd import worker
+from edgekd.metric import parity
+
+if TYPE_CHECKING:
+    from edgekd.progress import Progress
+    from edgekd.student import Student
+
+COMPILE_TIMEOUT = 1800.0
+
+
+def export(student: Student, out: Path) -> dict[str, Any]:
+    """Write the program: `model.onnx`, the student's signature, and its precision and grid."""
+    from edgekd.quant.onnx_export import export_onnx
+
+    quantized = next((e for e in student.edits if e["edit"] == "quantize"), None)
+    export_onnx(student.module(), student.example(), out / "model.onnx")
+    facts = {"precision": "int8" if quantized else "float32", "grid": quantized["grid"] if quantized else "none"}
+    (out / "program.json").write_text(json.dumps(facts), "utf-8")
+    (out / "signature.json").write_text(json.dumps(student.signature), "utf-8")
+    return {**facts, "bytes": (out / "model.onnx").stat().st_size}
+
+
+def compile_engine(program: Path, out: Path, backend: str, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Ask what the backend cannot take, then compile. A failure is kept as `failed.json` with its reason, not raised."""
+    request = {"backend": backend, "program": str(program), "target": dict(target), "threads": threads}
+    request["plugins"] = plugins()
+    try:
+        lines = worker.call("unsupported", request, timeout=COMPILE_TIMEOUT)["lines"]
+        if lines:
+            return {"failed": f"unsupported: {'; '.join(lines[:3])}"}
+        return worker.call("compile", {**request, "out": str(out)}, env=worker.thread_env(threads), timeout=COMPILE_TIMEOUT)
+    except worker.WorkerError as error:
+        return {"failed": error.message}
+
+
+def evaluate(
+    engine: Path,
+    out: Path,
+    inputs: Mapping[str, np.ndarray],
+    threads: int,
+    progress: Progress,
+    label: str,
+) -> dict[str, np.ndarray]:
+    """The engine's outputs on each split's inputs, one sample at a time as an app runs it; kept in `outputs.npz`."""
+    found: dict[str, np.ndarray] = {}
+    with progress.task(label, sum(len(x) for x in inputs.values())) as task:
+        for split, values in inputs.items():
+            files = {side: out / f"{split}-{side}.npy" for side in ("inputs", "outputs")}
+            np.save(files["inputs"], values)
+            request = {
+                "engine": str(engine),
+                "inputs": [str(files["inputs"])],
+                "outputs": [str(files["outputs"])],
+                "plugins": plugins(),
+            }
+            worker.call("evaluate", request, env=worker.thread_env(threads), on_progress=_advancing(task.advance))
+            found[split] = np.load(files["outputs"], allow_pickle=False)
+            for file in files.values():
+                file.unlink()
+    np.savez(out / "outputs.npz", **found)  # type: ignore[arg-type]  # numpy types its keyword arguments as bool
+    return found
+
+
+def _advancing(advance: Callable[[float], None]) -> Callable[[dict[str, Any]], None]:
+    seen = 0.0
+
+    def report(message: dict[str, Any]) -> None:
+        nonlocal seen
+        if "done" in message:
+            advance(message["done"] - seen)
+            seen = message["done"]
+
+    return report
+
+
+def parity_of(outputs: Mapping[str, np.ndarray], program: Mapping[str, np.ndarray], precision: str) -> dict[str, float]:
+    """The engine's outputs against the program's in torch, on the test split.
+
+    The step is that of an 8-bit grid over the program's outputs; for float32, of its spacing at the largest output.
+    """
+    theirs = program["test"]
+    span = float(theirs.max() - theirs.min())
+    step = span / 255 if precision == "int8" else float(np.spacing(np.abs(theirs).max()))
+    return parity(outputs["test"], theirs, max(step, 1e-30))
+
+
+def plugins() -> list[str]:
+    """The plugin files of this process, as a worker is told them."""
+    from edgekd import registry
+
+    return registry.plugin_specs()

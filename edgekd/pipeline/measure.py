@@ -1,0 +1,72 @@
+"""The race of a target's engines, kept with its raw samples and what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekd.latency.race import Race, race
+from edgekd.pipeline.engines import plugins
+
+if TYPE_CHECKING:
+    from edgekd.progress import Progress
+    from edgekd.recipe import Recipe
+
+SAMPLES = 64
+
+
+def measure(
+    engines: Mapping[str, Path], out: Path, values: Recipe, inputs: np.ndarray, progress: Progress, target: str
+) -> dict[str, Any]:
+    """Race the engines on real inputs; write `race.json`, return latencies and ratios."""
+    fed = out / "inputs.npy"
+    np.save(fed, inputs[:SAMPLES])
+    with progress.task(f"measure on {target}", total=1.0) as task:
+        seen = 0.0
+
+        def tell(message: dict[str, Any]) -> None:
+            nonlocal seen
+            if "busy" in message:
+                task.advance(0, f"waiting: other processes use {message['busy']:.0%} of the machine")
+            if message.get("total"):
+                share = message["done"] / message["total"]
+                task.advance(share - seen, str(message.get("doing", "")))
+                seen = share
+
+        result = race(
+            engines,
+            inputs=[fed],
+            processes=values.measure.processes,
+            seconds=values.measure.seconds,
+            threads=values.targets.threads,
+            seed=values.seed,
+            plugins=plugins(),
+            on_progress=tell,
+        )
+    fed.unlink()
+    np.savez(out / "golden.npz", inputs=inputs[:SAMPLES])
+    (out / "race.json").write_text(json.dumps(result.to_json()), "utf-8")
+    return summary(result)
+
+
+def summary(result: Race) -> dict[str, Any]:
+    """Latency of each engine, and its ratio to each other one (below 1 is faster), as plain values in seconds."""
+    names = list(result.runners)
+    return {
+        "latency": {name: asdict(runner.latency(result.seed)) for name, runner in result.runners.items()},
+        "ratio": {a: {b: asdict(result.ratio(a, b)) for b in names if b != a} for a in names},
+        "cold_start": {n: [c.to_json() for c in r.cold_start] for n, r in result.runners.items()},
+        "rounds": len(result.order[0]),
+        "busy": max((*result.busy, *result.others)),
+        "disturbed": result.disturbed,
+    }
+
+
+def read_race(folder: Path) -> Race:
+    """What `measure` kept."""
+    return Race.from_json(json.loads((folder / "race.json").read_text("utf-8")))

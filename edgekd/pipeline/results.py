@@ -1,0 +1,215 @@
+"""What a run found, as the report's content. Reads only what the steps kept; imports no torch."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import edgekd
+from edgekd import digest
+from edgekd.backend import read_json
+from edgekd.choose import choose
+from edgekd.ledger import first_loss
+from edgekd.pipeline.plan import Candidate as Planned
+from edgekd.pipeline.plan import Plan, Version, judged
+from edgekd.pipeline.run import Outcome
+from edgekd.pipeline.step import package_version
+from edgekd.report.schema import Candidate, LedgerRow, Report
+from edgekd.target import Target, find_target
+
+ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned"}
+PACKAGES = ("torch", "torchao", "torch-pruning", "numpy", "onnx", "onnxscript", "onnxruntime")
+
+
+def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    """The content of report.json, checked against its schema."""
+    values = plan.values
+    splits = plan.entry("student").facts["splits"]
+    rows = _ledger(plan)
+    reference = ROWS.get(plan.reference.stage, plan.reference.name)
+    allowed = values.budget.metric_drop
+    lost = first_loss(rows, reference, allowed, splits["test"], values.data.metric)
+    content = {
+        "schema": 1,
+        "edgekd": edgekd.__version__,
+        "name": plan.recipe.folder.name,
+        "seed": values.seed,
+        "metric": {"name": values.data.metric, "reference": plan.reference.name},
+        "splits": splits,
+        "budget": values.budget.model_dump(),
+        "ledger": [row.model_dump() for row in rows],
+        "first_loss": lost.model_dump() if lost else None,
+        "targets": [_target(plan, target, outcome) for target in plan.targets],
+        "plan": [
+            {
+                "step": name,
+                "label": plan.steps[name].label,
+                "key": plan.steps[name].key,
+                "seconds": plan.entries[name].seconds,
+                "cached": hit,
+                "reads": plan.steps[name].reads,
+            }
+            for name, hit in outcome.cached.items()
+            if name in plan.entries
+        ],
+        "provenance": provenance(plan),
+    }
+    return Report.model_validate(content).model_dump(mode="json", by_alias=True)
+
+
+def provenance(plan: Plan) -> dict[str, Any]:
+    """Machine, versions, digests and time."""
+    host = find_target("host", plan.recipe.folder)
+    digests = {"recipe": digest.of_json(plan.recipe.raw), **plan.digests}
+    return {
+        "machine": {
+            "chip": host.chip,
+            "cores": host.cores,
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+        },
+        "versions": {"edgekd": edgekd.__version__, **{name: package_version(name) for name in PACKAGES}},
+        "digests": digests,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _ledger(plan: Plan) -> list[LedgerRow]:
+    """A row for each state of the network, in the order of the pipeline, all on the same test samples."""
+    rows: list[dict[str, Any]] = []
+    sizes: Mapping[str, Any] = {}
+    for version in plan.versions:
+        if version.precision == "int8":
+            for kind, row in (("fake-quantized", "fake-quantized"), ("program", "exported")):
+                facts = plan.entry(judged(version, kind)).facts
+                rows.append(_row(row, version, "torch", facts, {k: sizes[k] for k in ("parameters", "macs")}))
+            continue
+        facts = plan.entry(judged(version, "network")).facts
+        sizes = {k: facts[k] for k in ("parameters", "macs", "bytes")}
+        engine = _engine(plan, version)
+        latency = _latency(plan, engine) if engine else None
+        untrained = version.name == "student" and version not in plan.raced
+        note = "as given, untrained" if untrained else f"latency on {engine.backend}" if engine and latency else ""
+        name = ROWS.get(version.stage, version.name)
+        name += version.name.removeprefix(version.stage) if version.stage in ROWS else ""
+        rows.append(_row(name, version, "torch", facts, {**sizes, "latency": latency, "note": note}))
+    last = plan.versions[-1]
+    engine = _engine(plan, last)
+    if engine is not None:
+        facts = plan.entry(engine.step("evaluate")).facts
+        extra = {**sizes, "bytes": _facts(plan, engine)["bytes"], "latency": _latency(plan, engine)}
+        rows.append(_row("compiled", last, engine.backend, facts, extra))
+    for before, after in zip(rows, rows[1:], strict=False):
+        after["flips"] = _flips(before.pop("right"), after["right"])
+    rows[-1].pop("right")
+    return [LedgerRow.model_validate(row) for row in rows]
+
+
+def _row(name: str, version: Version, runs_in: str, facts: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    agreement = facts["agreement"]
+    return {
+        "row": name,
+        "version": version.name,
+        "runs_in": runs_in,
+        "metric": facts["metric"]["test"],
+        "metric_validation": facts["metric"]["validation"],
+        "agreement": agreement["test"] if agreement else None,
+        "right": facts["right"],
+        **extra,
+    }
+
+
+def _flips(before: str, after: str) -> dict[str, int]:
+    """Samples gone from wrong to right and from right to wrong, from two rows of bits."""
+    first, second = int(before or "0", 16), int(after or "0", 16)
+    return {"better": (second & ~first).bit_count(), "worse": (first & ~second).bit_count()}
+
+
+def _engine(plan: Plan, version: Version) -> Planned | None:
+    """The version's engine on the first target that has one."""
+    return next((c for c in plan.candidates if c.version == version and c.step("evaluate") in plan.entries), None)
+
+
+def _latency(plan: Plan, candidate: Planned) -> dict[str, Any] | None:
+    race = plan.entries.get(f"race on {candidate.target.name}")
+    found: dict[str, Any] | None = race.facts["latency"].get(candidate.name) if race else None
+    return found
+
+
+def _facts(plan: Plan, candidate: Planned) -> dict[str, Any]:
+    return read_json(plan.entry(candidate.step("compile")).path / "engine.json")
+
+
+def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
+    race = plan.entries.get(f"race on {target.name}")
+    mine = [c for c in plan.candidates if c.target == target]
+    candidates = [Candidate.model_validate(_candidate(plan, c, outcome, mine)) for c in mine]
+    reference = plan.entry(judged(plan.reference, "network")).facts["metric"]["validation"]
+    choice = choose(candidates, plan.values.budget, reference)
+    notes = ["the machine was busy while measuring: intervals are wider"] if race and race.facts["disturbed"] else []
+    return {
+        "name": target.name,
+        "chip": target.chip,
+        "threads": plan.values.targets.threads,
+        "candidates": [c.model_dump() for c in choice.candidates],
+        "chosen": choice.chosen,
+        "nearest": choice.nearest,
+        "reason": choice.reason,
+        "race": {
+            "processes": plan.values.measure.processes,
+            "rounds": race.facts["rounds"],
+            "busy": race.facts["busy"],
+            "notes": notes,
+        }
+        if race
+        else None,
+        "samples_file": f"samples-{target.name}.json" if race else None,
+    }
+
+
+def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: list[Planned]) -> dict[str, Any]:
+    version = candidate.version
+    content: dict[str, Any] = {
+        "name": candidate.name,
+        "version": version.name,
+        "backend": candidate.backend,
+        "precision": version.precision,
+    }
+    reason = outcome.failed.get(candidate.step("evaluate"))
+    if reason is not None:
+        return {**content, "verdict": "failed", "reason": reason}
+    engine, judged_engine = _facts(plan, candidate), plan.entry(candidate.step("evaluate")).facts
+    race = plan.entry(f"race on {candidate.target.name}").facts
+    ratios = race["ratio"][candidate.name]
+    float_name = _float_engine(plan, candidate, all_of_target)
+    agreement = judged_engine["agreement"]
+    cold = race["cold_start"][candidate.name]
+    return {
+        **content,
+        "grid": engine.get("grid", "none"),
+        "float_engine": float_name,
+        "bytes": engine["bytes"],
+        "latency": race["latency"][candidate.name],
+        "versus_float": ratios.get(float_name) if float_name else None,
+        "versus_teacher": ratios.get(f"teacher on {candidate.backend}"),
+        "metric": judged_engine["metric"]["test"],
+        "metric_validation": judged_engine["metric"]["validation"],
+        "agreement": agreement["test"] if agreement else None,
+        "parity": judged_engine["parity"],
+        "integer_nodes": engine.get("integer_nodes"),
+        "float_nodes": engine.get("float_nodes"),
+        "cold_start": cold[0]["seconds"] if cold else None,
+        "peak_memory": cold[0]["peak"] if cold else None,
+    }
+
+
+def _float_engine(plan: Plan, candidate: Planned, mine: list[Planned]) -> str | None:
+    """The engine of the same student in float on the same runtime: of the last float version before this one."""
+    if candidate.version.precision != "int8":
+        return None
+    earlier = plan.versions[: plan.versions.index(candidate.version)]
+    floats = [v for v in earlier if v.precision == "float32" and v.name != "teacher"]
+    same = [c for c in mine if c.backend == candidate.backend and floats and c.version == floats[-1]]
+    return same[0].name if same and same[0].step("compile") in plan.entries else None

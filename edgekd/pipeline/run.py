@@ -1,0 +1,82 @@
+"""Running a plan: what the store has is taken, the rest is made, in order. An engine that fails costs no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgekd.errors import EdgekdError, StoreError
+from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.step import Step
+from edgekd.units import format_seconds
+
+if TYPE_CHECKING:
+    from edgekd.store import Entry
+
+
+@dataclass
+class Outcome:
+    """What a run did: which steps were in the store already, and which engines failed and why."""
+
+    cached: dict[str, bool] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def cached(plan: Plan) -> dict[str, bool]:
+    """Which steps are in the store, whole."""
+    return {name: plan.store.get(step.key) is not None for name, step in plan.steps.items()}
+
+
+def run(plan: Plan, fresh: bool = False) -> Outcome:
+    """Make every step that the store lacks (all of them, if `fresh`). Raises what a step raises; engines excepted."""
+    outcome = Outcome()
+    found = {name: None if fresh else plan.store.get(step.key) for name, step in plan.steps.items()}
+    if None in found.values():
+        _check(plan, found)
+    races = [name for name in plan.steps if name.startswith("race on ")]
+    for name, step in plan.steps.items():
+        if name not in races:
+            _one(plan, outcome, name, step, found[name], fresh)
+    for target in plan.targets:
+        whole = [c for c in plan.candidates if c.target == target]
+        left = [c for c in whole if c.step("compile") in plan.entries]
+        name = f"race on {target.name}"
+        if left and len(left) < len(whole):
+            plan.add_race(target, left)
+            found[name] = None if fresh else plan.store.get(plan.steps[name].key)
+        if left:
+            _one(plan, outcome, name, plan.steps[name], found[name], fresh)
+    return outcome
+
+
+def _check(plan: Plan, found: dict[str, Entry | None]) -> None:
+    """Build what the recipe's tables name, so that a wrong value is said before any work."""
+    for index, stage in enumerate(plan.recipe.stages):
+        try:
+            stage.check()
+        except EdgekdError as error:
+            raise plan.recipe.error(["stage", index], error.message, error.hint) from None
+
+
+def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | None, fresh: bool) -> None:
+    compiled = name.startswith(("compile ", "evaluate "))
+    if any(before in outcome.failed for before in step.reads):
+        outcome.failed[name] = outcome.failed[next(before for before in step.reads if before in outcome.failed)]
+        return
+    if found is not None:
+        plan.progress.say(f"  {step.label:<44} cached, {format_seconds(found.seconds)} saved")
+    outcome.cached[name] = found is not None
+    if fresh:
+        plan.store.remove(step.key)
+    try:
+        plan.entries[name] = found or plan.store.make(
+            step.key, step.label, step.make, lambda: plan.progress.say(f"  {step.label}: another run is making it; waiting")
+        )
+    except StoreError:
+        raise
+    except EdgekdError as error:
+        if not compiled:
+            raise
+        outcome.failed[name] = error.message
+        plan.entries.pop(name.replace("evaluate ", "compile ", 1), None)
+        plan.progress.say(f"  {step.label}: failed: {error.message.splitlines()[0]}")

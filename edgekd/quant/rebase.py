@@ -1,0 +1,89 @@
+"""A quantized ONNX model on the grid that x86 has integer kernels for, and without what a runtime does not read. No torch.
+
+ONNX Runtime and OpenVINO multiply unsigned activations by signed weights fastest on x86; asymmetric s8 activations keep
+convolutions in float there.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from edgekd.quant.rewrite import biases_to_int32, means_to_pools, s8_to_u8
+
+__all__ = ["REWRITES", "rebase", "strip"]
+
+#: In the order that they run; each keeps every value.
+REWRITES = (means_to_pools, s8_to_u8, biases_to_int32)
+
+
+def rebase(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with u8 activations, int32 biases and poolings for spatial means; s8 weights stay. Same values, exactly."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for rewrite in REWRITES:
+        rewrite(copied)
+    return strip_unused(copied)
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without exporter metadata, unread constants and long names; inputs and outputs keep theirs."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    strip_unused(small)
+    del small.metadata_props[:], small.graph.value_info[:], small.graph.metadata_props[:]
+    small.doc_string = small.graph.doc_string = ""
+    small.graph.name = "graph"
+    opset = {entry.domain: entry.version for entry in small.opset_import}
+    kept = {value.name for value in [*small.graph.input, *small.graph.output]}
+    short: dict[str, str] = {"": "", **{name: name for name in kept}}
+    for tensor in small.graph.initializer:
+        tensor.name = _shorten(tensor.name, short)
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    for value in [*small.graph.input, *small.graph.output]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for number, node in enumerate(small.graph.node):
+        node.name, node.doc_string = f"n{number}", ""
+        del node.metadata_props[:]
+        _drop_default_attributes(node, opset.get(node.domain, 1))
+        for names in (node.input, node.output):
+            names[:] = [_shorten(name, short) for name in names]
+    return small
+
+
+def strip_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove, in place, the constants that no node reads."""
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def _shorten(name: str, short: dict[str, str]) -> str:
+    """t0, t1, … in the order of asking; the same name always gets the same short one."""
+    if name not in short:
+        number = len(short)
+        taken = short.values()
+        while f"t{number}" in taken:
+            number += 1
+        short[name] = f"t{number}"
+    return short[name]
+
+
+def _drop_default_attributes(node: onnx.NodeProto, version: int) -> None:
+    try:
+        defaults = onnx.defs.get_schema(node.op_type, version, node.domain).attributes
+    except onnx.defs.SchemaError:
+        return
+    kept = []
+    for attribute in node.attribute:
+        default = defaults[attribute.name].default_value if attribute.name in defaults else None
+        given = default is not None and default.type == attribute.type
+        if not given or helper.get_attribute_value(default) != helper.get_attribute_value(attribute):
+            attribute.doc_string = ""
+            kept.append(attribute)
+    del node.attribute[:]
+    node.attribute.extend(kept)

@@ -1,0 +1,148 @@
+"""Rewrites of a quantized ONNX graph that keep every value, so that a runtime finds its integer kernels. No torch.
+
+Each is a function from model to model, changed in place; `rebase` runs them in the order that the list there shows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+__all__ = ["biases_to_int32", "means_to_pools", "relus_into_quantizers", "s8_to_u8"]
+
+Array = NDArray[np.generic]
+
+
+class Index:
+    """Who makes and who reads each tensor of a graph, and its constants."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.maker = {name: node for node in model.graph.node for name in node.output}
+        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers[name].append(node)
+        self.outputs = {value.name for value in model.graph.output}
+
+    def array(self, name: str) -> Array | None:
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def add(self, name: str, value: Array) -> str:
+        """A new constant; returns its name, made unique."""
+        while name in self.constants or name in self.maker:
+            name += "_"
+        self.constants[name] = numpy_helper.from_array(value, name)
+        self.graph.initializer.append(self.constants[name])
+        return name
+
+    def only_reader(self, name: str) -> NodeProto | None:
+        readers = self.readers[name]
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+
+def s8_to_u8(model: onnx.ModelProto) -> None:
+    """Activations from s8 with zero point z to u8 with z + 128; weights stay s8.
+
+    (q − z) · s = ((q + 128) − (z + 128)) · s, so every dequantized value stays; x86's VNNI multiplies u8 by s8.
+    """
+    index = Index(model)
+    rebased: dict[str, str] = {}
+    for node in model.graph.node:
+        data = node.input[0]
+        activation = node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and data not in index.constants)
+        if not activation or len(node.input) < 3:
+            continue
+        name = node.input[2]
+        zero = index.array(name)
+        if zero is None or zero.dtype != np.int8:
+            continue
+        if name not in rebased:
+            rebased[name] = index.add(f"{name}_u8", (zero.astype(np.int16) + 128).astype(np.uint8))
+        node.input[2] = rebased[name]
+    for value in model.graph.value_info:
+        maker = index.maker.get(value.name)
+        if maker is not None and maker.op_type == "QuantizeLinear" and value.type.tensor_type.elem_type == TensorProto.INT8:
+            value.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def biases_to_int32(model: onnx.ModelProto) -> None:
+    """A float bias of an integer Conv or Gemm becomes int32 behind a DequantizeLinear of scale s_x · s_w.
+
+    `edgekd.quant.fold.settle_weights` made each bias a whole multiple of that scale, so the values stay; a bias that is
+    not, or that does not fit, is left as it is.
+    """
+    index = Index(model)
+    for node in list(model.graph.node):
+        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
+            continue
+        bias = index.array(node.input[2])
+        scales = [_scale(index, node.input[i]) for i in (0, 1)]
+        if bias is None or bias.dtype != np.float32 or scales[0] is None or scales[1] is None or scales[0].size != 1:
+            continue
+        step = np.float32(scales[0].reshape(())) * scales[1].astype(np.float32).reshape(-1)
+        whole = np.rint(bias.astype(np.float64) / step)
+        if np.abs(whole).max() >= 2**31 or not np.allclose(whole.astype(np.float32) * step, bias, rtol=1e-6, atol=0):
+            continue
+        name = node.input[2]
+        inputs = [
+            index.add(f"{name}_s32", whole.astype(np.int32)),
+            index.add(f"{name}_scale", step),
+            index.add(f"{name}_zero", np.zeros(step.shape, np.int32)),
+        ]
+        dequantize = helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], axis=0)
+        position = list(model.graph.node).index(node)
+        node.input[2] = dequantize.output[0]
+        model.graph.node.insert(position, dequantize)
+
+
+def _scale(index: Index, name: str) -> Array | None:
+    maker = index.maker.get(name)
+    return index.array(maker.input[1]) if maker is not None and maker.op_type == "DequantizeLinear" else None
+
+
+def means_to_pools(model: onnx.ModelProto) -> None:
+    """ReduceMean or ReduceMax over the two spatial axes becomes a global pool, and a Flatten where axes were dropped.
+
+    Runtimes have integer kernels for the pools, not for the reductions, and only where the pool's own output is quantized;
+    so a pair of the same grid as the one behind the Flatten goes before it: quantizing twice on one grid changes nothing.
+    """
+    index = Index(model)
+    pools = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+    rank = _ranks(model)
+    for node in list(model.graph.node):
+        if node.op_type not in pools or len(node.input) < 2 or rank.get(node.input[0]) != 4:
+            continue
+        axes = index.array(node.input[1])
+        if axes is None or sorted(int(a) % 4 for a in axes.reshape(-1)) != [2, 3]:
+            continue
+        keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        result = node.output[0]
+        names = [result] if keep else [f"{result}_pooled"]
+        new = [helper.make_node(pools[node.op_type], [node.input[0]], names)]
+        if not keep:
+            quantizer = index.only_reader(result)
+            if quantizer is not None and quantizer.op_type == "QuantizeLinear":
+                for kind in ("QuantizeLinear", "DequantizeLinear"):
+                    names.append(f"{names[0]}_{kind}")
+                    new.append(helper.make_node(kind, [names[-2], *quantizer.input[1:]], [names[-1]]))
+            new.append(helper.make_node("Flatten", [names[-1]], [result], axis=1))
+        _replace(model, node, new)
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def _replace(model: onnx.ModelProto, node: NodeProto, new: list[NodeProto]) -> None:
+    position = list(model.graph.node).index(node)
+    model.graph.node.remove(node)
+    for offset, each in enumerate(new):
+        model.graph.node.insert(position + offset, each)

@@ -1,0 +1,27 @@
+"""A quantized student, rebuilt from its folder: factory, prune edits, prepared graph, stored state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.fx import GraphModule
+
+from edgekd.quant.grid import named
+from edgekd.quant.pt2e import convert, prepare, restore
+from edgekd.student import Student
+
+__all__ = ["prepared", "program"]
+
+
+def prepared(student: Student, edit: Mapping[str, Any]) -> GraphModule:
+    """The fake-quantized network of a "quantize" edit, in eval mode."""
+    graph = prepare(student.unloaded().eval(), student.example(2), named(edit["grid"]), edit["observer"], edit["qat"])
+    restore(graph, student.weights())
+    graph.eval()
+    return graph
+
+
+def program(student: Student, edit: Mapping[str, Any]) -> GraphModule:
+    """The quantized program: int8 weights and quantize/dequantize pairs."""
+    return convert(prepared(student, edit))

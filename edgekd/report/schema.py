@@ -1,0 +1,270 @@
+"""What `report.json` holds. Seconds and bytes are plain numbers; a metric is higher-is-better, accuracy is 0 to 1.
+
+Fields marked `VARIES` hold times and what follows from them; everything else is equal in two runs with one seed.
+`docs/report.md` explains every field; a test keeps it equal to the descriptions here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+VARIES: Final = "varies from run to run"
+
+Verdict = Literal["chosen", "kept", "rejected", "reference", "failed"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Latency(Part):
+    """Latency of one engine, in seconds a call."""
+
+    median: PositiveFloat = Field(description="median of all calls")
+    low: PositiveFloat = Field(description="lower end of the median's 95% interval")
+    high: PositiveFloat = Field(description="upper end of the median's 95% interval")
+    p90: PositiveFloat | None = Field(description="90th percentile; null below 64 calls")
+    p90_low: PositiveFloat | None = Field(None, description="lower end of the p90's 95% interval")
+    p90_high: PositiveFloat | None = Field(None, description="upper end of the p90's 95% interval")
+    p99: PositiveFloat | None = Field(None, description="99th percentile; null below 662 calls")
+    count: PositiveInt = Field(description="calls timed")
+
+
+class Ratio(Part):
+    """Latency of one engine over another's, raced side by side. Below 1 is faster."""
+
+    point: PositiveFloat = Field(description="the ratio")
+    low: PositiveFloat = Field(description="lower end of its 95% interval")
+    high: PositiveFloat = Field(description="upper end of its 95% interval")
+
+
+class Agreement(Part):
+    """How far outputs are the teacher's, on the test split."""
+
+    top1: Share = Field(description="share of samples where both name the same class")
+    kl: NonNegativeFloat = Field(description="mean KL divergence from the teacher, in nats")
+
+
+class Parity(Part):
+    """How far an engine's outputs are those of the program it was compiled from, run in torch."""
+
+    top1: Share = Field(description="share of samples where both name the same class")
+    steps: NonNegativeFloat = Field(description="largest difference, in steps of the output's scale")
+
+
+class Flips(Part):
+    """Samples whose answer changed against the row before."""
+
+    better: NonNegativeInt = Field(description="wrong before, right now")
+    worse: NonNegativeInt = Field(description="right before, wrong now")
+
+
+class Metric(Part):
+    """What the score is."""
+
+    name: str = Field(description='"accuracy", or the "module:function" of the recipe')
+    reference: str = Field(description="version of the last float student before compression; drops count from it")
+
+
+class Splits(Part):
+    """Samples in each split."""
+
+    train: NonNegativeInt = Field(description="what was trained on")
+    validation: NonNegativeInt = Field(description="what selection and the budget read")
+    test: NonNegativeInt = Field(description="what the figures are from; read once, by no selection")
+
+
+class Budget(Part):
+    """What the chosen engine must keep. Null: not limited."""
+
+    metric_drop: NonNegativeFloat | None = Field(None, description="below the reference, on validation")
+    latency_p90: PositiveFloat | None = Field(None, description="seconds")
+    size: PositiveInt | None = Field(None, description="bytes of the engine")
+
+
+class LedgerRow(Part):
+    """One state of the network on its way from the teacher to the engine, all scored on the same test samples."""
+
+    row: str = Field(
+        description='"teacher", "float student", "distilled", "pruned", "fake-quantized", "exported", "compiled"'
+    )
+    version: str = Field(description='"teacher", "student", or the stage that made it: "distill", "prune", "quantize"')
+    runs_in: str = Field(description="what computed the outputs: torch, or a runtime")
+    metric: float = Field(description="score on the test split")
+    metric_validation: float | None = Field(None, description="score on the validation split")
+    agreement: Agreement | None = Field(None, description="with the teacher; null without a teacher")
+    flips: Flips | None = Field(None, description="against the row before; gives the paired standard error")
+    parameters: NonNegativeInt | None = Field(None, description="number of weights")
+    macs: NonNegativeInt | None = Field(None, description="multiply-accumulates a sample")
+    bytes: NonNegativeInt | None = Field(None, description="of the file")
+    latency: Annotated[Latency | None, VARIES] = Field(None, description="of the engine; null for rows that are none")
+    note: str = Field("", description="a remark")
+
+
+class FirstLoss(Part):
+    """The first row that lost more than its share of the allowed drop."""
+
+    row: str = Field(description="its name in the ledger")
+    lost: float = Field(description="score of the row before less its own")
+    share: NonNegativeFloat = Field(description="the allowed drop over the number of rows after the reference")
+    standard_error: NonNegativeFloat | None = Field(
+        description="of `lost`: paired where `flips` are given, else binomial"
+    )
+    within_noise: bool | None = Field(description="whether `lost` is at most 1.96 standard errors")
+    text: str = Field(description="the same as a sentence")
+
+
+class Candidate(Part):
+    """One engine for a target."""
+
+    name: str = Field(description='version and backend: "quantize on onnxruntime"')
+    version: str = Field(description="of the student (or teacher) it was compiled from")
+    backend: str = Field(description="compiler and runtime")
+    precision: str = Field(description='"float32", "int8", …')
+    grid: str = Field("none", description='number grid it was quantized on: "affine", …, or "none"')
+    float_engine: str | None = Field(None, description="name of the candidate that `versus_float` compares with")
+    bytes: NonNegativeInt | None = Field(None, description="of the engine; null if it was not made")
+    latency: Annotated[Latency | None, VARIES] = Field(None, description="null if it was not measured")
+    versus_float: Annotated[Ratio | None, VARIES] = Field(
+        None, description="against the same student in float on the same runtime"
+    )
+    versus_teacher: Annotated[Ratio | None, VARIES] = Field(None, description="against the teacher's engine")
+    metric: float | None = Field(None, description="score of the engine on the test split")
+    metric_validation: float | None = Field(
+        None, description="score of the engine on the validation split; the budget reads it"
+    )
+    agreement: Agreement | None = Field(None, description="with the teacher")
+    parity: Parity | None = Field(None, description="with the program in torch")
+    integer_nodes: NonNegativeInt | None = Field(None, description="nodes of the engine that compute in integers")
+    float_nodes: NonNegativeInt | None = Field(None, description="nodes of the engine that compute in float")
+    cold_start: Annotated[PositiveFloat | None, VARIES] = Field(
+        None, description="seconds from opening it to its first output"
+    )
+    peak_memory: Annotated[PositiveInt | None, VARIES] = Field(None, description="bytes, of the process that ran it")
+    verdict: Annotated[Verdict, VARIES] = Field("kept", description="what was decided, see below")
+    reason: Annotated[str, VARIES] = Field("", description="why")
+
+    @property
+    def integer(self) -> bool:
+        """Whether it computes in integers, so that it must be faster than float to be worth having."""
+        return not self.precision.startswith(("float", "bfloat"))
+
+
+class Race(Part):
+    """How latency was measured: every engine in each round, in random order, in fresh processes."""
+
+    processes: PositiveInt = Field(description="fresh processes an engine")
+    rounds: Annotated[PositiveInt, VARIES] = Field(description="rounds a process")
+    busy: Annotated[NonNegativeFloat, VARIES] = Field(description="share of the machine that others used meanwhile")
+    notes: Annotated[tuple[str, ...], VARIES] = Field((), description="what to know before believing the figures")
+
+
+class TargetReport(Part):
+    """A device, its candidates and the choice."""
+
+    name: str = Field(description="a file in `targets/`")
+    chip: str = Field(description="the processor")
+    threads: PositiveInt = Field(description="of each engine, pinned")
+    candidates: tuple[Candidate, ...] = Field(description="every engine tried, failed ones too")
+    chosen: str | None = Field(description="name of the engine in the bundle that keeps the budget, if one does")
+    nearest: str | None = Field(None, description="where none does: the engine that comes nearest, bundled instead")
+    reason: Annotated[str, VARIES] = Field(description="why this one, or why none")
+    race: Race | None = Field(None, description="null if nothing was measured")
+    samples_file: str | None = Field(None, description="beside the report: every raw sample in seconds")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        names = [one.name for one in self.candidates]
+        if len(set(names)) < len(names):
+            raise ValueError(f"candidates of target {self.name} share a name")
+        mentioned = [self.chosen, self.nearest, *(one.float_engine for one in self.candidates)]
+        for name in mentioned:
+            if name is not None and name not in names:
+                raise ValueError(f'target {self.name} names "{name}", which is no candidate')
+        return self
+
+    def candidate(self, name: str | None) -> Candidate | None:
+        """The candidate of that name, if any."""
+        return next((one for one in self.candidates if one.name == name), None)
+
+    @property
+    def bundled(self) -> Candidate | None:
+        """The engine in the bundle: the chosen one, else the nearest."""
+        return self.candidate(self.chosen or self.nearest)
+
+
+class Step(Part):
+    """One step of the plan."""
+
+    step: str = Field(description="name: distill, prune, …")
+    label: str = Field(description="what it does, in words")
+    key: str = Field(description="sha256 of all that its result depends on")
+    seconds: Annotated[NonNegativeFloat, VARIES] = Field(description="that it took when it was run")
+    cached: Annotated[bool, VARIES] = Field(description="whether its result was in the store already")
+    reads: tuple[str, ...] = Field((), description="what it reads besides the step before")
+
+
+class Machine(Part):
+    """The machine that compiled and measured."""
+
+    chip: str = Field(description="the processor")
+    cores: PositiveInt = Field(description="that the process may use")
+    system: str = Field(description="operating system and architecture")
+    python: str = Field(description="version")
+
+
+class Provenance(Part):
+    """What the result came from."""
+
+    machine: Machine = Field(description="where it was made")
+    versions: dict[str, str] = Field(description="packages that the result depends on")
+    digests: dict[str, str] = Field(description="sha256 of recipe, data, teacher, …")
+    made: Annotated[str, VARIES] = Field(description="time, ISO 8601")
+
+
+class Report(Part):
+    """The whole report."""
+
+    schema_version: Literal[1] = Field(alias="schema", description="layout of this file; 1")
+    edgekd: str = Field(description="version of edgekd")
+    name: str = Field(description="of the recipe")
+    seed: int = Field(description="of everything random")
+    metric: Metric = Field(description="what the score is")
+    splits: Splits = Field(description="samples in each split")
+    budget: Budget = Field(Budget(), description="what the chosen engine must keep")
+    ledger: tuple[LedgerRow, ...] = Field(description="where the score went, row by row")
+    first_loss: FirstLoss | None = Field(description="null if no row lost more than its share")
+    targets: tuple[TargetReport, ...] = Field(description="what was compiled for")
+    plan: tuple[Step, ...] = Field(description="what was run, in order")
+    provenance: Provenance = Field(description="what the result came from")
+
+
+def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report less every field that holds a time or follows from one: what two runs with one seed must agree on.
+
+    `chosen` and `nearest` stay: they are the product. Raises pydantic.ValidationError if it is not a report.
+    """
+    steady: dict[str, Any] = _steady(Report.model_validate(report))
+    return steady
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, Part):
+        fields = type(value).model_fields.items()
+        return {
+            field.alias or name: _steady(getattr(value, name)) for name, field in fields if VARIES not in field.metadata
+        }
+    return [_steady(one) for one in value] if isinstance(value, tuple) else value

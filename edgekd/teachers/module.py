@@ -1,0 +1,37 @@
+"""A torch module: logits, and the outputs of its modules by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgekd.features import capture
+from edgekd.teacher import Teacher
+
+__all__ = ["Module"]
+
+
+@dataclass(frozen=True, eq=False)
+class Module(Teacher):
+    """`network` is put into eval mode and its parameters are frozen: inputs [batch, ...] → logits [batch, classes]."""
+
+    network: nn.Module
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, classes]."""
+        logits: torch.Tensor = self.network(inputs)
+        return logits
+
+    @torch.no_grad()
+    def features(self, inputs: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits, and the outputs of the modules called `names`. Raises UserError, naming the nearest, for an unknown name."""
+        with capture(self.network, names, "teacher") as caught:
+            logits = self.network(inputs)
+        return logits, caught
