@@ -70,6 +70,17 @@ class Signature:
             raise UserError(f"{file}: not a signature: {type(error).__name__}: {error}") from None
         return cls(**ports, preprocessing=found.get("preprocessing") or {}, labels=labels)
 
+    def noise(self, seed: int) -> list[Array]:
+        """One batch of legal inputs: standard normal floats; 0 or 1 for integers and bool. A dynamic dimension is 1."""
+        random = np.random.default_rng(seed)
+        made: list[Array] = []
+        for port in self.inputs:
+            floating = np.issubdtype(np.dtype(port.dtype), np.floating)
+            shape = port.concrete(1)
+            values = random.standard_normal(shape) if floating else random.integers(0, 2, shape)
+            made.append(np.asarray(values).astype(port.dtype))
+        return made
+
 
 def _port(found: Mapping[str, Any]) -> Port:
     shape = tuple(n if isinstance(n, int) and n > 0 else str(n) for n in found["shape"])

@@ -126,23 +126,16 @@ def choose(
 
 
 def _limits(budget: Limits, reference: float, metric: str) -> list[_Limit]:
-    found = []
-    if budget.metric_drop is not None:
-        found.append(
-            _Limit(
-                f"{metric} drop",
-                budget.metric_drop,
-                lambda one: _drop(one, reference),
-                lambda v: words.amount(v, metric),
-            )
-        )
-    if budget.latency_p90 is not None:
-        found.append(
-            _Limit("latency p90", budget.latency_p90, lambda one: one.latency and one.latency.p90, words.seconds)
-        )
-    if budget.size is not None:
-        found.append(_Limit("size", budget.size, lambda one: one.bytes, lambda v: words.size(round(v))))
-    return found
+    given: list[tuple[float | None, str, Callable[[Candidate], float | None], Callable[[float], str]]] = [
+        (budget.metric_drop, f"{words.short(metric)} drop", lambda one: _drop(one, reference), lambda v: words.drop(v, metric)),
+        (budget.latency_p90, "latency p90", _p90, words.seconds),
+        (budget.size, "size", lambda one: one.bytes, lambda v: words.size(round(v))),
+    ]
+    return [_Limit(name, most, read, say) for most, name, read, say in given if most is not None]
+
+
+def _p90(one: Candidate) -> float | None:
+    return one.latency.p90 if one.latency else None
 
 
 def _drop(one: Candidate, reference: float) -> float | None:
@@ -171,7 +164,8 @@ def _tied(one: Candidate, fastest: Candidate, compare: Compare | None) -> bool:
     ratio = compare(one.name, fastest.name) if compare and one is not fastest else None
     if ratio is not None:
         return ratio.low <= 1
-    assert one.latency is not None and fastest.latency is not None
+    assert one.latency is not None
+    assert fastest.latency is not None
     return one is fastest or one.latency.low <= fastest.latency.high
 
 

@@ -32,12 +32,12 @@ class Change:
 
 
 def standard_error(before: float, after: float, samples: int, flips: Flips | None = None) -> float | None:
-    """Standard error of the difference of two scores on the same n samples.
+    """Standard error of the difference of two accuracies on the same n samples; None if there are no samples.
 
-    With flips (b samples became right, c became wrong): sqrt(b + c - (b - c)^2 / n) / n, the samples being paired.
-    Source: McNemar 1947; Agresti, Categorical Data Analysis, section on comparing dependent proportions.
-    Without: sqrt((p (1 - p) + q (1 - q)) / n), as if the samples were not the same ones. That is too large, since right and wrong
-    answers mostly coincide: it calls a change noise too often, never too seldom. For a metric outside 0 to 1, None.
+    With flips (b samples became right, c became wrong), for paired samples: sqrt(b + c - (b - c)^2 / n) / n.
+    Source: McNemar 1947; Agresti, Categorical Data Analysis, on the comparison of dependent proportions.
+    Without, or where the flips do not add up to the difference: sqrt((p (1 - p) + q (1 - q)) / n), as if the samples were
+    not the same ones. That is too large, since both mostly err on the same samples: it says "noise" too often, never too seldom.
 
     >>> standard_error(0.9, 0.8, 100, Flips(better=0, worse=10)), round(standard_error(0.9, 0.8, 100), 9)
     (0.03, 0.05)
@@ -46,16 +46,17 @@ def standard_error(before: float, after: float, samples: int, flips: Flips | Non
         return None
     if flips is not None:
         b, c = flips.better, flips.worse
-        return math.sqrt(b + c - (b - c) ** 2 / samples) / samples
-    if not (0 <= before <= 1 and 0 <= after <= 1):
-        return None
-    return math.sqrt((before * (1 - before) + after * (1 - after)) / samples)
+        if abs((b - c) / samples - (after - before)) < 1 / (2 * samples):
+            return math.sqrt(b + c - (b - c) ** 2 / samples) / samples
+    p, q = (min(max(score, 0.0), 1.0) for score in (before, after))
+    return math.sqrt((p * (1 - p) + q * (1 - q)) / samples)
 
 
 def changes(rows: Sequence[LedgerRow], samples: int) -> list[Change | None]:
     """The change of each row against the nearest row before it of another name; None for the first.
 
-    Rows of one name are alternatives (an engine a target), so each is compared with what all were made from.
+    Rows of one name are alternatives (an engine a target), so each is compared with what all were made from. `samples`
+    is the number of test samples, or 0 for a metric that is no share of them: its standard error is then not known.
     """
     found: list[Change | None] = []
     for index, row in enumerate(rows):
@@ -73,19 +74,19 @@ def first_loss(
 ) -> FirstLoss | None:
     """The first row after the reference whose score fell, against the row before, by more than its share of the allowed drop.
 
-    The reference is the first row of version `reference` (the last float student before compression). The steps after it
-    share `allowed_drop` equally. A gain earlier on is not carried over: a row answers for its own loss. `samples` is the
-    number of test samples, for the standard error. None if no row did, or nothing is limited.
-    Raises ValueError if no row is of version `reference`.
+    The reference is the first row of version (or name) `reference`: the last float student before compression. The steps
+    after it share `allowed_drop` equally. A gain earlier on is not carried over: a row answers for its own loss.
+    `samples` is the number of test samples, for the standard error. None if no row did, or nothing is limited.
+    Raises ValueError if there is no such row.
     """
-    start = next((i for i, row in enumerate(rows) if row.version == reference), None)
+    start = next((i for i, row in enumerate(rows) if reference in (row.version, row.row)), None)
     if start is None:
         raise ValueError(f'no ledger row is of version "{reference}"')
     after = rows[start + 1 :]
     if allowed_drop is None or not after:
         return None
     share = allowed_drop / len({row.row for row in after})
-    for change in changes(rows, samples)[start + 1 :]:
+    for change in changes(rows, samples if metric == "accuracy" else 0)[start + 1 :]:
         if change is not None and change.lost > share + ROUNDING:
             text = _sentence(change, share, allowed_drop, metric)
             return FirstLoss(

@@ -1,7 +1,9 @@
-"""The smallest real case: images of 12 × 12 in four classes, a residual student, a wider teacher, and a context to run in.
+"""The smallest real case: 12 × 12 images in four classes, a residual student, a wider teacher, a context to run in.
 
-    student = tiny_saved(tmp_path / "in")              a Student's folder, trained for a second if `trained=True`
-    context = tiny_context(tmp_path, seed=1)           everything real: data, teacher, checkpoints under tmp_path / "work"
+    student = tiny_saved(tmp_path / "in")         a Student's folder; with `trained=True` it knows the classes
+    context = tiny_context(tmp_path, seed=1)      everything real: data, teacher, checkpoints in tmp_path / "work"
+
+Nothing here is a stand-in: stages run as in a recipe, only smaller.
 """
 
 from __future__ import annotations
@@ -45,16 +47,17 @@ class TinyNet(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.block = Block(width)
-        self.down = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU())
+        wide = 2 * width
+        self.down = nn.Sequential(nn.Conv2d(width, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU())
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(2 * width, classes)
+        self.head = nn.Linear(wide, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.dropout(self.down(self.block(self.stem(x))).mean((2, 3))))
 
 
 def tiny_student(width: int = 8, seed: int = 0, trained: bool = False) -> nn.Module:
-    """A student with weights drawn from `seed`; `trained` gives one that knows the classes. Every call gives a new one."""
+    """A new student, its weights drawn from `seed`; `trained`: it knows the classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = TinyNet(width)
@@ -114,7 +117,9 @@ def tiny_saved(folder: Path, width: int = 8, seed: int = 0, trained: bool = Fals
     return Student(folder, lambda: tiny_student(width, seed))
 
 
-def tiny_context(folder: Path, *, data: Dataset | None = None, teacher: Module | None = None, **changes: Any) -> Context:
+def tiny_context(
+    folder: Path, *, data: Dataset | None = None, teacher: Module | None = None, **changes: Any
+) -> Context:
     """A context whose teacher is a trained TinyNet of width 16 and whose checkpoints are in `folder / "work"`.
 
     `changes` replaces any field of Context: seed=1, channel_multiple=4, metric=…

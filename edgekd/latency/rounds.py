@@ -95,25 +95,20 @@ def _shuffled(names: Mapping[str, Path], random: np.random.Generator) -> list[st
 def sample_inputs(signature: Signature, files: Sequence[str] | None, seed: int) -> list[Array]:
     """One batch of inputs: the first samples of the .npy files, one a port; without files, seeded noise.
 
-    Noise is standard normal for floats, 0 or 1 for integers and bool (always a legal index). A dynamic dimension is 1.
-    Raises UserError if a file has too few samples.
+    Raises UserError if the files do not fit.
     """
-    random = np.random.default_rng(seed)
+    if files is None:
+        return signature.noise(seed)
+    if len(files) != len(signature.inputs):
+        raise UserError(f"{len(files)} input file(s) for an engine with {len(signature.inputs)} input(s)")
     made: list[Array] = []
-    for index, port in enumerate(signature.inputs):
+    for file, port in zip(files, signature.inputs, strict=True):
         shape = port.concrete(1)
-        if files is None:
-            floating = np.issubdtype(np.dtype(port.dtype), np.floating)
-            values = random.standard_normal(shape) if floating else random.integers(0, 2, shape)
-            made.append(values.astype(port.dtype))
-            continue
-        if len(files) != len(signature.inputs):
-            raise UserError(f"{len(files)} input file(s) for an engine with {len(signature.inputs)} input(s)")
-        held = np.load(files[index], mmap_mode="r", allow_pickle=False)
+        held = np.load(file, mmap_mode="r", allow_pickle=False)
         batch = shape[0] if shape else 1
         if held.ndim != len(shape) or len(held) < batch:
             raise UserError(
-                f'{files[index]}: shape {list(held.shape)} gives no batch of {batch} for input "{port.name}"'
+                f'{file}: shape {list(held.shape)} gives no batch of {batch} for input "{port.name}"'
             )
         made.append(np.ascontiguousarray(held[:batch]))
     return made

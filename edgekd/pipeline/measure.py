@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from edgekd.latency.race import Race, race
 from edgekd.pipeline.engines import plugins
 
 if TYPE_CHECKING:
-    from edgekd.progress import Progress
+    from edgekd.progress import Progress, Task
     from edgekd.recipe import Recipe
 
 SAMPLES = 64
@@ -27,17 +27,6 @@ def measure(
     fed = out / "inputs.npy"
     np.save(fed, inputs[:SAMPLES])
     with progress.task(f"measure on {target}", total=1.0) as task:
-        seen = 0.0
-
-        def tell(message: dict[str, Any]) -> None:
-            nonlocal seen
-            if "busy" in message:
-                task.advance(0, f"waiting: other processes use {message['busy']:.0%} of the machine")
-            if message.get("total"):
-                share = message["done"] / message["total"]
-                task.advance(share - seen, str(message.get("doing", "")))
-                seen = share
-
         result = race(
             engines,
             inputs=[fed],
@@ -46,12 +35,28 @@ def measure(
             threads=values.targets.threads,
             seed=values.seed,
             plugins=plugins(),
-            on_progress=tell,
+            on_progress=advancing(task),
         )
     fed.unlink()
     np.savez(out / "golden.npz", inputs=inputs[:SAMPLES])
     (out / "race.json").write_text(json.dumps(result.to_json()), "utf-8")
     return summary(result)
+
+
+def advancing(task: Task) -> Callable[[dict[str, Any]], None]:
+    """A race's progress as the progress of a task whose total is 1."""
+    seen = 0.0
+
+    def tell(message: dict[str, Any]) -> None:
+        nonlocal seen
+        if "busy" in message:
+            task.advance(0, f"waiting: other processes use {message['busy']:.0%} of the machine")
+        if message.get("total"):
+            share = message["done"] / message["total"]
+            task.advance(share - seen, "")
+            seen = share
+
+    return tell
 
 
 def summary(result: Race) -> dict[str, Any]:

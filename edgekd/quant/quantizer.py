@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "relu": (aten.relu.default,),
     "clamp": (aten.hardtanh.default, aten.relu6.default, aten.clamp.default),
     "sigmoid": (aten.sigmoid.default,),
-    "max_pool": (aten.max_pool2d.default,),
+    "max_pool": (aten.max_pool2d.default, aten.amax.default),
     "dropout": (aten.dropout.default,),
     "reshape": (
         aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.permute.default, aten.transpose.int,

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["biases_to_int32", "means_to_pools", "relus_into_quantizers", "s8_to_u8"]
+__all__ = ["biases_to_int32", "reductions_to_pools", "s8_to_u8"]
 
 Array = NDArray[np.generic]
 
@@ -106,25 +106,26 @@ def _scale(index: Index, name: str) -> Array | None:
     return index.array(maker.input[1]) if maker is not None and maker.op_type == "DequantizeLinear" else None
 
 
-def means_to_pools(model: onnx.ModelProto) -> None:
-    """ReduceMean or ReduceMax over the two spatial axes becomes a global pool, and a Flatten where axes were dropped.
+def reductions_to_pools(model: onnx.ModelProto) -> None:
+    """ReduceMean or ReduceMax over both spatial axes becomes a pool over the whole image, and a Flatten where axes go.
 
     Runtimes have integer kernels for the pools, not for the reductions, and only where the pool's own output is quantized;
     so a pair of the same grid as the one behind the Flatten goes before it: quantizing twice on one grid changes nothing.
     """
-    index = Index(model)
-    pools = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
-    rank = _ranks(model)
+    index, shapes = Index(model), _shapes(model)
     for node in list(model.graph.node):
-        if node.op_type not in pools or len(node.input) < 2 or rank.get(node.input[0]) != 4:
+        if node.op_type not in ("ReduceMean", "ReduceMax") or len(node.input) < 2:
             continue
-        axes = index.array(node.input[1])
-        if axes is None or sorted(int(a) % 4 for a in axes.reshape(-1)) != [2, 3]:
+        shape, axes = shapes.get(node.input[0], ()), index.array(node.input[1])
+        if len(shape) != 4 or axes is None or sorted(int(a) % 4 for a in axes.reshape(-1)) != [2, 3] or not all(shape[2:]):
             continue
         keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
         result = node.output[0]
         names = [result] if keep else [f"{result}_pooled"]
-        new = [helper.make_node(pools[node.op_type], [node.input[0]], names)]
+        if node.op_type == "ReduceMean":
+            new = [helper.make_node("GlobalAveragePool", [node.input[0]], names)]
+        else:
+            new = [helper.make_node("MaxPool", [node.input[0]], names, kernel_shape=shape[2:])]
         if not keep:
             quantizer = index.only_reader(result)
             if quantizer is not None and quantizer.op_type == "QuantizeLinear":
@@ -132,17 +133,14 @@ def means_to_pools(model: onnx.ModelProto) -> None:
                     names.append(f"{names[0]}_{kind}")
                     new.append(helper.make_node(kind, [names[-2], *quantizer.input[1:]], [names[-1]]))
             new.append(helper.make_node("Flatten", [names[-1]], [result], axis=1))
-        _replace(model, node, new)
+        position = list(model.graph.node).index(node)
+        model.graph.node.remove(node)
+        for offset, each in enumerate(new):
+            model.graph.node.insert(position + offset, each)
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, with 0 for a dimension that is not fixed."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = [*inferred.input, *inferred.value_info, *inferred.output]
-    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
-
-
-def _replace(model: onnx.ModelProto, node: NodeProto, new: list[NodeProto]) -> None:
-    position = list(model.graph.node).index(node)
-    model.graph.node.remove(node)
-    for offset, each in enumerate(new):
-        model.graph.node.insert(position + offset, each)
+    values = [v for v in [*inferred.input, *inferred.value_info, *inferred.output] if v.type.tensor_type.HasField("shape")]
+    return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}

@@ -27,7 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Latency(Part):
@@ -55,7 +55,7 @@ class Agreement(Part):
     """How far outputs are the teacher's, on the test split."""
 
     top1: Share = Field(description="share of samples where both name the same class")
-    kl: NonNegativeFloat = Field(description="mean KL divergence from the teacher, in nats")
+    kl: float = Field(description="mean KL(teacher, ours) in nats; rounding can leave it just below 0")
 
 
 class Parity(Part):
@@ -201,9 +201,14 @@ class TargetReport(Part):
         return next((one for one in self.candidates if one.name == name), None)
 
     @property
+    def bundled_name(self) -> str | None:
+        """Name of the engine in the bundle: the chosen one, else the nearest."""
+        return self.chosen or self.nearest
+
+    @property
     def bundled(self) -> Candidate | None:
-        """The engine in the bundle: the chosen one, else the nearest."""
-        return self.candidate(self.chosen or self.nearest)
+        """The engine in the bundle."""
+        return self.candidate(self.bundled_name)
 
 
 class Step(Part):

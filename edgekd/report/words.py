@@ -48,6 +48,15 @@ def amount(value: float, metric: str) -> str:
     return f"{text} point{'' if text == '1.00' else 's'}"
 
 
+def drop(value: float, metric: str) -> str:
+    """How far a score fell; a rise has a minus.
+
+    >>> drop(0.0153, "accuracy"), drop(-0.002, "accuracy")
+    ('1.53 points', '−0.20 points')
+    """
+    return f"{MINUS if value < 0 else ''}{amount(value, metric)}"
+
+
 def versus(value: float, metric: str) -> str:
     """A difference of two scores in words.
 
@@ -70,20 +79,21 @@ def times(value: float) -> str:
     return f"{value:.0f}×" if value >= 99.5 else f"{value:.1f}×" if value >= 9.95 else f"{value:.2f}×"
 
 
-def speed(ratio: Ratio) -> str:
-    """A ratio of latencies in words, with its interval.
+def speed(ratio: Ratio, other: str = "") -> str:
+    """A ratio of latencies in words, with its interval; `other` is what it compares with.
 
     >>> from edgekd.report.schema import Ratio
-    >>> speed(Ratio(point=0.5, low=0.4, high=0.625)), speed(Ratio(point=1.29, low=1.21, high=1.35))
-    ('2.00× faster (1.60–2.50)', '1.29× slower (1.21–1.35)')
-    >>> speed(Ratio(point=0.99, low=0.97, high=1.02))
-    'not distinguishable, 0.99× (0.97–1.02)'
+    >>> speed(Ratio(point=0.5, low=0.4, high=0.625)), speed(Ratio(point=1.29, low=1.21, high=1.35), "float")
+    ('2.00× faster (1.60–2.50)', '1.29× slower than float (1.21–1.35)')
+    >>> speed(Ratio(point=0.99, low=0.97, high=1.02), "float")
+    'not distinguishable from float, 0.99× (0.97–1.02)'
     """
+    than = f" than {other}" if other else ""
     if ratio.low <= 1 <= ratio.high:
-        return f"not distinguishable, {times(ratio.point)} {span(ratio.low, ratio.high)}"
+        return f"not distinguishable{than.replace(' than', ' from', 1)}, {times(ratio.point)} {span(ratio.low, ratio.high)}"
     if ratio.high < 1:
-        return f"{times(1 / ratio.point)} faster {span(1 / ratio.high, 1 / ratio.low)}"
-    return f"{times(ratio.point)} slower {span(ratio.low, ratio.high)}"
+        return f"{times(1 / ratio.point)} faster{than} {span(1 / ratio.high, 1 / ratio.low)}"
+    return f"{times(ratio.point)} slower{than} {span(ratio.low, ratio.high)}"
 
 
 def span(low: float, high: float) -> str:
@@ -124,6 +134,16 @@ def seconds(value: float | None) -> str:
     return NONE if value is None else format_seconds(value)
 
 
+def tick(value: float) -> str:
+    """A round time on an axis.
+
+    >>> tick(0.0002), tick(0.001)
+    ('200 µs', '1 ms')
+    """
+    number, unit = format_seconds(value).split(" ", 1)
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
+
+
 def size(value: int | None) -> str:
     """A number of bytes, or a dash."""
     return NONE if value is None else format_bytes(value)
@@ -132,3 +152,12 @@ def size(value: int | None) -> str:
 def share(value: float | None) -> str:
     """A share of samples in percent, or a dash."""
     return NONE if value is None else f"{value:.2%}"
+
+
+def short(metric: str) -> str:
+    """A metric's name without its module.
+
+    >>> short("metrics:f1")
+    'f1'
+    """
+    return metric.rpartition(":")[2]

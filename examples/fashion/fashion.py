@@ -1,6 +1,7 @@
 """Fashion-MNIST for edgekd: the four things that a user brings: a teacher, a student, the data, a metric.
 
-`edgekd compile recipe.toml` imports this file because the recipe says `factory = "fashion:student"`.
+`edgekd compile recipe.toml` imports this file because the recipe says `factory = "fashion:student"`. Any further key of
+a section is an argument of its factory: `width = 32`, `full = true`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
+import edgekd
 
 HERE = Path(__file__).parent
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -47,8 +50,48 @@ class Teacher(nn.Module):
         return self.head(self.top(self.middle(self.stem(x))).amax((2, 3)))
 
 
+class Student(nn.Module):
+    """A smaller net of the same kind; most of its work is at 14 x 14. images [batch, 1, 28, 28] -> logits [batch, 10]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv(1, width), nn.MaxPool2d(2))
+        self.middle = nn.Sequential(Residual(width), conv(width, 2 * width, stride=2))
+        self.top = nn.Sequential(Residual(2 * width), conv(2 * width, 4 * width, stride=2))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(4 * width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pool(self.top(self.middle(self.stem(x)))).flatten(1))
+
+
 def teacher() -> nn.Module:
     return Teacher()
+
+
+def student(width: int = 32) -> nn.Module:
+    return Student(width)
+
+
+def data(full: bool = False) -> edgekd.Dataset:
+    """The subset beside this file, or (`full = true`) the whole set from Debian's package."""
+    if full:
+        splits = debian()
+    else:
+        with np.load(HERE / "fashion.npz", allow_pickle=False) as stored:
+            splits = {s: (stored[f"{s}_images"], stored[f"{s}_labels"]) for s in ("train", "validation", "test")}
+    return edgekd.Dataset(
+        **{name: tensors(*arrays) for name, arrays in splits.items()},
+        augment=augment,
+        labels=LABELS,
+        preprocessing={"scale": 1 / 255, "mean": [MEAN], "std": [STD], "layout": "NCHW"},
+    )
+
+
+def balanced_accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
+    """The recall of each class, averaged: `metric = "fashion:balanced_accuracy"`. outputs [n, 10], targets [n]."""
+    right = outputs.argmax(1) == targets
+    return float(np.mean([right[targets == c].mean() for c in np.unique(targets)]))
 
 
 def debian() -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,0 +1,283 @@
+"""The `edgekd` command. Each command imports what it needs when it runs: `--help` and `list` import neither torch nor a runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekd.errors import EdgekdError, UserError
+
+EXAMPLES = """\b
+Examples:
+  edgekd new mynet                          a commented recipe and Python file
+  edgekd plan recipe.toml                   what would run, and what is cached
+  edgekd compile recipe.toml --out out      teacher + student -> measured bundle
+  edgekd compile recipe.toml --set distill.epochs=2 --set seed=1
+  edgekd measure out/bundles/host other/bundles/host
+  edgekd doctor                             what this machine can compile and measure
+"""
+
+app = typer.Typer(
+    help="Take a teacher and a student to a small, fast, measured engine that an app can link.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="List or clean the store of finished results.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(store_app, name="store")
+
+RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file", metavar="RECIPE")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report and the bundles")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a field: distill.epochs=2")]
+StoreOpt = Annotated[Path | None, typer.Option("--store", help="folder of finished results; default: the user's cache", envvar="EDGEKD_STORE")]
+Json = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on stderr")]
+Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="FOLDER=PATH", help="add a file: losses=./mine.py")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from edgekd import __version__
+
+        print(f"edgekd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compile(
+    recipe: RecipeArg,
+    out: Out = Path("out"),
+    overrides: Sets = None,
+    store: StoreOpt = None,
+    plugin: Plugins = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="make every step again")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe: distil, prune, quantize, export, compile, measure, choose, bundle."""
+    from edgekd import api, registry
+
+    for spec in plugin or []:
+        registry.add_plugin(spec)
+    report = api.compile(recipe, out, overrides=overrides or [], store=store, quiet=quiet, fresh=fresh)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        _show(report)
+        print(f"\nreport   {out / 'report.html'}\nbundles  {out / 'bundles'}")
+    if any(target["chosen"] is None for target in report["targets"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(recipe: RecipeArg, overrides: Sets = None, store: StoreOpt = None, plugin: Plugins = None, as_json: Json = False) -> None:
+    """Print what compile would do: each step, cached or not, and what it reads."""
+    from edgekd import api, registry
+    from edgekd.pipeline.run import cached
+
+    for spec in plugin or []:
+        registry.add_plugin(spec)
+    planned = api.prepare(recipe, overrides=overrides or [], store=store)
+    hits = cached(planned)
+    rows = [
+        {"step": name, "cached": hits[name], "reads": list(step.reads), "key": step.key} for name, step in planned.steps.items()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table("step", "", "reads", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(str(row["step"]), "cached" if row["cached"] else "to do", ", ".join(row["reads"]))  # type: ignore[arg-type]
+    _console().print(table)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration")],
+    as_json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """List what a recipe may name: losses, criteria, observers, sources, teachers, backends, targets, calibration."""
+    from edgekd import registry, target
+    from edgekd.errors import nearest
+
+    for spec in plugin or []:
+        registry.add_plugin(spec)
+    if what in registry.FOLDERS:
+        rows = list(registry.summaries(what))
+    elif what == "targets":
+        found = [target.find_target(name, Path()) for name in target.names("targets")]
+        rows = [(t.name, f"{t.chip}; {', '.join(t.backends)}") for t in found]
+    elif what == "calibration":
+        recipes = [target.find_calibration(name, Path()) for name in target.names("calibration")]
+        rows = [(c.name, f"{c.count} from {c.source}, {c.observer}") for c in recipes]
+    else:
+        raise UserError(f'nothing called "{what}" to list', hint=nearest(what, [*registry.FOLDERS, "targets", "calibration"]))
+    if as_json:
+        print(json.dumps([{"name": name, "summary": summary} for name, summary in rows], indent=1))
+        return
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, summary in rows:
+        print(f"{name:<{width}}  {summary}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can compile and measure, and the command that adds what is missing."""
+    from edgekd.doctor import examine
+
+    checks = examine()
+    if as_json:
+        print(json.dumps([vars(check) for check in checks], indent=1))
+        return
+    for check in checks:
+        print(f"{'ok ' if check.good else 'no '} {check.what:<14} {check.found}")
+        if check.cure:
+            print(f"{'':18} hint: {check.cure}")
+
+
+@app.command()
+def measure(
+    bundles: Annotated[list[Path], typer.Argument(help="bundles to race, interleaved", metavar="BUNDLE...")],
+    seconds: Annotated[float, typer.Option(help="an engine, in all processes together")] = 2.0,
+    processes: Annotated[int, typer.Option(help="fresh processes")] = 3,
+    threads: Annotated[int, typer.Option(help="pinned thread count")] = 1,
+    seed: Annotated[int, typer.Option(help="of the order of the rounds")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Race bundles on this machine: fresh processes, interleaved rounds, medians with intervals."""
+    from edgekd.measure import race_bundles, rows_of
+
+    found = race_bundles(bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table("bundle", "median", "95% interval", "p90", "p99", "calls", "ratio to the first", box=None, pad_edge=False)
+    for row in rows_of(found):
+        table.add_row(*row)
+    _console().print(table)
+
+
+@app.command()
+def report(out: Annotated[Path, typer.Argument(help="the folder that compile wrote", metavar="OUT")], as_json: Json = False) -> None:
+    """Print the report of an earlier compile."""
+    from edgekd.backend import read_json
+
+    found = read_json(out / "report.json")
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        _show(found)
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="a folder to make, and the name of its Python module")]) -> None:
+    """Write a commented recipe and Python file to start from."""
+    from edgekd.scaffold import write_project
+
+    for path in write_project(Path(name)):
+        print(path)
+
+
+@app.command()
+def schema() -> None:
+    """Print the recipe's JSON schema, so that editors complete and check it."""
+    from edgekd.recipe import schema as recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=1))
+
+
+@store_app.command("ls")
+def store_ls(store: StoreOpt = None, as_json: Json = False) -> None:
+    """List what the store holds, least recently used first."""
+    from edgekd.store import Store, default_folder
+    from edgekd.units import format_bytes, format_seconds
+
+    found = Store(store or default_folder())
+    rows = [(e.key, e.facts["label"], e.seconds, _bytes(e.path)) for e in found.entries()]
+    if as_json:
+        print(json.dumps([dict(zip(("key", "label", "seconds", "bytes"), row, strict=True)) for row in rows], indent=1))
+        return
+    for key, label, seconds, size in rows:
+        print(f"{key[:12]}  {format_bytes(size):>8}  {format_seconds(seconds):>12}  {label}")
+    print(f"{len(rows)} entries, {format_bytes(sum(row[3] for row in rows))} in {found.folder}", file=sys.stderr)
+
+
+@store_app.command("gc")
+def store_gc(
+    store: StoreOpt = None,
+    days: Annotated[float, typer.Option("--unused-for", help="days since the last use")] = 30.0,
+    every: Annotated[bool, typer.Option("--all", help="everything")] = False,
+) -> None:
+    """Remove what was not used for a while."""
+    import time
+
+    from edgekd.store import ENTRY, Store, default_folder
+    from edgekd.units import format_bytes
+
+    found, freed, count = Store(store or default_folder()), 0, 0
+    for entry in list(found.entries()):
+        if every or time.time() - (entry.path / ENTRY).stat().st_mtime > days * 86_400:
+            freed, count = freed + _bytes(entry.path), count + 1
+            found.remove(entry.key)
+    found.sweep()
+    print(f"removed {count} entries, {format_bytes(freed)}")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _show(found: dict[str, Any]) -> None:
+    from edgekd.report.terminal import summary
+
+    _console().print(summary(found))
+
+
+def main() -> None:
+    """Entry point: errors become a message with a hint on stderr and an exit code; 2 is the user's mistake."""
+    try:
+        app(standalone_mode=False)
+    except EdgekdError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"\nhint: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ninterrupted: finished stages are kept; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
+            show = getattr(error, "show", None)
+            if show:
+                show()
+            sys.exit(error.exit_code)
+        raise

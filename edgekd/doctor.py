@@ -1,0 +1,66 @@
+"""What this machine can compile and measure, and the exact command that adds what is missing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgekd import registry
+from edgekd.backend import open_backend
+from edgekd.pipeline.step import package_version
+from edgekd.store import default_folder
+from edgekd.target import find_target
+from edgekd.units import format_bytes
+
+NEEDED = {"torch": "train and quantize", "torchao": "quantize", "torch_pruning": "prune", "onnxscript": "export"}
+LITTLE = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, whether it is good, what was found, and the command that cures it."""
+
+    what: str
+    good: bool
+    found: str
+    cure: str = ""
+
+
+def examine() -> list[Check]:
+    """Look at the packages, the backends, the machine and the store. Imports no runtime."""
+    checks = []
+    for module, use in NEEDED.items():
+        package = module.replace("_", "-")
+        there = find_spec(module) is not None
+        found = f"{package_version(package)}: can {use}" if there else f"missing: cannot {use}"
+        checks.append(Check(package, there, found, "" if there else f"pip install {package}"))
+    for name in registry.names("backends"):
+        backend = open_backend(name)
+        cure = backend.missing()
+        versions = ", ".join(f"{k} {v}" for k, v in backend.versions().items())
+        checks.append(Check(name, not cure, f"backend: {versions or 'built in'}" if not cure else "backend: not installed", cure))
+    return [*checks, *_machine(), _store()]
+
+
+def _machine() -> list[Check]:
+    host = find_target("host", Path())
+    fast = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(host.isa)
+    text = f"{host.chip}, {host.cores} cores, {', '.join(host.isa) or 'no vector extensions known'}"
+    slow = "" if fast else "int8 may be no faster than float here: this CPU has no dot-product instructions"
+    checks = [Check("machine", True, text), Check("int8 kernels", bool(fast), ", ".join(sorted(fast)) or "none", slow)]
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor.is_file():
+        name = governor.read_text().strip()
+        cure = "" if name == "performance" else "sudo cpupower frequency-set -g performance"
+        checks.append(Check("governor", not cure, name, cure))
+    return checks
+
+
+def _store() -> Check:
+    folder = default_folder()
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    cure = "" if free > LITTLE else "edgekd store gc, or --store on another disk"
+    return Check("store", not cure, f"{folder}, {format_bytes(free)} free", cure)

@@ -1,0 +1,62 @@
+"""`edgekd measure`: bundles raced on this machine, whoever compiled them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from edgekd import bundle
+from edgekd.errors import UserError
+from edgekd.latency.race import race
+from edgekd.pipeline.measure import advancing, summary
+from edgekd.progress import Progress
+from edgekd.units import format_seconds
+
+
+def race_bundles(
+    bundles: Iterable[Path], *, seconds: float, processes: int, threads: int, seed: int, quiet: bool = False
+) -> dict[str, Any]:
+    """Race the engines of these bundles; latencies and ratios by bundle path.
+
+    Raises UserError for a bundle that was changed, or two that take different inputs.
+    """
+    folders = [Path(b) for b in bundles]
+    names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise UserError("a bundle is named twice", hint="copy it, to race it against itself")
+    signatures = {name: bundle.read(folder)["signature"]["inputs"] for name, folder in zip(names, folders, strict=True)}
+    first = next(iter(signatures.values()))
+    for name, inputs in signatures.items():
+        if [(p["shape"], p["dtype"]) for p in inputs] != [(p["shape"], p["dtype"]) for p in first]:
+            raise UserError(f"{name} takes other inputs than {names[0]}", hint="race bundles of the same task")
+    with Progress(quiet=quiet).task("measure", total=1.0) as task:
+        found = race(
+            {name: folder / "engine" for name, folder in zip(names, folders, strict=True)},
+            seconds=seconds,
+            processes=processes,
+            threads=threads,
+            seed=seed,
+            on_progress=advancing(task),
+        )
+    return summary(found)
+
+
+def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A printable row for each bundle, the ratio being to the first one's latency."""
+    rows = []
+    names = list(found["latency"])
+    for name in names:
+        took = found["latency"][name]
+        ratio = found["ratio"][name].get(names[0])
+        rows.append(
+            (
+                name,
+                format_seconds(took["median"]),
+                f"{format_seconds(took['low'])} to {format_seconds(took['high'])}",
+                *(format_seconds(took[key]) if took[key] else "too few" for key in ("p90", "p99")),
+                str(took["count"]),
+                f"{ratio['point']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" if ratio else "1",
+            )
+        )
+    return rows

@@ -1,0 +1,133 @@
+"""Every candidate of a target in one picture: latency across, score up, bytes as the disc's area."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from statistics import median
+
+from edgekd.report import words
+from edgekd.report.labels import Box, Label, Mark, place
+from edgekd.report.schema import Candidate, Latency, Report, TargetReport
+from edgekd.report.svg import Axis, element, picture, text
+
+ORDER = {"chosen": 0, "reference": 1, "kept": 2, "rejected": 3, "failed": 4}
+
+
+def kind(one: Candidate) -> str:
+    """The colour's name: teacher, integer or float."""
+    return "teacher" if one.version == "teacher" else "integer" if one.integer else "float"
+
+
+def drawn(target: TargetReport) -> list[Candidate]:
+    """The candidates that the picture can show: measured, and scored on the test split."""
+    return [one for one in target.candidates if one.latency is not None and one.metric is not None]
+
+
+def draw(report: Report, target: TargetReport, width: int, height: int) -> str:
+    """The picture as SVG, laid out for a width in pixels; empty if there is nothing to show."""
+    shown = sorted(drawn(target), key=lambda one: (one.name != target.nearest, ORDER[one.verdict]))
+    if not shown:
+        return ""
+    narrow = width < 600
+    size, largest = (11.0, 17.0) if narrow else (12.5, 25.0)
+    frame = Box(46 if narrow else 58, 26, width - 10, height - 42)
+    x, y = _axes(shown, frame, largest + 8)
+    most = max(one.bytes or 1 for one in shown)
+    marks = [_mark(one, target, x, y, max(3.0, largest * ((one.bytes or 1) / most) ** 0.5), report) for one in shown]
+    labels = place(marks, frame, size)
+    parts = [_grid(x, y, frame, report.metric.name, narrow)]
+    discs = sorted(zip(shown, marks, strict=True), key=lambda pair: -pair[1].radius)
+    parts += [_disc(one, mark, x, target, report.metric.name) for one, mark in discs]
+    parts += [_label(label, mark, size, one.name == target.bundled_name) for one, mark, label in zip(shown, marks, labels, strict=True)]
+    best = target.bundled_name
+    said = f"Latency, {words.short(report.metric.name)} and size of {len(shown)} engines; {best or 'none'} is bundled. The table below has the figures."
+    return picture(width, height, said, *parts)
+
+
+def _latency(one: Candidate) -> Latency:
+    assert one.latency is not None  # only drawn() candidates come here
+    return one.latency
+
+
+def _score(one: Candidate) -> float:
+    assert one.metric is not None
+    return one.metric
+
+
+def floor(scores: list[float]) -> float:
+    """The lowest score worth drawing to scale: what lies far below the others is drawn at the bottom edge.
+
+    >>> floor([0.94, 0.93, 0.92]), round(floor([0.94, 0.93, 0.10]), 3)
+    (0.92, 0.89)
+    """
+    best = max(scores)
+    return max(min(scores), best - max(5 * (best - median(scores)), 0.05 * abs(best)))
+
+
+def _axes(shown: list[Candidate], frame: Box, inset: float) -> tuple[Axis, Axis]:
+    times = [_latency(one).median for one in shown]
+    scores = [_score(one) for one in shown]
+    low, high = floor(scores), max(scores)
+    if high - low < 1e-6:
+        low, high = low - 0.005 * max(abs(low), 0.1), high + 0.005 * max(abs(high), 0.1)
+    fast, slow = min(times), max(times)
+    if slow < fast * 1.05:
+        fast, slow = fast / 1.1, slow * 1.1
+    inner = Axis(fast, slow, frame.left + inset, frame.right - inset, log=True)
+    stretch = (slow / fast) ** (inset / (inner.end - inner.start))
+    across = Axis(fast / stretch, slow * stretch, frame.left, frame.right, log=True)
+    span = (high - low) * inset / (frame.bottom - frame.top - 2 * inset)
+    return across, Axis(low - span, high + span, frame.bottom, frame.top)
+
+
+def _mark(one: Candidate, target: TargetReport, x: Axis, y: Axis, radius: float, report: Report) -> Mark:
+    number = str(target.candidates.index(one) + 1)
+    numbered = f"{number} {one.name}"
+    score, low = _score(one), floor([_score(other) for other in drawn(target)])
+    second = f"{words.seconds(_latency(one).median)} · {words.size(one.bytes)}"
+    if score < low:
+        second += f" · at {words.score(score, report.metric.name)}"
+    wordings = ((numbered, second), (numbered,), (number,))
+    return Mark(x.at(_latency(one).median), y.at(max(score, low)), radius, wordings)
+
+
+def _grid(x: Axis, y: Axis, frame: Box, metric: str, narrow: bool) -> str:
+    parts = []
+    for value in x.ticks(4 if narrow else 8):
+        parts.append(element("line", x1=x.at(value), x2=x.at(value), y1=frame.top, y2=frame.bottom, class_="grid"))
+        parts.append(text(words.tick(value), x.at(value), frame.bottom + 16, class_="tick", text_anchor="middle"))
+    for value in y.ticks(5):
+        parts.append(element("line", x1=frame.left, x2=frame.right, y1=y.at(value), y2=y.at(value), class_="grid"))
+        shown = f"{value * 100:.4g}%" if metric == "accuracy" else f"{value:.4g}"
+        parts.append(text(shown, frame.left - 6, y.at(value) + 4, class_="tick", text_anchor="end"))
+    parts.append(text(f"↑ {words.short(metric)} on test", 2, 14, class_="title"))
+    parts.append(text("← faster: median latency, log scale", frame.right, frame.bottom + 36, class_="title", text_anchor="end"))
+    return "".join(parts)
+
+
+def _disc(one: Candidate, mark: Mark, x: Axis, target: TargetReport, metric: str) -> str:
+    latency = _latency(one)
+    hint = f"{one.name}: {words.seconds(latency.median)}, {words.score(one.metric, metric)}, {words.size(one.bytes)}, {one.verdict}"
+    low, high = max(latency.low, x.low), min(latency.high, x.high)
+    parts = [element("title", escape(hint)), element("circle", cx=mark.x, cy=mark.y, r=mark.radius)]
+    if x.at(high) - x.at(low) > 2 * mark.radius:
+        parts.append(element("line", x1=x.at(low), x2=x.at(high), y1=mark.y, y2=mark.y))
+    if one.name == target.bundled_name:
+        parts.append(element("circle", cx=mark.x, cy=mark.y, r=mark.radius + 3.5, class_="ring"))
+    return element("g", *parts, class_=f"disc {kind(one)} {one.verdict}")
+
+
+def _label(label: Label, mark: Mark, size: float, strong: bool) -> str:
+    x = (label.box.left + label.box.right) / 2
+    leader = ""
+    if label.leader:
+        to_x, to_y = min(max(mark.x, label.box.left), label.box.right), min(max(mark.y, label.box.top), label.box.bottom)
+        way = mark.radius / (math.hypot(to_x - mark.x, to_y - mark.y) or 1.0)
+        start = {"x1": mark.x + (to_x - mark.x) * way, "y1": mark.y + (to_y - mark.y) * way}
+        leader = element("line", **start, x2=to_x, y2=to_y, class_="leader")
+    lines = [
+        text(line, x, label.box.top + size * (0.98 + 1.25 * i), class_=("name strong" if strong else "name") if i == 0 else "fact")
+        for i, line in enumerate(label.lines)
+    ]
+    return leader + element("g", *lines, text_anchor="middle", font_size=size)

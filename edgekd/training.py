@@ -1,0 +1,261 @@
+"""The one training loop: distillation, recovery after pruning and quantization-aware training all run it.
+
+It goes on from where a kill left it, to the same bits: whatever is random comes from (seed, epoch) alone, and a checkpoint
+after each epoch holds model, projectors, optimizer, best weights and history together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekd import checkpoint
+from edgekd.data import Dataset
+from edgekd.errors import EdgekdError
+from edgekd.objective import Objective
+from edgekd.progress import Task
+from edgekd.schedule import Training, rate
+from edgekd.stage import Context
+
+Load = Callable[[nn.Module, Mapping[str, torch.Tensor]], Any]
+
+CHUNK = 512
+"""Samples augmented together: part of what a view is."""
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    context: Context,
+    training: Training,
+    *,
+    label: str,
+    on_epoch: Callable[[int], Any] = lambda _epoch: None,
+    set_mode: Callable[[nn.Module, bool], Any] = lambda model, training: model.train(training),
+    load: Load = lambda model, tensors: model.load_state_dict(tensors),
+) -> dict[str, Any]:
+    """Train `model` in place, and leave it in eval mode with the weights of its best epoch on the validation split.
+
+    `label` names the work to the user, and its checkpoint in `context.work`. `on_epoch(epoch)` is called before each epoch;
+    a run that goes on calls it first with the epoch where it goes on, so compare with ≥. `set_mode(model, training)` and
+    `load(model, tensors)` are for models with their own ways.
+
+    Returns {"best": index of the best epoch, "epochs": [{"loss", "terms", "validation", "lr"}]}.
+    Raises EdgekdError, naming epoch, step and loss, when the loss is not finite.
+    """
+    data = context.data()
+    inputs, targets = data.train
+    path = context.work / f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}.checkpoint"
+    with torch.random.fork_rng(devices=[]):
+        set_mode(model, False)
+        layout = fastest_layout(model, inputs[:2])
+        objective.prepare(model, inputs[:2], targets[:2], derive(context.seed, "projectors"))
+        run = _Run(model, objective, _optimizer(model, objective, training), layout, load)
+        origin = run.origin(label, training, context.seed)
+        run.resume(path, origin)
+        steps = sum(1 for _ in batches(len(inputs), training.batch, seed=0))
+        with context.progress.task(label, total=steps * training.epochs) as task:
+            task.advance(steps * len(run.epochs))
+            for epoch in range(len(run.epochs), training.epochs):
+                torch.manual_seed(derive(context.seed, "epoch", epoch))
+                on_epoch(epoch)
+                set_mode(model, True)
+                facts = _epoch(run, epoch, training, context, f"{label}: epoch {epoch + 1}", task)
+                set_mode(model, False)
+                run.finish({**facts, "validation": _score(model, data, context, label)})
+                checkpoint.write(path, *run.state(origin))
+                task.advance(0, run.note())
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the stub lacks this form
+    load(model, run.best)
+    set_mode(model, False)
+    return {"best": run.best_epoch, "epochs": run.epochs}
+
+
+def logits_of(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, batch: int = 256) -> torch.Tensor:
+    """Outputs [n, classes] of a network that is in eval mode, for inputs [n, ...], without gradients, `batch` at a time."""
+    with torch.no_grad():
+        return torch.cat([module(part) for part in inputs.split(batch)])
+
+
+def derive(seed: int, *parts: object) -> int:
+    """A seed for one purpose, such as `derive(0, "epoch", 3)`: the same wherever and whenever it is asked for."""
+    text = "/".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def view(data: Dataset, seed: int) -> torch.Tensor:
+    """The training inputs [n, ...], augmented with `seed`; as they are where the data has no augmentation."""
+    if data.augment is None:
+        return data.train[0]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.cat([data.augment(chunk, generator) for chunk in data.train[0].split(CHUNK)])
+
+
+def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
+    """Shuffled indices of `count` samples, `size` at a time. A last batch of one, on which batch norm has no variance, is left out.
+
+    >>> sorted(len(batch) for batch in batches(10, 4, seed=0)), [len(batch) for batch in batches(9, 4, seed=0)]
+    ([2, 4, 4], [4, 4])
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    for batch in order.split(size):
+        if len(batch) > 1 or size == 1 or count == 1:
+            yield batch
+
+
+def fastest_layout(model: nn.Module, inputs: torch.Tensor) -> torch.memory_format:
+    """Put a network of images [batch, channels, height, width] into channels-last, where its code allows that.
+
+    A `view` that counts on the other layout fails in the trial run, and the network stays as it was.
+    """
+    if inputs.dim() == 4:
+        with suppress(RuntimeError):
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks this form
+            logits_of(model, inputs.contiguous(memory_format=torch.channels_last))
+            return torch.channels_last
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return torch.contiguous_format
+
+
+@dataclass
+class _Run:
+    """What changes while training, and how it becomes a checkpoint."""
+
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    layout: torch.memory_format
+    load: Load
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def note(self, loss: float | None = None) -> str:
+        """What the progress bar shows: the loss (of the last epoch, unless given), and the last validation metric."""
+        if not self.epochs:
+            return "" if loss is None else f"loss {loss:.3f}"
+        last = self.epochs[-1]
+        return f"loss {last['loss'] if loss is None else loss:.3f}  validation {last['validation']:.4f}"
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Close an epoch. Of two that are equally good, the first is the best."""
+        self.epochs.append(facts)
+        if not self.best or facts["validation"] > self.epochs[self.best_epoch]["validation"]:
+            self.best_epoch = len(self.epochs) - 1
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def origin(self, label: str, training: Training, seed: int) -> str:
+        """What this run began from: a checkpoint that began from anything else is of another run."""
+        own = {f.name: getattr(training, f.name) for f in fields(Training)}
+        terms = {name: [weight, repr(loss)] for name, (weight, loss) in self.objective.terms.items()}
+        facts = {"label": label, "training": own, "terms": terms, "seed": seed}
+        return hashlib.sha256(checkpoint.encode(self.model.state_dict(), facts)).hexdigest()
+
+    def state(self, origin: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        tensors |= {f"projectors/{name}": value for name, value in self.objective.projectors.state_dict().items()}
+        for index, parameter in enumerate(self.parameters):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    tensors[f"optimizer/{index}/{name}"] = value
+        return tensors, {"origin": origin, "epochs": self.epochs, "best": self.best_epoch}
+
+    def resume(self, path: Any, origin: str) -> None:
+        """Go on from a checkpoint, if there is a whole one of this run."""
+        found = checkpoint.read(path)
+        if found is None or found[1]["origin"] != origin:
+            return
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "projectors": {}, "optimizer": {}}
+        for key, value in found[0].items():
+            kind, _, name = key.partition("/")
+            parts[kind][name] = value
+        self.load(self.model, parts["model"])
+        self.objective.projectors.load_state_dict(parts["projectors"])
+        for key, value in parts["optimizer"].items():
+            index, _, name = key.partition("/")
+            parameter = self.parameters[int(index)]
+            like = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+            self.optimizer.state[parameter][name] = like  # in the parameter's own layout, or the bits would differ
+        self.best, self.best_epoch, self.epochs = parts["best"], found[1]["best"], found[1]["epochs"]
+
+
+def _optimizer(model: nn.Module, objective: Objective, training: Training) -> torch.optim.Optimizer:
+    trained = [p for module in (model, objective.projectors) for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=training.lr)
+
+
+def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: str, task: Task) -> dict[str, Any]:
+    """One pass over the training split. Returns the mean loss, the mean of each of its terms, and the last learning rate."""
+    data = context.data()
+    inputs, logits = _inputs(data, epoch, training, context, run.objective.wants("logits"))
+    targets = data.train[1]
+    order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch)))
+    steps = training.epochs * len(order)
+    warmup = min(round(training.warmup_epochs * len(order)), steps // 2)
+    sums = dict.fromkeys(run.objective.terms, 0.0)
+    for step, batch in enumerate(order):
+        lr = rate(epoch * len(order) + step, steps, warmup, training.lr)
+        for group in run.optimizer.param_groups:
+            group["lr"] = lr
+        x = inputs[batch].contiguous(memory_format=run.layout)
+        terms = run.objective(run.model, x, targets[batch], None if logits is None else logits[batch])
+        run.optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        norm = nn.utils.clip_grad_norm_(run.parameters, training.clip)
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        _finite(values, float(norm), f"{where}, step {step + 1}")
+        run.optimizer.step()
+        for name, value in values.items():
+            sums[name] += value * len(batch)
+        task.advance(note=run.note(sum(values.values())))
+    count = sum(map(len, order))
+    means = {name: value / count for name, value in sums.items()}
+    return {"loss": sum(means.values()), "terms": means, "lr": lr}
+
+
+def _inputs(
+    data: Dataset, epoch: int, training: Training, context: Context, wanted: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The inputs of an epoch [n, ...], and the teacher's logits [n, classes] if wanted and known for all of them at once."""
+    if data.augment is not None and training.views == 0:
+        return view(data, derive(context.seed, "fresh", epoch)), None
+    number = epoch % max(training.views, 1)
+    name = f"train view {number} seed {context.seed}" if data.augment else "train"
+    inputs = view(data, derive(context.seed, "view", number))
+    return inputs, context.teacher_logits(name, lambda: inputs) if wanted else None
+
+
+def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:
+    named = {f'the loss "{name}"': value for name, value in losses.items()}
+    for what, value in {**named, "the gradient's norm": gradient}.items():
+        if not math.isfinite(value):
+            hint = "a lower lr, a longer warm-up (warmup_epochs), a smaller clip, or a smaller weight of that loss"
+            raise EdgekdError(f"{where}: {what} is {value}", hint=hint)
+
+
+def _score(model: nn.Module, data: Dataset, context: Context, label: str) -> float:
+    """The metric on the validation split, higher is better."""
+    inputs, targets = data.validation
+    score = float(context.metric(logits_of(model, inputs).numpy(), targets.numpy()))
+    if not math.isfinite(score):
+        raise EdgekdError(f"{label}: the validation metric is {score}", hint="a lower lr, or look at the metric")
+    return score

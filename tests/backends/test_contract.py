@@ -1,0 +1,151 @@
+"""Every file in edgekd/backends/ keeps the contract."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backends.folders import write_program
+
+from edgekd import registry
+from edgekd.backend import Backend, Signature, load_engine, open_backend
+from edgekd.errors import UserError
+
+RUNTIMES = ("torch", "onnx", "onnxruntime", "onnxslim", "openvino", "tvm", "executorch", "ai_edge_litert", "ncnn")
+
+
+def usable() -> list[str]:
+    return [name for name in registry.names("backends") if not open_backend(name).missing()]
+
+
+@pytest.mark.parametrize("name", registry.names("backends"))
+def test_importing_a_backend_and_asking_what_is_missing_imports_no_runtime(name: str) -> None:
+    code = (
+        f"import sys; from edgekd.backend import open_backend; b = open_backend({name!r}); b.missing(); b.versions();"
+        f"import edgekd.worker, edgekd.tasks, edgekd.latency.race, edgekd.latency.rounds;"
+        f"print([m for m in {RUNTIMES!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", registry.names("backends"))
+def test_it_is_a_final_backend_named_like_its_file(name: str) -> None:
+    backend = open_backend(name)
+    assert isinstance(backend, Backend)
+    assert backend.name == name
+    assert getattr(type(backend), "__final__", False)
+    assert backend.grid({"name": "host"}) in ("affine", "symmetric", "none")
+
+
+@pytest.mark.parametrize("name", usable())
+def test_compile_then_load_runs_the_signature_and_gives_the_same_bytes_again(name: str, tmp_path: Path) -> None:
+    backend, program = open_backend(name), write_program(tmp_path / "program")
+    assert backend.unsupported(program, {"name": "host", "precisions": ["float32"]}) == []
+    engines = [tmp_path / "one", tmp_path / "two"]
+    for out in engines:
+        out.mkdir()
+        facts = backend.compile(program, out, {"name": "host"}, 1)
+        assert facts == json.loads((out / "engine.json").read_text())
+    assert {"backend", "file", "versions", "precision", "integer_nodes", "float_nodes", "options", "bytes"} <= set(facts)
+    assert facts["bytes"] == (engines[0] / facts["file"]).stat().st_size > 0
+    for file in engines[0].iterdir():
+        assert file.read_bytes() == (engines[1] / file.name).read_bytes(), file.name
+    x = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
+    results = []
+    for engine in engines:
+        with load_engine(engine) as session:
+            assert session.signature == Signature.read(program)
+            (y,) = session.run([x])
+            assert y.shape == (1, 5)
+            assert y.dtype == np.float32
+            results.append(y)
+            session.close()
+    assert np.array_equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("name", usable())
+def test_a_precision_that_the_target_does_not_list_is_unsupported(name: str, tmp_path: Path) -> None:
+    program = write_program(tmp_path / "program")
+    lines = open_backend(name).unsupported(program, {"name": "tiny-board", "precisions": ["int8"]})
+    assert lines[0] == "the program is float32; the target tiny-board takes int8"
+
+
+@pytest.mark.parametrize("name", usable())
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ([], "takes 1 input(s) (x), got 0"),
+        ([np.zeros((1, 1, 8, 8), np.float32)] * 2, "got 2"),
+        ([np.zeros((1, 1, 8, 9), np.float32)], 'input "x" has shape [1, 1, 8, 9], the engine takes [1, 1, 8, 8]'),
+        ([np.zeros((1, 8, 8), np.float32)], "has shape [1, 8, 8]"),
+        ([np.zeros((1, 1, 8, 8))], "has dtype float64, the engine takes float32"),
+        ([[[[0.0]]]], "is a list, not a numpy array"),
+    ],
+)
+def test_wrong_inputs_are_named(name: str, inputs: list[object], says: str, tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    open_backend(name).compile(write_program(tmp_path / "program"), tmp_path / "engine", {}, 1)
+    with load_engine(tmp_path / "engine") as session, pytest.raises(UserError) as caught:
+        session.run(inputs)  # type: ignore[arg-type]
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"backend": "nul"}, 'did you mean "null"?'),
+        ({"backend": "../evil"}, "no backend named"),
+        ({"backend": None}, "no backend named"),
+        ({"file": "../program/model.onnx"}, "not the name of a file in this folder"),
+        ({"file": ".."}, "not the name of a file in this folder"),
+        ({"file": "gone.json"}, "does not exist"),
+        ({"format": 99}, "engine of format 99"),
+    ],
+)
+def test_a_changed_engine_is_refused(change: dict[str, object], says: str, tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    facts = open_backend("null").compile(write_program(tmp_path / "program"), engine, {}, 1)
+    (engine / "engine.json").write_text(json.dumps({**facts, **change}))
+    with pytest.raises(UserError, match=".") as caught:
+        load_engine(engine)
+    assert says in str(caught.value)
+
+
+def test_broken_json_and_missing_folders_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_engine(tmp_path / "nowhere")
+    (tmp_path / "engine.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_engine(tmp_path)
+    (tmp_path / "engine.json").write_text("[]")
+    with pytest.raises(UserError, match="no JSON object"):
+        load_engine(tmp_path)
+    (tmp_path / "signature.json").write_text('{"inputs": [{"name": "x"}], "outputs": []}')
+    with pytest.raises(UserError, match="not a signature: KeyError"):
+        Signature.read(tmp_path)
+
+
+def test_missing_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = open_backend("onnxruntime")
+    assert backend.missing() == ""
+    monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "edgekd.backend.metadata.requires", lambda name: ['onnx>=1.18; extra == "x"', "onnxruntime>=1.22", "onnxruntime-gpu"]
+    )
+    assert backend.missing() == "pip install 'onnxruntime>=1.22' 'onnx>=1.18'"
+
+
+def test_a_dynamic_batch_takes_any_and_noise_follows_dtype(tmp_path: Path) -> None:
+    ports = [{"name": "ids", "shape": ["batch", 4], "dtype": "int64"}, {"name": "m", "shape": [None, 4], "dtype": "bool"}]
+    (tmp_path / "signature.json").write_text(json.dumps({"inputs": ports, "outputs": []}))
+    signature = Signature.read(tmp_path)
+    ids, mask = signature.noise(3)
+    assert (ids.shape, ids.dtype, mask.shape, mask.dtype) == ((1, 4), np.int64, (1, 4), np.bool_)
+    assert set(ids.ravel().tolist()) <= {0, 1}
+    assert all(np.array_equal(a, b) for a, b in zip(signature.noise(3), [ids, mask], strict=True))

@@ -1,0 +1,98 @@
+"""The simulated device: its numbers are exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backends.folders import int8_model, write_program
+
+from edgekd.backend import open_backend
+from edgekd.backends.null import NullSession
+from edgekd.errors import EdgekdError, UserError
+
+
+def opened(tmp_path: Path, precision: str = "float32", **settings: Any) -> NullSession:
+    out = tmp_path / f"engine-{precision}"
+    out.mkdir(exist_ok=True)
+    program = write_program(tmp_path / precision, int8_model() if precision == "int8" else None, precision)
+    backend = open_backend("null")
+    backend.compile(program, out, {"null": settings}, 1)
+    session = backend.load(out)
+    assert isinstance(session, NullSession)
+    return session
+
+
+X = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8)
+
+
+def test_the_clock_moves_by_the_latency_and_by_nothing_else(tmp_path: Path) -> None:
+    session = opened(tmp_path, seconds=0.002, seconds_per_byte=0.0)
+    assert session.clock() == 0
+    session.run([X])
+    session.run([X])
+    assert session.clock() == 4_000_000
+    assert session.latency == 0.002
+
+
+def test_int8_takes_its_share_and_bytes_cost_time(tmp_path: Path) -> None:
+    quarter = opened(tmp_path, "int8", seconds=0.004, seconds_per_byte=0.0, integer=0.25)
+    quarter.run([X])
+    assert quarter.latency == 0.001
+    by_size = opened(tmp_path, seconds=0.0, seconds_per_byte=1e-6)
+    by_size.run([X])
+    assert by_size.latency == pytest.approx((tmp_path / "float32" / "model.onnx").stat().st_size * 1e-6)
+
+
+def test_outputs_are_linear_and_fixed_by_the_seed(tmp_path: Path) -> None:
+    session = opened(tmp_path, seed=7)
+    y = session.run([X])[0]
+    np.testing.assert_allclose(session.run([X * 2])[0], y * 2, rtol=1e-6)
+    matrix = np.random.default_rng(7).standard_normal((64, 5), dtype=np.float32) / np.float32(8)
+    np.testing.assert_array_equal(y, X.reshape(1, 64) @ matrix)
+    assert not np.allclose(opened(tmp_path, seed=8).run([X])[0], y)
+    coarse = opened(tmp_path, seed=7, step=0.5).run([X])[0]
+    np.testing.assert_allclose(coarse, np.rint(y / 0.5) * 0.5)
+
+
+def test_noise_is_seeded_per_process_and_keeps_its_median(tmp_path: Path) -> None:
+    session = opened(tmp_path, seconds=1e-3, seconds_per_byte=0.0, noise={"spread": 0.1, "outliers": 0.02})
+
+    def draws(*process: int) -> list[float]:
+        session.clock.restart(*process)
+        taken = []
+        for _ in range(2000):
+            session.clock.advance()
+            taken.append(session.latency)
+        return taken
+
+    first = draws(1, 0)
+    assert first == draws(1, 0)
+    assert first != draws(1, 1)
+    assert np.median(first) == pytest.approx(1e-3, rel=0.02)
+    assert 10 < sum(t > 4e-3 for t in first) < 90
+
+
+def test_cold_calls_are_slower(tmp_path: Path) -> None:
+    session = opened(tmp_path, seconds=1e-3, seconds_per_byte=0.0, noise={"cold_calls": 2, "cold_factor": 5.0})
+    taken = []
+    for _ in range(4):
+        session.run([X])
+        taken.append(session.latency)
+    assert taken == [5e-3, 5e-3, 1e-3, 1e-3]
+
+
+def test_unknown_settings_and_impossible_latencies_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no setting") as caught:
+        opened(tmp_path, second=1.0)
+    assert caught.value.hint == 'did you mean "seconds"?'
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(EdgekdError, match="simulated latency"):
+            opened(tmp_path, seconds=wrong)
+
+
+def test_it_answers_what_it_is_told_to_not_support(tmp_path: Path) -> None:
+    program = write_program(tmp_path / "p")
+    assert open_backend("null").unsupported(program, {"null": {"unsupported": ["node a (Erf)"]}}) == ["node a (Erf)"]

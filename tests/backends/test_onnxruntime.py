@@ -1,0 +1,119 @@
+"""ONNX Runtime: int8 runs as integers after re-basing, the file is portable and small, refusals are per node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from backends.folders import float_model, int8_model, write_program
+from onnx import TensorProto, helper
+
+from edgekd.backend import load_engine, open_backend
+from edgekd.errors import EdgekdError
+
+BACKEND = open_backend("onnxruntime")
+
+
+def _compiled(tmp_path: Path, program: Path, threads: int = 1) -> tuple[dict[str, object], Path]:
+    out = tmp_path / f"engine{threads}"
+    out.mkdir()
+    return BACKEND.compile(program, out, {"name": "host"}, threads), out
+
+
+def _reference(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    """The model as it came, unoptimised."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def test_a_float_engine_computes_what_the_program_does(tmp_path: Path) -> None:
+    facts, engine = _compiled(tmp_path, write_program(tmp_path / "program"))
+    assert facts["integer_nodes"] == 0
+    assert facts["float_nodes"] == 3
+    x = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
+    with load_engine(engine) as session:
+        np.testing.assert_allclose(session.run([x])[0], _reference(float_model(), x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_int8_engine_multiplies_integers_and_equals_the_program(tmp_path: Path) -> None:
+    model = int8_model()
+    facts, engine = _compiled(tmp_path, write_program(tmp_path / "program", model, "int8"))
+    kernels = facts["kernels"]
+    assert isinstance(kernels, dict)
+    assert kernels["QLinearConv"] == 2
+    assert facts["float_nodes"] == 0
+    assert facts["integer_nodes"] >= 3
+    held = onnx.load(engine / "model.onnx")
+    assert {n.domain for n in held.graph.node} <= {"", "ai.onnx"}, "portable: only standard operators"
+    zeros = {i.name: i.data_type for i in held.graph.initializer}
+    assert {zeros[n.input[2]] for n in held.graph.node if n.op_type == "QuantizeLinear"} == {TensorProto.UINT8}
+    with load_engine(engine) as session:
+        for seed in range(20):
+            x = np.random.default_rng(seed).standard_normal((1, 1, 8, 8)).astype(np.float32)
+            # the pooled value may round to its other neighbour: one step of 0.02 through the linear layer
+            np.testing.assert_allclose(session.run([x])[0], _reference(model, x), atol=0.02)
+
+
+def test_a_dynamic_batch_works(tmp_path: Path) -> None:
+    _, engine = _compiled(tmp_path, write_program(tmp_path / "program", float_model("batch")))
+    x = np.random.default_rng(0).standard_normal((7, 1, 8, 8)).astype(np.float32)
+    with load_engine(engine) as session:
+        whole = session.run([x])[0]
+        assert whole.shape == (7, 5)
+        np.testing.assert_allclose(session.run([x[2:3]])[0], whole[2:3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "spins"), [(1, "0"), (2, "1")])
+def test_threads_and_options_are_part_of_the_engine(threads: int, spins: str, tmp_path: Path) -> None:
+    facts, engine = _compiled(tmp_path, write_program(tmp_path / "program"), threads)
+    assert facts["threads"] == threads
+    options = BACKEND.load(engine)._session.get_session_options()  # type: ignore[attr-defined]
+    assert options.intra_op_num_threads == threads
+    assert options.inter_op_num_threads == 1
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spins
+
+
+def test_each_node_that_it_cannot_take_is_a_line(tmp_path: Path) -> None:
+    def value(name: str, kind: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, [1, 4])
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="fine"),
+        helper.make_node("Wobble", ["a"], ["b"], name="odd", domain="com.example"),
+        helper.make_node("Cast", ["x"], ["i"], name="cast", to=TensorProto.BFLOAT16),
+        helper.make_node("Sin", ["i"], ["y"], name="sine"),
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT)], [value("y", TensorProto.BFLOAT16)])
+    opsets = [helper.make_opsetid("", 22), helper.make_opsetid("com.example", 1)]
+    program = write_program(tmp_path / "p", float_model())
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), program / "model.onnx")
+    lines = BACKEND.unsupported(program, {"name": "host"})
+    assert [line.split(":")[0] for line in lines] == ["node odd (com.example Wobble)", "node sine (ai.onnx Sin)"]
+    assert "com.example" in lines[0]
+
+
+def test_another_grid_is_refused(tmp_path: Path) -> None:
+    program = write_program(tmp_path / "p", int8_model(), "int8", grid="power_of_two")
+    assert BACKEND.unsupported(program, {}) == [
+        "quantized on the grid power_of_two; onnxruntime takes affine or symmetric"
+    ]
+
+
+def test_a_signature_of_other_names_is_refused(tmp_path: Path) -> None:
+    program = write_program(tmp_path / "p")
+    text = (program / "signature.json").read_text().replace('"x"', '"pixels"')
+    (program / "signature.json").write_text(text)
+    with pytest.raises(EdgekdError, match=r"inputs are \['x'\], signature.json says \['pixels'\]"):
+        _compiled(tmp_path, program)
+
+
+def test_a_damaged_engine_file_is_an_error_with_its_name(tmp_path: Path) -> None:
+    _, engine = _compiled(tmp_path, write_program(tmp_path / "p"))
+    (engine / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(EdgekdError, match="onnxruntime refuses the model"):
+        load_engine(engine)

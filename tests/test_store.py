@@ -1,0 +1,177 @@
+"""The store: whole entries or none, whatever happens while one is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgekd.errors import StoreError, UserError
+from edgekd.store import ENTRY, Store, write_whole
+
+KEY = "ab" * 32
+
+
+def writer(text: str = "content") -> Any:
+    def run(out: Path) -> dict[str, Any]:
+        (out / "file.txt").write_text(text)
+        return {"fact": 7}
+
+    return run
+
+
+def test_an_entry_is_made_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.get(KEY) is None
+    first = store.make(KEY, "label", writer())
+    second = store.make(KEY, "label", writer("other"))
+    assert (second.path / "file.txt").read_text() == "content"
+    assert first.facts["fact"] == 7 and first.facts["label"] == "label" and first.seconds > 0
+    assert first.digest == second.digest
+    assert [e.key for e in store.entries()] == [KEY]
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "add", "manifest"])
+def test_a_damaged_entry_is_a_miss_and_is_made_again(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    path = store.make(KEY, "label", writer()).path
+    if damage == "flip":
+        (path / "file.txt").write_text("cOntent")
+    elif damage == "remove":
+        (path / "file.txt").unlink()
+    elif damage == "add":
+        (path / "extra").write_text("x")
+    else:
+        (path / ENTRY).write_text((path / ENTRY).read_text()[:-20])
+    assert store.get(KEY) is None
+    assert (store.make(KEY, "label", writer("again")).path / "file.txt").read_text() == "again"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fails(out: Path) -> None:
+        (out / "half").write_text("x")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.make(KEY, "label", fails)
+    assert store.get(KEY) is None
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fills(out: Path) -> None:
+        with Path("/dev/full").open("w") as full:
+            full.write("x" * 10_000)
+
+    with pytest.raises(StoreError, match="No space left") as caught:
+        store.make(KEY, "label", fills)
+    assert "gc" in caught.value.hint
+    assert store.get(KEY) is None
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        Store(tmp_path / "file" / "store")
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from edgekd.store import Store
+store, mark = Store(Path(sys.argv[1])), Path(sys.argv[2])
+def run(out):
+    with mark.open("a") as stream: stream.write("x")
+    (out / "half").write_text("half")
+    time.sleep(float(sys.argv[3]))
+    (out / "file.txt").write_text("whole")
+print(store.make("{key}", "label", run).path)
+""".replace("{key}", KEY)
+
+
+def start(store: Path, mark: Path, seconds: float) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", RUN, str(store), str(mark), str(seconds)], stdout=subprocess.PIPE)
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_killed_while_writing_leaves_a_miss_and_no_lock(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    child = start(tmp_path / "store", mark, 60)
+    wait_for(mark)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    store = Store(tmp_path / "store")
+    assert store.get(KEY) is None
+    assert (store.make(KEY, "label", writer()).path / "file.txt").read_text() == "content"
+
+
+def test_two_at_once_make_it_once(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    children = [start(tmp_path / "store", mark, 0.5) for _ in range(3)]
+    paths = {child.communicate(timeout=60)[0] for child in children}
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert len(paths) == 1
+    assert mark.read_text() == "x"
+
+
+def test_work_survives_a_failure_and_goes_when_finished(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.work(KEY) / "checkpoint").write_text("epoch 3")
+
+    def goes_on(out: Path) -> None:
+        (out / "file.txt").write_text((store.work(KEY) / "checkpoint").read_text())
+
+    assert (store.make(KEY, "label", goes_on).path / "file.txt").read_text() == "epoch 3"
+    assert not (tmp_path / "work" / KEY).exists()
+
+
+def test_notes(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.note("x") is None
+    store.set_note("x", {"a": [1, 2]})
+    assert store.note("x") == {"a": [1, 2]}
+    (tmp_path / "notes" / "x.json").write_text("{")
+    assert store.note("x") is None
+
+
+def test_write_whole_keeps_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_entries_survive_a_broken_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.make(KEY, "label", writer())
+    other = store.path("cd" * 32)
+    other.mkdir(parents=True)
+    (other / ENTRY).write_text("not json")
+    assert [e.key for e in store.entries()] == [KEY]
+    store.remove(KEY)
+    assert list(store.entries()) == []
+    assert json.dumps([str(e.path) for e in store.entries()]) == "[]"
