@@ -11,6 +11,7 @@ code from it runs, and Torch-Pruning is not needed to follow it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -45,12 +46,14 @@ def replay(module: nn.Module, edit: Mapping[str, Any]) -> None:
         kept = PruneEdit.model_validate(dict(edit)).kept
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"a prune edit is malformed: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint=HINT) from None
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"a prune edit is malformed: {where}: {first['msg']}", hint=HINT) from None
     layers = dict(module.named_modules())
     narrowings = []
     for name, sides in kept.items():
         if name not in layers:
-            raise UserError(f'a prune edit names the module "{name}", which the student has not', hint=nearest(name, layers))
+            message = f'a prune edit names the module "{name}", which the student has not'
+            raise UserError(message, hint=nearest(name, layers))
         try:
             narrowings.append(_narrowing(layers[name], sides))
         except ValueError as error:
@@ -81,7 +84,7 @@ def _narrowing(layer: nn.Module, sides: Mapping[Side, Sequence[int]]) -> Callabl
             raise ValueError(f'"{side}" keeps nothing')
         if wrong := next((i for i in indices if not 0 <= i < size), None):
             raise ValueError(f'"{side}" keeps channel {wrong}, there are {size}')
-        if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(indices)):
             raise ValueError(f'"{side}" is not in ascending order')
     if isinstance(layer, _ConvNd):
         blocks = _blocks(layer, sides)

@@ -46,7 +46,8 @@ class Member:
     @torch.no_grad()
     def total(self, value: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """`value(layer.weight)`, of the weight's shape, summed over what belongs to each channel: [channels]."""
-        by_position = value(self.layer.get_parameter("weight")).movedim(self.axis, 0).flatten(1).sum(1)
+        values = value(self.layer.get_parameter("weight")).movedim(self.axis, 0)
+        by_position = values.reshape(len(values), -1).sum(1)
         channel = torch.tensor([c for c, places in enumerate(self.positions) for _ in places], dtype=torch.long)
         position = torch.tensor([p for places in self.positions for p in places], dtype=torch.long)
         return by_position.new_zeros(len(self.positions)).index_add(0, channel, by_position[position])
@@ -110,7 +111,8 @@ def find(network: nn.Module, inputs: torch.Tensor) -> Groups:
     makers = [n for n, m in layers.items() if isinstance(m, _ConvNd | nn.Linear)]
     taken: dict[tuple[str, Side], set[int]] = {}
     prunable, whole = [], {}
-    for name in sorted(makers, key=lambda n: is_depthwise(layers[n])):  # a depth-wise layer belongs to the one before it
+    makers.sort(key=lambda name: is_depthwise(layers[name]))  # last: a depth-wise layer belongs to what it reads
+    for name in makers:
         free = sorted(set(range(channels(layers[name], "out"))) - taken.get((name, "out"), set()))
         if not free:
             continue
@@ -215,7 +217,8 @@ def _disproof(network: nn.Module, group: Group, inputs: torch.Tensor) -> str:
     silenced, removed = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     for member in group.consumers:
         weight = silenced.get_submodule(member.name).get_parameter("weight")
-        weight.index_fill_(member.axis, torch.tensor([p for c in gone for p in member.positions[c]], dtype=torch.long), 0.0)
+        positions = torch.tensor([p for c in gone for p in member.positions[c]], dtype=torch.long)
+        weight.index_fill_(member.axis, positions, 0.0)
     kept = kept_sides([group], {group.name: [c for c in range(group.channels) if c not in gone]})
     expected = silenced(inputs)
     try:

@@ -63,7 +63,9 @@ def test_names_say_what_is_inside(path: Path) -> None:
 def test_every_file_says_what_it_is(path: Path) -> None:
     first = (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
     assert len(first) > 20, f"{shown(path)}: the module's docstring begins with one line that says what it is"
-    assert first.endswith((".", ":", ";", ",", "?")) or path.parent != PACKAGE, f"{shown(path)}: {first!r} is not a sentence"
+    assert first.endswith((".", ":", ";", ",", "?")) or path.parent != PACKAGE, (
+        f"{shown(path)}: {first!r} is not a sentence"
+    )
 
 
 @pytest.mark.parametrize("path", OWN, ids=shown)
@@ -88,7 +90,9 @@ def test_nothing_read_is_run(path: Path) -> None:
 def test_nothing_is_left_over(path: Path) -> None:
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", line), f"{shown(path)}:{number}: {line.strip()}"
-        assert not re.search(r"(?<![\w.$}])/(?:home|root|tmp|work)/\w+", line), f"{shown(path)}:{number}: one machine's path"
+        assert not re.search(r"(?<![\w.$}])/(?:home|root|tmp|work)/\w+", line), (
+            f"{shown(path)}:{number}: one machine's path"
+        )
 
 
 @pytest.mark.parametrize(("folder", "name"), ENTRIES)
@@ -138,7 +142,12 @@ def modules_after(code: str, *argv: str) -> set[str]:
         "print('MODULES', *found, file=sys.stderr)"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "CI": "true"}
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CI": "true"},
     )
     assert ran.returncode == 0, ran.stderr
     return set(ran.stderr.rpartition("MODULES")[2].split())
@@ -151,12 +160,15 @@ def test_importing_edgekd_imports_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [("--help",), ("--version",), ("compile", "--help"), *[("list", folder) for folder in (*registry.FOLDERS, "targets")]],
+    [
+        ("--help",),
+        ("--version",),
+        ("compile", "--help"),
+        *[("list", folder) for folder in (*registry.FOLDERS, "targets")],
+    ],
     ids=" ".join,
 )
 def test_what_only_tells_imports_no_runtime(argv: tuple[str, ...]) -> None:
-    if argv == ("list", "stages"):
-        pytest.skip("stages are listed by `edgekd schema`")
     found = modules_after("import runpy; runpy.run_module('edgekd', run_name='__main__')", "edgekd", *argv)
     assert "edgekd" in found
     assert not found & HEAVY, f"edgekd {' '.join(argv)} imports {sorted(found & HEAVY)}"

@@ -125,8 +125,17 @@ def test_the_sdist_builds_the_wheel_that_the_checkout_builds(sdist: Path, tmp_pa
             contents.append({name: archive.read(name) for name in archive.namelist() if not name.endswith("RECORD")})
     assert contents[0] == contents[1]
     names = set(contents[0])
-    package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "edgekd").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    shared = {f"edgekd/share/{p.relative_to(ROOT).as_posix()}" for kind in DATA for p in (ROOT / kind).rglob("*") if p.is_file()}
+    package = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "edgekd").rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
+    shared = {
+        f"edgekd/share/{p.relative_to(ROOT).as_posix()}"
+        for kind in DATA
+        for p in (ROOT / kind).rglob("*")
+        if p.is_file()
+    }
     about = {name for name in names if ".dist-info/" in name}
     assert names - about == package | shared
     assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in about}
@@ -135,7 +144,15 @@ def test_the_sdist_builds_the_wheel_that_the_checkout_builds(sdist: Path, tmp_pa
 def test_the_sdist_holds_sources_only(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         files = {Path(*Path(name).parts[1:]).as_posix(): archive.getmember(name).size for name in archive.getnames()}
-    for needed in ("LICENSE", "NOTICE", "README.md", "Makefile", "pyproject.toml", "requirements.lock", "tests/test_packaging.py"):
+    for needed in (
+        "LICENSE",
+        "NOTICE",
+        "README.md",
+        "Makefile",
+        "pyproject.toml",
+        "requirements.lock",
+        "tests/test_packaging.py",
+    ):
         assert needed in files
     for name in files:
         assert not name.startswith((".venv", "out/", ".git/", "shared/", ".mypy_cache")), name

@@ -19,7 +19,12 @@ from edgekd import recipe, registry
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "targets").glob("*.md"), *(ROOT / "calibration").glob("*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "targets").glob("*.md"),
+    *(ROOT / "calibration").glob("*.md"),
+]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 INDENTED = [line.strip().partition("#")[0].strip() for line in README.splitlines() if line.startswith("    ")]
 SPANS = re.findall(r"`((?:edgekd|make) [^`]+)`", README)
@@ -103,7 +108,10 @@ def test_the_python_snippets_name_what_there_is() -> None:
 def test_extras_and_registries_are_named_as_they_are() -> None:
     extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
     (section,) = re.findall(r"^## More backends\n\n(.*?)\n\n", README, re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"edgekd\[(\w+)\]|`(\w+)`", section.partition("`edgekd list")[0])) >= {("", "tvm"), ("openvino", "")}
+    assert set(re.findall(r"edgekd\[(\w+)\]|`(\w+)`", section.partition("`edgekd list")[0])) >= {
+        ("", "tvm"),
+        ("openvino", ""),
+    }
     named = {a or b for a, b in re.findall(r"edgekd\[(\w+)\]|`(\w+)`", section.partition("`edgekd list")[0])}
     assert named == extras - {"dev"}
     (row,) = (line for line in README.splitlines() if line.startswith("| `edgekd list losses`"))
@@ -120,7 +128,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_architecture_names_every_folder_and_file_of_the_package() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     named = set(re.findall(r"`([a-z_]+(?:\.py|/))`", page))
-    there = {p.name for p in (ROOT / "edgekd").glob("*.py")} | {f"{p.parent.name}/" for p in (ROOT / "edgekd").glob("*/__init__.py")}
+    there = {p.name for p in (ROOT / "edgekd").glob("*.py")} | {
+        f"{p.parent.name}/" for p in (ROOT / "edgekd").glob("*/__init__.py")
+    }
     missing = there - named - {"__init__.py", "__main__.py"}
     assert not missing, f"ARCHITECTURE.md does not name {sorted(missing)}"
     nested = {p.name for p in (ROOT / "edgekd").rglob("*.py")}

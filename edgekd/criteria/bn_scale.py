@@ -28,5 +28,5 @@ class BnScale:
 
     def __call__(self, group: Group) -> torch.Tensor:
         if not group.norms:
-            raise UserError("bn_scale: its channels pass no batch norm", hint="taylor, teacher_gap or magnitude need none")
+            raise UserError("bn_scale: its channels pass no batch norm", hint="the other criteria need none")
         return group.total(group.norms, torch.abs)

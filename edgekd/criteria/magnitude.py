@@ -17,8 +17,10 @@ __all__ = ["Magnitude"]
 class Magnitude:
     """Score of a channel: √(Σ w²) over all weights that make it or read it, divided by the group's mean.
 
-    Biases and batch norms are left out. The division lets layers of different fan-in be compared; it changes no order within a group.
-    Source: Li et al. 2017, arXiv 1608.08710, section 3.1 (there ℓ1, of a filter); over a whole coupled group as in Fang et al. 2023, arXiv 2301.12900, section 3.3.
+    Biases and batch norms are left out. The division lets layers of different fan-in be compared; it changes no order
+    within a group.
+    Source: Li et al. 2017, arXiv 1608.08710, section 3.1 (there ℓ1, of a filter); over a whole coupled group as in Fang et
+    al. 2023, arXiv 2301.12900, section 3.3.
     """
 
     needs: ClassVar[str] = "weights"

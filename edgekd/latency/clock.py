@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 0.01  # a warm-up window lasts at least this long, and
 WINDOW_CALLS = 5  # has at least so many calls;
+WARM_SECONDS = 0.1  # warming up takes at least this long: clocks and caches of the machine need it;
 CALM_WINDOWS = 3  # steady: so many windows in a row whose medians
 CALM = 0.03  # lie within this share of their own median.
 COARSE = 100  # a sample is at least so many steps of the clock long
@@ -168,7 +169,7 @@ def calls_per_sample(session: Session, inputs: Sequence[Array]) -> int:
 
 
 def warm_up(session: Session, inputs: Sequence[Array], limit: float = 2.0) -> WarmUp:
-    """Call until the rolling median is steady: three windows in a row whose medians lie within 3% of each other.
+    """Call until the rolling median is steady: three windows in a row whose medians lie within 3% of theirs, after 0.1 s at least.
 
     A window is at least 5 calls and 10 ms long, less where three such would not fit into `limit`. After `limit` seconds
     and at least one window it stops in any case and says so: not steady. The first two calls are never part of a window,
@@ -188,7 +189,8 @@ def warm_up(session: Session, inputs: Sequence[Array], limit: float = 2.0) -> Wa
         medians.append(statistics.median(block))
         recent = medians[-CALM_WINDOWS:]
         middle = statistics.median(recent)
-        if len(recent) == CALM_WINDOWS and all(abs(m - middle) <= CALM * middle for m in recent):
+        calm = len(recent) == CALM_WINDOWS and all(abs(m - middle) <= CALM * middle for m in recent)
+        if calm and total >= min(WARM_SECONDS, limit):
             return WarmUp(calls, total, True, middle)
         if total >= limit:
             return WarmUp(calls, total, False, medians[-1])

@@ -20,8 +20,8 @@ class Entropy:
 
     For each T, P is the histogram of |x| below T with everything above T added to its last bin; Q is the histogram below T
     (without that) merged into the grid's levels and spread again evenly over the bins that P fills. A tensor of one sign has
-    all `levels` for |x|, one of both signs half of them. Exact zeros are not counted: every grid holds zero exactly, and
-    after a ReLU they would drown the rest. Never wider than what was seen.
+    all `levels` for |x|, one of both signs half of them. Point masses are flattened first: see `flatten_masses`. Never
+    wider than what was seen.
     Source: Migacz 2017, "8-bit Inference with TensorRT", GTC 2017 session 7310, slides 26–38.
     """
 
@@ -36,18 +36,33 @@ class Entropy:
     def update(self, x: torch.Tensor) -> None:
         """See one batch, of any shape. Raises EdgekdError for NaN or infinity."""
         self._signed.update(x)
-        self._size.update(x[x != 0].abs())
+        self._size.update(x.abs())
 
     def range(self) -> tuple[float, float]:
         """(minimum, maximum). Raises EdgekdError where nothing was seen."""
         low, high = self._signed.minimum, self._signed.maximum
         if self._signed.empty:
             raise EdgekdError("entropy: no values were observed", hint="calibrate with one batch or more")
-        if self._size.empty:
-            return 0.0, 0.0
         levels = self.levels if low >= 0 or high <= 0 else self.levels // 2
-        threshold = best_bins(self._size.counts, levels) * self._size.width
+        threshold = best_bins(flatten_masses(self._size.counts, levels), levels) * self._size.width
         return max(low, -threshold), min(high, threshold)
+
+
+def flatten_masses(counts: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+    """Counts where each bin that holds a point mass holds what the fuller of its neighbours holds.
+
+    A point mass is more than 1 / levels of all values, and more than twice either neighbour: zeros behind a ReLU, the
+    background of an image, what a convolution makes of it. Rounding moves such a value to the nearest integer like any
+    other, but in the histogram it is spread over the whole level, a divergence so large that the search would rather clip
+    all the rest. NVIDIA's pytorch-quantization does this for zero alone: `bins[0] = bins[1]`, calib/histogram.py.
+
+    >>> flatten_masses(np.array([90.0, 4.0, 3.0, 2.0, 1.0, 0.0]), levels=4)
+    array([4., 4., 3., 2., 1., 0.])
+    """
+    padded = np.pad(counts, 1)
+    neighbour = np.maximum(padded[:-2], padded[2:])
+    mass = (counts > counts.sum() / levels) & (counts > 2 * neighbour)
+    return np.where(mass, neighbour, counts)
 
 
 def best_bins(counts: NDArray[np.float64], levels: int) -> int:

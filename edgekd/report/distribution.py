@@ -32,17 +32,18 @@ def draw(target: TargetReport, samples: Mapping[str, Sequence[float]], limit: fl
         return ""
     size = 12.5 if width >= 600 else 11.0
     ordered = {one.name: sorted(samples[one.name]) for one in shown}
-    column = max(room(name, size) for name in map(_facts, shown) for name in (name, *(one.name for one in shown)))
+    column = max(room(said, size) for one in shown for said in (one.name, _facts(one)))
     stacked = column > width * 0.32
-    row = 66.0 if stacked else 50.0
     start = 6.0 if stacked else column + 14
+    lines = 2 if not stacked or any(not _beside(one, size, width - 18) for one in shown) else 1
+    row = 50.0 + (size * 1.35 * lines if stacked else 0)
     x = _axis(ordered, limit, start, width - 12)
     top = 26.0
     bottom = top + row * len(shown)
     parts = [_grid(x, top, bottom, max(3, int((x.end - x.start) / 85)))]
     for index, one in enumerate(shown):
         baseline = top + row * (index + 1) - 6
-        parts.append(_row(one, ordered[one.name], x, baseline, size, stacked, one.name == target.bundled_name))
+        parts.append(_row(one, ordered[one.name], x, baseline, size, stacked, lines, one.name == target.bundled_name))
     if limit is not None and x.low < limit < x.high:
         parts.append(_limit(limit, x, top, bottom))
     label = f"Latency histograms of {len(shown)} engines, fastest first; medians and p90 as in the table below."
@@ -80,18 +81,33 @@ def histogram(values: Sequence[float], x: Axis) -> list[int]:
     return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _row(one: Candidate, values: Sequence[float], x: Axis, baseline: float, size: float, stacked: bool, strong: bool) -> str:
+def _beside(one: Candidate, size: float, width: float) -> bool:
+    """Whether name and facts fit on one line."""
+    return room(one.name, size) + room(_facts(one), size) + 16 < width
+
+
+def _row(
+    one: Candidate,
+    values: Sequence[float],
+    x: Axis,
+    baseline: float,
+    size: float,
+    stacked: bool,
+    lines: int,
+    strong: bool,
+) -> str:
     assert one.latency is not None
     tall = 30.0
-    name = fitted(one.name, size, x.end - 12 if stacked else x.start)
     names = "name strong" if strong else "name"
-    if stacked:
-        facts, at = _facts(one), baseline - tall - 8
-        beside = room(name, size) + room(facts, size) + 16 < x.end - x.start
-        labels = [text(name, x.start, at, class_=names)]
-        labels += [text(facts, x.end, at, class_="fact", text_anchor="end")] if beside else []
-    else:
+    name = fitted(one.name, size, x.end - x.start if stacked else x.start)
+    if not stacked:
         labels = [text(name, 0, baseline - 18, class_=names), text(_facts(one), 0, baseline - 2, class_="fact")]
+    elif lines == 1:
+        labels = [text(name, x.start, baseline - tall - 8, class_=names)]
+        labels.append(text(_facts(one), x.end, baseline - tall - 8, class_="fact", text_anchor="end"))
+    else:
+        labels = [text(name, x.start, baseline - tall - 8 - size * 1.35, class_=names)]
+        labels.append(text(_facts(one), x.start, baseline - tall - 8, class_="fact"))
     counts = histogram(values, x)
     most = max(counts) or 1
     step = (x.end - x.start) / len(counts)

@@ -41,7 +41,9 @@ def headline(report: Report, target: TargetReport) -> Headline:
     score = _score(report, engine, teacher)
     figures = [latency, size, score, _agreement(engine)]
     sentence = _sentence(report, engine, teacher, float_engine)
-    return Headline(target, engine, target.chosen is not None, sentence, tuple(one for one in figures if one is not None))
+    return Headline(
+        target, engine, target.chosen is not None, sentence, tuple(one for one in figures if one is not None)
+    )
 
 
 def reference_score(report: Report) -> float | None:

@@ -26,7 +26,10 @@ class Box:
 
     def inside(self, other: Box) -> bool:
         return (
-            self.left >= other.left and self.right <= other.right and self.top >= other.top and self.bottom <= other.bottom
+            self.left >= other.left
+            and self.right <= other.right
+            and self.top >= other.top
+            and self.bottom <= other.bottom
         )
 
 
@@ -53,7 +56,9 @@ class Label:
     leader: bool
 
 
-DIRECTIONS = tuple(math.radians(angle) for angle in (0, 180, 90, 270, 45, 135, 315, 225, 20, 340, 160, 200, 65, 115, 245, 295))
+DIRECTIONS = tuple(
+    math.radians(angle) for angle in (0, 180, 90, 270, 45, 135, 315, 225, 20, 340, 160, 200, 65, 115, 245, 295)
+)
 GAPS = (5.0, 12.0, 22.0, 36.0, 54.0)
 
 
@@ -67,7 +72,9 @@ def place(marks: Sequence[Mark], bounds: Box, size: float) -> list[Label]:
     placed = []
     for mark in marks:
         tried = [label for wording in mark.wordings for label in _around(mark, wording, size)]
-        free = (one for one in tried if one.box.inside(bounds) and not any(one.box.overlap(box) for box in [*discs, *taken]))
+        free = (
+            one for one in tried if one.box.inside(bounds) and not any(one.box.overlap(box) for box in [*discs, *taken])
+        )
         label = next(free, None)
         if label is None:
             within = [one for one in tried if one.box.inside(bounds)] or tried

@@ -39,7 +39,10 @@ def draw(report: Report, target: TargetReport, width: int, height: int) -> str:
     parts = [_grid(x, y, frame, report.metric.name, narrow)]
     discs = sorted(zip(shown, marks, strict=True), key=lambda pair: -pair[1].radius)
     parts += [_disc(one, mark, x, target, report.metric.name) for one, mark in discs]
-    parts += [_label(label, mark, size, one.name == target.bundled_name) for one, mark, label in zip(shown, marks, labels, strict=True)]
+    parts += [
+        _label(label, mark, size, one.name == target.bundled_name)
+        for one, mark, label in zip(shown, marks, labels, strict=True)
+    ]
     best = target.bundled_name
     said = f"Latency, {words.short(report.metric.name)} and size of {len(shown)} engines; {best or 'none'} is bundled. The table below has the figures."
     return picture(width, height, said, *parts)
@@ -102,7 +105,9 @@ def _grid(x: Axis, y: Axis, frame: Box, metric: str, narrow: bool) -> str:
         shown = f"{value * 100:.4g}%" if metric == "accuracy" else f"{value:.4g}"
         parts.append(text(shown, frame.left - 6, y.at(value) + 4, class_="tick", text_anchor="end"))
     parts.append(text(f"↑ {words.short(metric)} on test", 2, 14, class_="title"))
-    parts.append(text("← faster: median latency, log scale", frame.right, frame.bottom + 36, class_="title", text_anchor="end"))
+    parts.append(
+        text("← faster: median latency, log scale", frame.right, frame.bottom + 36, class_="title", text_anchor="end")
+    )
     return "".join(parts)
 
 
@@ -122,12 +127,20 @@ def _label(label: Label, mark: Mark, size: float, strong: bool) -> str:
     x = (label.box.left + label.box.right) / 2
     leader = ""
     if label.leader:
-        to_x, to_y = min(max(mark.x, label.box.left), label.box.right), min(max(mark.y, label.box.top), label.box.bottom)
+        to_x, to_y = (
+            min(max(mark.x, label.box.left), label.box.right),
+            min(max(mark.y, label.box.top), label.box.bottom),
+        )
         way = mark.radius / (math.hypot(to_x - mark.x, to_y - mark.y) or 1.0)
         start = {"x1": mark.x + (to_x - mark.x) * way, "y1": mark.y + (to_y - mark.y) * way}
         leader = element("line", **start, x2=to_x, y2=to_y, class_="leader")
     lines = [
-        text(line, x, label.box.top + size * (0.98 + 1.25 * i), class_=("name strong" if strong else "name") if i == 0 else "fact")
+        text(
+            line,
+            x,
+            label.box.top + size * (0.98 + 1.25 * i),
+            class_=("name strong" if strong else "name") if i == 0 else "fact",
+        )
         for i, line in enumerate(label.lines)
     ]
     return leader + element("g", *lines, text_anchor="middle", font_size=size)

@@ -17,13 +17,19 @@ def element(tag: str, *children: str, **attributes: object) -> str:
     >>> element("text", escape("a<b"), x=1.25, class_="name")
     '<text x="1.2" class="name">a&lt;b</text>'
     """
-    written = "".join(f' {k.rstrip("_").replace("_", "-")}="{_value(v)}"' for k, v in attributes.items() if v is not None)
+    written = "".join(
+        f' {k.rstrip("_").replace("_", "-")}="{_value(v)}"' for k, v in attributes.items() if v is not None
+    )
     return f"<{tag}{written}>{''.join(children)}</{tag}>" if children else f"<{tag}{written}/>"
 
 
 def _value(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.1f}".removesuffix(".0").replace("-0", "0") if abs(value) < 0.05 else f"{value:.1f}".removesuffix(".0")
+        return (
+            f"{value:.1f}".removesuffix(".0").replace("-0", "0")
+            if abs(value) < 0.05
+            else f"{value:.1f}".removesuffix(".0")
+        )
     return escape(str(value))
 
 

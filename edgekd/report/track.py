@@ -31,7 +31,9 @@ def draw(report: Report, row: LedgerRow, change: Change | None) -> str:
         parts.append(element("path", d=f"M9 {middle - 4:.0f}L2 {middle:.0f}L9 {middle + 4:.0f}Z", class_="dot"))
         return picture(WIDTH, HEIGHT, f"{name}, far below the others", *parts)
     if change is not None and change.before.metric >= x.low:
-        parts.append(element("line", x1=x.at(change.before.metric), x2=x.at(row.metric), y1=middle, y2=middle, class_="way"))
+        parts.append(
+            element("line", x1=x.at(change.before.metric), x2=x.at(row.metric), y1=middle, y2=middle, class_="way")
+        )
     if change is not None and change.standard_error and change.before.metric >= x.low:
         margin = Z95 * change.standard_error
         ends = [x.at(min(max(row.metric + side * margin, x.low), x.high)) for side in (-1, 1)]

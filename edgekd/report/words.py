@@ -108,6 +108,16 @@ def span(low: float, high: float) -> str:
     return f"({low:.{digits}f}–{high:.{digits}f})"
 
 
+def between(low: float, high: float) -> str:
+    """An interval of times, the unit once where both have it.
+
+    >>> between(1.29e-4, 1.331e-4), between(9.9e-4, 1.01e-3)
+    ('129–133 µs', '990 µs – 1.01 ms')
+    """
+    first, last = format_seconds(low).split(" ", 1), format_seconds(high)
+    return f"{first[0]}–{last}" if last.endswith(f" {first[1]}") else f"{' '.join(first)} – {last}"
+
+
 def count(value: int | None) -> str:
     """A number of parameters or operations.
 

@@ -49,11 +49,13 @@ def test_load_is_a_share() -> None:
 
 
 def test_own_work_is_not_others() -> None:
-    others, end = machine.Others(), time.perf_counter() + 0.5
-    while time.perf_counter() < end:
+    """However busy the machine is, what this loop itself used is not counted (to within the counters' 10 ms)."""
+    others, wall, own = machine.Others(), time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < 0.5:
         pass
-    share = others.share()
-    assert 0 <= share <= 1 - 0.5 / (os.cpu_count() or 1)  # this loop alone used a core, or waited for one
+    share, own = others.share(), time.process_time() - own
+    whole = (time.perf_counter() - wall) * (os.cpu_count() or 1)
+    assert 0 <= share <= 1 - own / whole + 0.06
 
 
 def test_peak_memory_grows_with_what_is_touched() -> None:

@@ -84,24 +84,27 @@ def in_process(engines: dict[str, Path], seed: int, processes: int = 3) -> dict[
 
 
 def test_a_against_a_raises_few_alarms_and_a_against_b_is_found(tmp_path: Path) -> None:
-    """40 A/A races of a noisy device, each with a 5% slower B beside it: at most 5% alarms, all of B's slowdowns seen."""
+    """24 A/A races of a noisy device, with a 5% slower B beside it: alarms in at most 3, B's slowdown seen in at least 22.
+
+    Were 5% of A/A intervals wrong, more than 3 alarms in 24 would have a probability of 3%; the seeds are fixed.
+    """
     path = simulated(tmp_path, "a", 0.001, {**NOISE, "process": 0.002})
     engines = {"a": path, "again": path, "b": simulated(tmp_path, "b", 0.00105, {**NOISE, "process": 0.002})}
     alarms = seen = 0
     ratios = []
-    for seed in range(40):
-        samples = in_process(engines, seed)
+    for seed in range(24):
+        samples = in_process(engines, seed, processes=5)
         alarms += statistics.ratio(samples["again"], samples["a"], seed, 500).excludes_one
         slower = statistics.ratio(samples["b"], samples["a"], seed, 500)
         seen += slower.low > 1
         ratios.append(slower.point)
-    assert alarms <= 2
-    assert seen >= 36
+    assert alarms <= 3
+    assert seen >= 22
     assert np.mean(ratios) == pytest.approx(1.05, abs=0.003)
 
 
 def test_cold_calls_are_warmed_away(tmp_path: Path) -> None:
-    path = simulated(tmp_path, "a", 0.001, {"cold_calls": 40, "cold_factor": 8.0})
+    path = simulated(tmp_path, "a", 0.001, {"cold_calls": 10, "cold_factor": 8.0})
     assert in_process({"a": path}, 0)["a"].max() == 0.001
 
 

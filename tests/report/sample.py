@@ -29,14 +29,23 @@ def ratio(point: float, spread: float = 0.03) -> dict[str, float]:
 
 
 def row(name: str, version: str, runs_in: str, right: int, **more: Any) -> dict[str, Any]:
-    return {"row": name, "version": version, "runs_in": runs_in, "metric": right / 2800, "metric_validation": 0.93, **more}
+    return {
+        "row": name,
+        "version": version,
+        "runs_in": runs_in,
+        "metric": right / 2800,
+        "metric_validation": 0.93,
+        **more,
+    }
 
 
 def agreement(top1: float, kl: float) -> dict[str, float]:
     return {"top1": top1, "kl": kl}
 
 
-def candidate(name: str, precision: str, size: int, median: float, right: int, validation: float, **more: Any) -> dict[str, Any]:
+def candidate(
+    name: str, precision: str, size: int, median: float, right: int, validation: float, **more: Any
+) -> dict[str, Any]:
     return {
         "name": name, "version": name.split(" ")[0], "backend": name.split(" ")[-1], "precision": precision,
         "grid": "affine" if precision == "int8" else "none", "float_engine": None, "bytes": size,
@@ -89,7 +98,13 @@ def sample() -> dict[str, Any]:
         ("student", "build the student", 0.4, False, ["data"]),
         ("distill", "train the student on the teacher, 12 epochs", 118.2, False, ["data", "teacher"]),
         ("prune", "remove 30% of the channels, recover 2 epochs", 31.7, True, ["data", "teacher", "target"]),
-        ("quantize", "calibrate on 512 samples, fine-tune 2 epochs", 44.9, False, ["data", "teacher", "calibration", "target"]),
+        (
+            "quantize",
+            "calibrate on 512 samples, fine-tune 2 epochs",
+            44.9,
+            False,
+            ["data", "teacher", "calibration", "target"],
+        ),
         ("export quantize", "write the program as ONNX", 7.3, False, []),
         ("compile quantize on onnxruntime", "optimise for this processor", 1.1, False, ["target"]),
         ("race on host", "time 6 engines in 3 processes", 13.8, False, ["target"]),
@@ -156,7 +171,9 @@ def odd() -> dict[str, Any]:
     report["budget"] = {"metric_drop": None, "latency_p90": None, "size": 10_000}
     report["first_loss"] = None
     target = report["targets"][0]
-    target.update(chosen=None, nearest=INT8, reason="No engine keeps the budget. size ≤ 10.0 kB: the least is <b>66.9 kB</b>.")
+    target.update(
+        chosen=None, nearest=INT8, reason="No engine keeps the budget. size ≤ 10.0 kB: the least is <b>66.9 kB</b>."
+    )
     for one in target["candidates"]:
         one["verdict"] = "failed" if one["verdict"] == "failed" else "rejected"
     crowd = [
@@ -164,6 +181,13 @@ def odd() -> dict[str, Any]:
                   60_000 + 9000 * i, 1.3e-4 * (1 + i % 5 / 100), 2580 + i % 4, 0.93)
         for i in range(14)
     ]  # fmt: skip
-    second = {**target, "name": "rack & <board>", "candidates": crowd, "nearest": crowd[0]["name"], "race": None, "samples_file": None}
+    second = {
+        **target,
+        "name": "rack & <board>",
+        "candidates": crowd,
+        "nearest": crowd[0]["name"],
+        "race": None,
+        "samples_file": None,
+    }
     report["targets"] = [target, second]
     return report

@@ -1,0 +1,109 @@
+"""`report.html`: one file that needs nothing else. Inline style and SVG, no script, nothing fetched; its own policy forbids it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekd.ledger import changes
+from edgekd.report import distribution, scatter, track, words
+from edgekd.report.headline import headline
+from edgekd.report.schema import Candidate, Report, TargetReport
+
+WIDE, NARROW = 880, 350
+"""Each picture is laid out twice, in pixels, so that its text is the page's text on a desk and on a phone."""
+
+
+def render(report: Mapping[str, Any], samples: Mapping[str, Sequence[float]]) -> str:
+    """The page. `samples` holds raw seconds by candidate name, or by "target/candidate" where there are several targets.
+
+    Raises pydantic.ValidationError if `report` is not what the schema says.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    read = Report.model_validate(report)
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    steps = read.plan
+    page = environment.get_template("report.html.j2").render(
+        report=read,
+        words=words,
+        facts=facts,
+        metric=words.short(read.metric.name),
+        headlines=[headline(read, target) for target in read.targets],
+        rows=_rows(read),
+        pictures={target.name: _pictures(read, target, samples) for target in read.targets},
+        budget=budget(read),
+        longest=max((step.seconds for step in steps), default=0.0) or 1.0,
+        ran=[step for step in steps if not step.cached],
+    )
+    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+
+
+def budget(report: Report) -> list[str]:
+    """The limits in words; empty if there are none."""
+    name, limits = report.metric.name, report.budget
+    texts = [
+        (
+            limits.metric_drop,
+            lambda v: f"{words.short(name)} at most {words.amount(v, name)} below {report.metric.reference}",
+        ),
+        (limits.latency_p90, lambda v: f"latency p90 at most {words.tick(v)}"),
+        (limits.size, lambda v: f"size at most {words.size(v)}"),
+    ]
+    return [say(limit) for limit, say in texts if limit is not None]
+
+
+def _rows(report: Report) -> list[dict[str, Any]]:
+    """The ledger's rows with their changes, whiskers and pictures."""
+    from markupsafe import Markup
+
+    samples = report.splits.test if report.metric.name == "accuracy" else 0
+    return [
+        {
+            "row": row,
+            "change": words.change(-change.lost, report.metric.name) if change else words.NONE,
+            "noise": _noise(change.within_noise if change else None),
+            "lost_most": report.first_loss is not None and row.row == report.first_loss.row,
+            "track": Markup(track.draw(report, row, change)),  # noqa: S704  built by svg.element, which escapes
+        }
+        for row, change in zip(report.ledger, changes(report.ledger, samples), strict=True)
+    ]
+
+
+def _noise(within: bool | None) -> str:
+    return "" if within is None else "within noise" if within else "beyond noise"
+
+
+def _pictures(report: Report, target: TargetReport, samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    mine = distribution.of_target(samples, target.name, alone=len(report.targets) == 1)
+    limit = report.budget.latency_p90
+    crowded = len(scatter.drawn(target)) > 8
+    drawn = {
+        "scatter": scatter.draw(report, target, WIDE, 520 if crowded else 420),
+        "scatter_narrow": scatter.draw(report, target, NARROW, 480 if crowded else 400),
+        "spread": distribution.draw(target, mine, limit, WIDE),
+        "spread_narrow": distribution.draw(target, mine, limit, NARROW),
+    }
+    return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704  built by svg.element, which escapes
+
+
+def facts(one: Candidate) -> list[str]:
+    """What else is known of a candidate, beside the table's columns."""
+    said = []
+    if one.integer_nodes is not None and one.float_nodes is not None and one.integer:
+        said.append(f"{one.integer_nodes} integer and {one.float_nodes} float nodes")
+    if one.parity is not None:
+        said.append(
+            f"same class as the program in torch {words.share(one.parity.top1)}, at most {one.parity.steps:.3g} steps apart"
+        )
+    if one.cold_start is not None:
+        said.append(f"cold start {words.seconds(one.cold_start)}")
+    if one.peak_memory is not None:
+        said.append(f"peak memory {words.size(one.peak_memory)}")
+    return said

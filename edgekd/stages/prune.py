@@ -1,0 +1,152 @@
+"""Remove the channels that the student misses least, then let it recover by distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgekd.errors import UserError
+from edgekd.schedule import Training
+from edgekd.stage import Context, Stage, uses
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgekd.scoring import Batch, Criterion
+    from edgekd.student import Student
+
+__all__ = ["Prune"]
+
+BATCH = 32
+"""Calibration samples in one backward pass: few, so that the pulls of different samples do not cancel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Training, Stage):
+    """Structured pruning: whole channels go, from every layer that is coupled to them; the rest is an ordinary smaller network.
+
+    `ratio` is the share of channels to remove, of those that can be; kept channels are rounded to the target's channel
+    multiple. `samples` of the training split give the gradients that a criterion needs. Then the student is trained as in
+    distill, for `epochs`; 0 leaves it as pruned.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset({"teacher", "data", "target"})
+
+    criterion: str = "teacher_gap"
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    scope: Literal["global", "per_group"] = "global"
+    samples: Annotated[int, Field(ge=1)] = 512
+    losses: tuple[dict[str, Any], ...] = (
+        {"use": "cross_entropy", "weight": 0.5},
+        {"use": "kl", "temperature": 4.0, "weight": 0.5},
+    )
+    epochs: Annotated[int, Field(ge=0)] = 4
+
+    def __post_init__(self) -> None:
+        if not uses(self.losses, "prune: losses"):
+            raise UserError("prune: losses: there is none", hint='as in losses = [{ use = "kl", temperature = 4.0 }]')
+
+    def names(self) -> list[tuple[str, str, str]]:
+        losses = [("losses", "losses", use.use) for use in uses(self.losses, "prune: losses")]
+        return [("criterion", "criteria", self.criterion), *losses]
+
+    def check(self) -> None:
+        """Build criterion and losses. Raises UserError for an unknown field or a value out of range."""
+        from edgekd import registry
+
+        self._criterion()
+        for use in uses(self.losses, "prune: losses"):
+            registry.build("losses", use.use, use.fields)
+
+    def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
+        """Returns widths by group, what was left whole and why, size and validation metric at each step, and the history.
+
+        Raises UserError for a student of which nothing can be pruned.
+        """
+        from edgekd.edits import replay
+        from edgekd.groups import find, kept_sides
+        from edgekd.pipeline.judge import size
+        from edgekd.scoring import scores
+        from edgekd.student import save_next
+        from edgekd.widths import choose
+
+        network = student.network()
+        groups = find(network, context.data().train[0][:2])
+        criterion = self._criterion()
+        with context.progress.task(f"score channels: {self.criterion}"):
+            found, unscored = scores(network, groups.prunable, criterion, self._batches(criterion, context))
+        whole = {**groups.whole, **unscored}
+        if not found:
+            raise _nothing(whole)
+        keep = choose(found, self.ratio, self.scope, context.channel_multiple)
+        widths = {g.name: {"before": g.channels, "after": len(keep[g.name])} for g in groups.prunable if g.name in keep}
+        if all(width["before"] == width["after"] for width in widths.values()):
+            message = f"prune: with ratio {self.ratio}, every group rounds back to all of its channels"
+            raise UserError(message, hint=f"a higher ratio; the channel multiple is {context.channel_multiple}")
+        edit = {
+            "edit": "prune",
+            "kept": kept_sides(groups.prunable, keep),
+            "criterion": self.criterion,
+            "ratio": self.ratio,
+        }
+        facts: dict[str, Any] = {"groups": widths, "whole": whole}
+        facts["before"] = {**size(network, student.example()), "validation": _validation(network, context)}
+        replay(network, edit)
+        facts["pruned"] = {**size(network, student.example()), "validation": _validation(network, context)}
+        if self.epochs:
+            facts["recovery"] = self._recover(network, context)
+            facts["recovered"] = {"validation": _validation(network, context)}
+        save_next(out, student, network.state_dict(), edit)
+        return facts
+
+    def _criterion(self) -> Criterion:
+        from edgekd import registry
+        from edgekd.errors import nearest
+        from edgekd.scoring import NEEDS
+
+        made: Criterion = registry.build("criteria", self.criterion, {})
+        if getattr(made, "needs", None) not in NEEDS:
+            message = f"{registry.file_of('criteria', self.criterion)}: `needs` is {getattr(made, 'needs', None)!r}"
+            raise UserError(message, hint=nearest("", NEEDS))
+        return made
+
+    def _batches(self, criterion: Criterion, context: Context) -> Iterator[Batch]:
+        """The calibration samples, the same for the same seed, `BATCH` at a time; the teacher is asked only if needed."""
+        import torch
+
+        from edgekd.training import derive
+
+        inputs, targets = context.data().train
+        generator = torch.Generator().manual_seed(derive(context.seed, "prune samples"))
+        chosen = torch.randperm(len(inputs), generator=generator)[: self.samples]
+        logits = None
+        if criterion.needs == "teacher_gradient":
+            logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])
+        for part in torch.arange(len(chosen)).split(BATCH):
+            batch = chosen[part]
+            yield inputs[batch], targets[batch], None if logits is None else logits[part]
+
+    def _recover(self, network: nn.Module, context: Context) -> dict[str, Any]:
+        from edgekd.objective import Objective
+        from edgekd.training import train
+
+        objective = Objective(uses(self.losses, "prune: losses"), context.teacher)
+        return train(network, objective, context, self, label="prune: recovery")
+
+
+def _nothing(whole: dict[str, str]) -> UserError:
+    reasons = "; ".join(f'"{name}": {reason}' for name, reason in list(whole.items())[:3]) or "it has no such layers"
+    hint = "groups of channels between two layers can be pruned: a convolution or linear layer that another one reads"
+    return UserError(f"prune: the student has no group of channels that can be pruned: {reasons}", hint=hint)
+
+
+def _validation(network: nn.Module, context: Context) -> float:
+    """The metric on the validation split."""
+    from edgekd.training import logits_of
+
+    inputs, targets = context.data().validation
+    return context.metric(logits_of(network, inputs).numpy(), targets.numpy())

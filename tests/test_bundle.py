@@ -1,0 +1,96 @@
+"""The bundle: refused if anything in it changed; opened without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgekd import bundle
+from edgekd.backend import open_backend
+from edgekd.errors import UserError
+
+SIGNATURE = {
+    "inputs": [{"name": "input", "shape": [1, 3], "dtype": "float32"}],
+    "outputs": [{"name": "output", "shape": [1, 2], "dtype": "float32"}],
+    "preprocessing": {"mean": [0.5]},
+    "labels": ["cat", "dog"],
+}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    program, engine = tmp_path / "program", tmp_path / "engine"
+    program.mkdir(), engine.mkdir()
+    (program / "signature.json").write_text(json.dumps(SIGNATURE))
+    (program / "program.json").write_text(json.dumps({"precision": "float32", "grid": "none"}))
+    (program / "model.onnx").write_bytes(b"")
+    open_backend("null").compile(program, engine, {}, 1)
+    licence = tmp_path / "LICENSE.data"
+    licence.write_text("free")
+    inputs = np.ones((1, 3), np.float32)
+    bundle.write(tmp_path / "out" / "host", engine, {"name": "x"}, {"inputs": inputs}, [licence], ["numpy"])
+    return tmp_path / "out" / "host"
+
+
+def test_it_opens_and_runs(made: Path) -> None:
+    manifest = bundle.read(made)
+    assert manifest["signature"]["labels"] == ["cat", "dog"]
+    names = {p.name for p in (made / "licences").iterdir()}
+    assert "LICENSE.data" in names and any(name.startswith("numpy-") for name in names)
+    with bundle.load(made) as session:
+        (outputs,) = session.run([np.ones((1, 3), np.float32)])
+        assert outputs.shape == (1, 2)
+
+
+def test_torch_is_not_needed(made: Path) -> None:
+    code = f"import sys, edgekd; edgekd.load({str(made)!r}).close(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def test_one_flipped_byte_anywhere_is_refused(made: Path) -> None:
+    for path in files(made):
+        whole = path.read_bytes()
+        if path.name == "bundle.json" or not whole:
+            continue
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        with pytest.raises(UserError, match="was changed"):
+            bundle.load(made)
+        path.write_bytes(whole)
+    bundle.read(made)
+
+
+def test_missing_and_unknown_files_are_refused(made: Path) -> None:
+    (made / "extra").write_text("x")
+    with pytest.raises(UserError, match="extra is not of the bundle"):
+        bundle.read(made)
+    (made / "extra").unlink()
+    (made / "golden.npz").unlink()
+    with pytest.raises(UserError, match=r"golden.npz is missing"):
+        bundle.read(made)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1}', '{"format": 99, "files": {}}'])
+def test_a_damaged_manifest(made: Path, text: str) -> None:
+    (made / "bundle.json").write_text(text)
+    with pytest.raises(UserError, match=r"damaged|format 99"):
+        bundle.load(made)
+
+
+def test_not_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a bundle"):
+        bundle.load(tmp_path)
+
+
+def test_writing_again_replaces_it_whole(made: Path, tmp_path: Path) -> None:
+    bundle.write(made, tmp_path / "engine", {"name": "second"}, {"inputs": np.zeros(1)}, [], [])
+    assert bundle.read(made)["name"] == "second"
+    assert [p.name for p in made.parent.iterdir()] == ["host"]
