@@ -51,8 +51,8 @@ $(READY): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo; \
 	    echo 'hint: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv'; exit 1; } >&2
 	@echo 'installing into .venv (about 1.2 GB, minutes on the first use)' >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 clean: ## remove results, builds and caches (.venv and the store stay)

@@ -13,6 +13,9 @@ from edgekd.errors import EdgekdError, UserError
 from edgekd.groups import Group
 
 NEEDS = ("weights", "task_gradient", "teacher_gradient")
+ALIKE = 1e-6
+"""Nats; below it, what is left of a divergence in float32 is rounding."""
+
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """inputs [batch, ...], targets [batch], and the teacher's logits [batch, classes] where they are needed."""
 
@@ -32,7 +35,10 @@ def scores(
 
     A gradient is that of the mean loss of one batch, with batch norm on its running statistics: pruning is judged on the
     network as it is deployed. The scores of batches are averaged, a smaller last batch counting by its size. `batches` is not
-    read for a criterion of weights alone. Raises EdgekdError for a score that is not finite.
+    read for a criterion of weights alone.
+
+    Raises UserError where a student that already computes what its teacher does leaves no gradient to go by, and EdgekdError
+    for a score that is not finite.
     """
     able, unable = [], {}
     for group in groups:  # whether a criterion can score a group does not depend on gradients
@@ -44,14 +50,20 @@ def scores(
     if criterion.needs == "weights":
         return _finite({group.name: criterion(group) for group in able}), unable
     found = {group.name: torch.zeros(group.channels) for group in able}
-    count = 0
+    count, gap = 0, 0.0
     for inputs, targets, teacher in batches:
         network.zero_grad()
-        _loss(criterion.needs, network(inputs), targets, teacher).backward()
+        loss = _loss(criterion.needs, network(inputs), targets, teacher)
+        loss.backward()
         for group in able:
             found[group.name] += criterion(group) * len(inputs)
-        count += len(inputs)
+        count, gap = count + len(inputs), max(gap, float(loss.detach()))
     network.zero_grad()
+    if criterion.needs == "teacher_gradient" and gap < ALIKE:
+        message = (
+            f"the student already computes what the teacher does (KL {gap:.1e} nats): no gradient tells channels apart"
+        )
+        raise UserError(message, hint='criterion = "taylor" or "magnitude"')
     return _finite({name: total / count for name, total in found.items()}), unable
 
 

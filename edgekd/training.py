@@ -188,7 +188,7 @@ class _Run:
             index, _, name = key.partition("/")
             parameter = self.parameters[int(index)]
             like = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-            self.optimizer.state[parameter][name] = like  # in the parameter's own layout, or the bits would differ
+            self.optimizer.state[parameter][name] = like  # in the parameter's own layout, as before
         self.best, self.best_epoch, self.epochs = parts["best"], found[1]["best"], found[1]["epochs"]
 
 

@@ -43,5 +43,5 @@ def rounded(left: float, channels: int, multiple: int) -> int:
     >>> [rounded(left, 24, 8) for left in (0.0, 11.9, 12.0, 16.8, 23.0)], rounded(3.0, 6, 8), rounded(10.0, 12, 8)
     ([8, 8, 16, 16, 24], 6, 12)
     """
-    widths = [*range(multiple, channels, multiple), channels]
-    return min(reversed(widths), key=lambda width: abs(width - left))
+    widths: list[int] = [channels, *reversed(range(multiple, channels, multiple))]
+    return min(widths, key=lambda width: abs(width - left))

@@ -1,3 +1,5 @@
+"""Checkpoints: whole or not at all."""
+
 from pathlib import Path
 
 import pytest

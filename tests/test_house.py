@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import is_dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,21 @@ def test_every_module_imports() -> None:
     assert len(modules) > 20
     for name in modules:
         importlib.import_module(name)
+
+
+def test_every_import_is_a_dependency() -> None:
+    """What the package imports is declared in pyproject.toml, as edgekd's own need or as an extra's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    names = {re.split(r"[<>=\[ ]", d)[0].lower() for d in declared}
+    providers = packages_distributions()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(parsed(path)):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {m.partition(".")[0] for m in modules} - set(sys.stdlib_module_names) - {"edgekd"}:
+                found = {name.lower().replace("_", "-") for name in providers.get(top, [])}
+                assert not found or found & names, f"{shown(path)}: {top}, of {sorted(found)}, is no dependency"
 
 
 def modules_after(code: str, *argv: str) -> set[str]:

@@ -1,3 +1,5 @@
+"""The objective: which loss is given what."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""The training loop: what it learns, what it keeps, and the same bits after a kill."""
+
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -171,6 +173,25 @@ def test_batches_hold_every_sample_once_in_an_order_of_the_seed() -> None:
     assert [len(b) for b in batches(3, 128, 0)] == [3]
     assert [len(b) for b in batches(1, 128, 0)] == [1]
     assert [len(b) for b in batches(3, 1, 0)] == [1, 1, 1]
+
+
+def test_every_epoch_has_its_own_order(tmp_path: Path) -> None:
+    inputs, targets = tiny_data().train
+    model, seen = tiny_student(), []
+    model.register_forward_pre_hook(
+        lambda module, given: seen.extend(given[0][:, 0, 0, 0].tolist()) if module.training else None
+    )
+    run(tiny_context(tmp_path), replace(SHORT, epochs=2), model=model)
+    first, second = seen[:256], seen[256:]
+    assert sorted(first) == sorted(second) == sorted(inputs[:, 0, 0, 0].tolist())
+    assert first != second
+
+
+def test_weights_decay_and_normalisation_does_not(tmp_path: Path) -> None:
+    model = tiny_student()
+    run(tiny_context(tmp_path), Training(epochs=2, batch=64, lr=1e-3, weight_decay=500.0), model=model)
+    assert model.block.conv1.weight.abs().max() < 0.05
+    assert model.block.bn1.weight.min() > 0.9
 
 
 def test_derived_seeds_stay_what_they_are() -> None:

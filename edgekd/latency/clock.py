@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from edgekd.backend import Array, Session
 
 WINDOW_SECONDS = 0.01  # a warm-up window lasts at least this long, and
-WINDOW_CALLS = 5  # has at least so many calls;
+WINDOW_CALLS = 5  # has at least so many calls,
+MOST_CALLS = 10_000  # and at most so many.
 WARM_SECONDS = 0.1  # warming up takes at least this long: clocks and caches of the machine need it;
 CALM_WINDOWS = 3  # steady: so many windows in a row whose medians
 CALM = 0.03  # lie within this share of their own median.
@@ -169,28 +170,29 @@ def calls_per_sample(session: Session, inputs: Sequence[Array]) -> int:
 
 
 def warm_up(session: Session, inputs: Sequence[Array], limit: float = 2.0) -> WarmUp:
-    """Call until the rolling median is steady: three windows in a row whose medians lie within 3% of theirs, after 0.1 s at least.
+    """Call until the rolling median is steady: for 0.1 s, and three windows in a row with medians within 3% of theirs.
 
-    A window is at least 5 calls and 10 ms long, less where three such would not fit into `limit`. After `limit` seconds
-    and at least one window it stops in any case and says so: not steady. The first two calls are never part of a window,
-    since runtimes allocate in them.
+    The first two calls are in no window, since runtimes allocate in them. A window is at least 5 calls and 10 ms long, less
+    where three such would not fit into `limit`. After windows of `limit` seconds, or 10,000 calls that took no time, it
+    stops in any case and says so: not steady.
     """
-    total = time_block(session, inputs, 1)[0]
-    guess = time_block(session, inputs, 1)[0]
-    total, calls = total + guess, 2
-    size = WINDOW_CALLS
+    first, guess = time_block(session, inputs, 2)
+    total, calls, spent, size = first + guess, 2, 0.0, WINDOW_CALLS
     if guess > 0:
-        size = max(WINDOW_CALLS, min(math.ceil(WINDOW_SECONDS / guess), 10_000))
+        size = max(WINDOW_CALLS, min(math.ceil(WINDOW_SECONDS / guess), MOST_CALLS))
         size = max(1, min(size, int(limit / (CALM_WINDOWS * guess))))
     medians: list[float] = []
     while True:
         block = time_block(session, inputs, size)
-        total, calls = total + sum(block), calls + size
-        medians.append(statistics.median(block))
+        took = sum(block)
+        total, spent, calls = total + took, spent + took, calls + size
+        medians.append(statistics.median(block) or took / size)
         recent = medians[-CALM_WINDOWS:]
         middle = statistics.median(recent)
         calm = len(recent) == CALM_WINDOWS and all(abs(m - middle) <= CALM * middle for m in recent)
-        if calm and total >= min(WARM_SECONDS, limit):
+        if calm and spent >= min(WARM_SECONDS, limit):
             return WarmUp(calls, total, True, middle)
-        if total >= limit:
+        if spent >= limit or (took == 0 and size >= MOST_CALLS):
             return WarmUp(calls, total, False, medians[-1])
+        if took == 0:
+            size = min(10 * size, MOST_CALLS)

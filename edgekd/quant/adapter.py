@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torchao.quantization.pt2e import ObserverBase
 
 from edgekd.errors import EdgekdError
 from edgekd.quant.grid import SMALLEST_SCALE, parameters
+from edgekd.quant.torchao import ObserverBase
 
 __all__ = ["ActivationGrid", "Observer", "PerChannelWeight"]
 
@@ -39,13 +39,13 @@ class _FakeQuantize(torch.autograd.Function):
         return torch.mul(x, 1.0 / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, float, int, int], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, float, int, int], output: torch.Tensor) -> None:  # noqa: ARG004
         x, scale, low, high = inputs
         ctx.save_for_backward(x)
         ctx.limits = (low - 0.5) * scale, (high + 0.5) * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.limits), None, None, None
 
@@ -53,7 +53,7 @@ class _FakeQuantize(torch.autograd.Function):
 class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
     """The grid of one activation: per tensor, affine or symmetric.
 
-    It passes x through until `close` has given it a range, and fake-quantizes from then on. The range is its only state:
+    It passes x through until `take` has given it a range, and fake-quantizes from then on. The range is its only state:
     two float32 buffers, NaN until known, so that it can be saved as tensors. Gradients pass where x lies inside the range
     (the straight-through estimator: Bengio et al. 2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877, section 3).
     """
@@ -62,9 +62,14 @@ class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
     maximum: torch.Tensor
 
     def __init__(
-        self, observer: Callable[[], Observer], dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme,
+        self,
+        observer: Callable[[], Observer],
+        dtype: torch.dtype,
+        quant_min: int,
+        quant_max: int,
+        qscheme: torch.qscheme,
         is_dynamic: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(dtype=dtype, is_dynamic=is_dynamic)
         self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
         self.factory = observer
@@ -80,21 +85,19 @@ class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
         if self.grid is None:
             return x
         scale, zero_point = self.grid
-        fake: torch.Tensor = _FakeQuantize.apply(x, scale, self.quant_min - zero_point, self.quant_max - zero_point)  # type: ignore[no-untyped-call]
+        low, high = self.quant_min - zero_point, self.quant_max - zero_point
+        fake: torch.Tensor = _FakeQuantize.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
         return fake
 
     def observe(self) -> None:
-        """Start anew: let what follows pass unchanged through a fresh observer."""
+        """Let what follows pass unchanged, through a fresh observer, until `open` is None again."""
         self.open = self.factory()
 
-    def close(self) -> None:
-        """Stop observing and take the observer's range."""
-        if self.open is not None:
-            low, high = self.open.range()
-            self.minimum.fill_(low)
-            self.maximum.fill_(high)
-            self.open = None
-            self.settle()
+    def take(self, low: float, high: float) -> None:
+        """Make [low, high] its range."""
+        self.minimum.fill_(low)
+        self.maximum.fill_(high)
+        self.settle()
 
     def settle(self) -> None:
         """Derive scale and zero point from the two buffers, as after they were loaded."""
@@ -119,7 +122,13 @@ class PerChannelWeight(ObserverBase):  # type: ignore[misc]  # torchao is untype
     """
 
     def __init__(
-        self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, ch_axis: int, is_dynamic: bool = False
+        self,
+        dtype: torch.dtype,
+        quant_min: int,
+        quant_max: int,
+        qscheme: torch.qscheme,
+        ch_axis: int,
+        is_dynamic: bool = False,
     ) -> None:
         super().__init__(dtype=dtype, is_dynamic=is_dynamic)
         self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis

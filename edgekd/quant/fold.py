@@ -102,10 +102,12 @@ def _constant(graph: GraphModule, node: object) -> torch.Tensor | None:
     return value.detach() if isinstance(value, torch.Tensor) else None
 
 
-def _own(graph: GraphModule, layer: Node, index: int, target: str, value: torch.Tensor, behind: Node | None = None) -> None:
+def _own(
+    graph: GraphModule, layer: Node, index: int, target: str, value: torch.Tensor, behind: Node | None = None
+) -> None:
     """Give `layer` a constant of its own as argument `index`: the attribute `target`, unless another layer reads that."""
-    readers = [n for n in graph.graph.nodes if n.op == "get_attr" and n.target == target for n in n.users]
-    if any(reader is not layer and reader is not behind for reader in readers):
+    readers = {user for n in graph.graph.nodes if n.op == "get_attr" and n.target == target for user in n.users}
+    if readers - {layer, behind}:
         target = f"{target}_{layer.name}"
     prefix, _, name = target.rpartition(".")
     owner = graph.get_submodule(prefix)

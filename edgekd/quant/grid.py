@@ -31,7 +31,17 @@ class Grid:
     activation_symmetric: bool = False
     weight_dtype: str = "int8"
     weight_granularity: str = "per_channel"
-    operators: tuple[str, ...] = ("conv2d", "linear", "add", "mul", "concat", "average_pool", "relu", "clamp", "sigmoid")
+    operators: tuple[str, ...] = (
+        "conv2d",
+        "linear",
+        "add",
+        "mul",
+        "concat",
+        "average_pool",
+        "relu",
+        "clamp",
+        "sigmoid",
+    )
     shared: tuple[str, ...] = ("max_pool", "reshape", "dropout")
     fused: tuple[str, ...] = ("relu", "clamp")
     float_logits: bool = True
@@ -50,7 +60,8 @@ class Grid:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Grid:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
 AFFINE = Grid("affine")

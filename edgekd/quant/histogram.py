@@ -51,11 +51,11 @@ class Histogram:
     @property
     def edges(self) -> NDArray[np.float64]:
         """The counts.size + 1 edges, ascending, in the units of the values."""
-        return (self.first + np.arange(self.counts.size + 1)) * self.width
+        return np.arange(self.first, self.first + self.counts.size + 1, dtype=np.float64) * self.width
 
     @property
     def centres(self) -> NDArray[np.float64]:
-        return (self.first + np.arange(self.counts.size) + 0.5) * self.width
+        return self.edges[:-1] + 0.5 * self.width
 
     def update(self, x: torch.Tensor) -> None:
         """Count x, of any shape. Raises EdgekdError where a value is NaN or infinite."""

@@ -12,17 +12,12 @@ fake-quantized row.
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 
 import torch
 from torch import nn
 from torch.fx import GraphModule
-from torchao.quantization.pt2e.prepare import prepare as insert_adapters
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
-from torchao.quantization.pt2e.utils import _get_node_name_to_scope
 
 from edgekd import registry
 from edgekd.errors import EdgekdError, UserError
@@ -30,9 +25,10 @@ from edgekd.quant.adapter import ActivationGrid, Observer
 from edgekd.quant.fold import fold_batch_norm, settle_weights
 from edgekd.quant.grid import Grid
 from edgekd.quant.quantizer import BATCH_NORM, GridQuantizer
+from edgekd.quant.torchao import convert_pt2e, insert_adapters, quiet, scopes_of
 from edgekd.quant.trace import set_training, trace
 
-__all__ = ["calibrate", "convert", "freeze_batch_norm", "freeze_observers", "prepare", "restore", "state"]
+__all__ = ["calibrate", "convert", "freeze_batch_norm", "prepare", "restore", "state"]
 
 FROZEN = "edgekd_batch_norm_frozen"
 
@@ -54,8 +50,8 @@ def prepare(
         fold_batch_norm(graph)
         graph = GraphModule(graph, graph.graph)
     quantizer = GridQuantizer(grid, factory)
-    scopes = _get_node_name_to_scope(graph)
-    with _quiet():
+    scopes = scopes_of(graph)
+    with quiet():
         quantizer.annotate(graph)
         prepared: GraphModule = insert_adapters(graph, scopes, is_qat=qat)
     prepared.train = MethodType(_train, prepared)  # type: ignore[method-assign]
@@ -71,8 +67,10 @@ def _train(self: GraphModule, mode: bool = True) -> GraphModule:
 def calibrate(prepared: GraphModule, batches: Iterable[torch.Tensor]) -> None:
     """Show the batches [n, …] to fresh observers, in eval mode without gradients, and take the ranges that they find.
 
-    Weights are quantized meanwhile, as they will be. May be called again, as between epochs of QAT; the mode is restored.
-    Raises EdgekdError for no batches, or for values that are not finite; the earlier ranges then stay.
+    Weights are quantized meanwhile, as they will be. Nothing else moves a range: QAT trains inside the ranges that the
+    chosen observer found, rather than after a moving average of extremes, which would undo what the observer clipped (and
+    gave no better students when tried: docs/decisions). Where batch norm has changed much, call this again after freezing it.
+    The mode is restored. Raises EdgekdError for no batches, or for values that are not finite; the earlier ranges then stay.
     """
     adapters = _adapters(prepared)
     training = prepared.training
@@ -83,8 +81,9 @@ def calibrate(prepared: GraphModule, batches: Iterable[torch.Tensor]) -> None:
         with torch.no_grad():
             for batch in batches:
                 prepared(batch)
-        for adapter in adapters:
-            adapter.close()
+        found = [adapter.open.range() for adapter in adapters if adapter.open is not None]
+        for adapter, (low, high) in zip(adapters, found, strict=True):
+            adapter.take(low, high)
     finally:
         for adapter in adapters:
             adapter.open = None
@@ -98,11 +97,11 @@ def convert(prepared: GraphModule) -> GraphModule:
     """
     if any(adapter.grid is None for adapter in _adapters(prepared)):
         raise EdgekdError("the prepared student has no activation ranges", hint="calibrate it, or restore its state")
-    graph = copy.deepcopy(prepared)
-    set_training(graph, False)
-    fold_batch_norm(graph)
-    settle_weights(graph)
-    with _quiet():
+    with quiet():
+        graph = copy.deepcopy(prepared)
+        set_training(graph, False)
+        fold_batch_norm(graph)
+        settle_weights(graph)
         program: GraphModule = convert_pt2e(graph)
     return program
 
@@ -127,27 +126,18 @@ def restore(prepared: GraphModule, tensors: Mapping[str, torch.Tensor]) -> None:
     Raises UserError, naming the tensor, where names or shapes differ.
     """
     own = prepared.state_dict()
-    if missing := sorted(own.keys() ^ tensors.keys()):
-        side = "lacks" if missing[0] in own else "has an unknown"
-        raise UserError(f'the quantized state {side} tensor "{missing[0]}" ({len(missing)} differ)', hint="prepare the same student, grid and qat")
+    if differing := sorted(own.keys() ^ tensors.keys()):
+        first, hint = differing[0], "restore into a student prepared with the same model, grid and qat"
+        problem = "lacks the" if first in own else "has an unknown"
+        raise UserError(f'the quantized state {problem} tensor "{first}", one of {len(differing)}', hint=hint)
     for name, value in own.items():
-        if value.shape != tensors[name].shape:
-            raise UserError(f'the quantized state\'s "{name}" has shape {list(tensors[name].shape)}, not {list(value.shape)}')
+        given = tensors[name].shape
+        if value.shape != given:
+            raise UserError(f'the quantized state\'s "{name}" has shape {list(given)}, not {list(value.shape)}')
     prepared.load_state_dict(dict(tensors))
     for adapter in _adapters(prepared):
         adapter.settle()
 
 
-def freeze_observers(prepared: GraphModule) -> None: ...
-
-
 def _adapters(prepared: GraphModule) -> list[ActivationGrid]:
     return [module for module in prepared.modules() if isinstance(module, ActivationGrid)]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings that torchao's use of torch's own deprecated modules gives."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.quantizer import (
+
+from edgekd.quant.adapter import ActivationGrid, Observer, PerChannelWeight
+from edgekd.quant.grid import Grid
+from edgekd.quant.torchao import (
+    Q_ANNOTATION_KEY,
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
     Quantizer,
     SharedQuantizationSpec,
 )
-from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
-
-from edgekd.quant.adapter import ActivationGrid, Observer, PerChannelWeight
-from edgekd.quant.grid import Grid
 
 __all__ = ["BATCH_NORM", "WEIGHTED", "GridQuantizer"]
 

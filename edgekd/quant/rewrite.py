@@ -55,7 +55,9 @@ def s8_to_u8(model: onnx.ModelProto) -> None:
     rebased: dict[str, str] = {}
     for node in model.graph.node:
         data = node.input[0]
-        activation = node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and data not in index.constants)
+        activation = node.op_type == "QuantizeLinear" or (
+            node.op_type == "DequantizeLinear" and data not in index.constants
+        )
         if not activation or len(node.input) < 3:
             continue
         name = node.input[2]
@@ -67,7 +69,8 @@ def s8_to_u8(model: onnx.ModelProto) -> None:
         node.input[2] = rebased[name]
     for value in model.graph.value_info:
         maker = index.maker.get(value.name)
-        if maker is not None and maker.op_type == "QuantizeLinear" and value.type.tensor_type.elem_type == TensorProto.INT8:
+        signed = value.type.tensor_type.elem_type == TensorProto.INT8
+        if signed and maker is not None and maker.op_type == "QuantizeLinear":
             value.type.tensor_type.elem_type = TensorProto.UINT8
 
 
@@ -117,7 +120,9 @@ def reductions_to_pools(model: onnx.ModelProto) -> None:
         if node.op_type not in ("ReduceMean", "ReduceMax") or len(node.input) < 2:
             continue
         shape, axes = shapes.get(node.input[0], ()), index.array(node.input[1])
-        if len(shape) != 4 or axes is None or sorted(int(a) % 4 for a in axes.reshape(-1)) != [2, 3] or not all(shape[2:]):
+        if len(shape) != 4 or not all(shape[2:]) or axes is None:
+            continue
+        if sorted(int(axis) % 4 for axis in axes.reshape(-1)) != [2, 3]:
             continue
         keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
         result = node.output[0]
@@ -142,5 +147,5 @@ def reductions_to_pools(model: onnx.ModelProto) -> None:
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor, with 0 for a dimension that is not fixed."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = [v for v in [*inferred.input, *inferred.value_info, *inferred.output] if v.type.tensor_type.HasField("shape")]
-    return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+    types = {v.name: v.type.tensor_type for v in [*inferred.input, *inferred.value_info, *inferred.output]}
+    return {name: tuple(d.dim_value for d in t.shape.dim) for name, t in types.items() if t.HasField("shape")}

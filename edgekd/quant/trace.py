@@ -64,7 +64,8 @@ def set_training(graph: GraphModule, mode: bool, *, frozen: frozenset[Callable[.
 
 def _remove_counters(graph: GraphModule) -> None:
     for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten.add_.Tensor and str(getattr(node.args[0], "target", "")).endswith("num_batches_tracked"):
+        counter = node.args[0] if node.target is torch.ops.aten.add_.Tensor else None
+        if isinstance(counter, Node) and str(counter.target).endswith("num_batches_tracked"):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
 
@@ -84,7 +85,9 @@ def _make_functional(graph: GraphModule) -> None:
         if plain is None or not isinstance(changed, Node) or changed.op == "get_attr":
             continue
         node.target = plain
-        changed.replace_all_uses_with(node, delete_user_cb=lambda user, after=order[node]: order.get(user, 0) > after)
+        for reader in list(changed.users):
+            if order[reader] > order[node]:
+                reader.replace_input_with(changed, node)
 
 
 def _where(error: BaseException) -> str:
@@ -98,7 +101,8 @@ def _where(error: BaseException) -> str:
             name = step.tb_frame.f_code.co_filename
             if "/torch/" not in name and name != __file__ and not name.startswith("<"):
                 module = step.tb_frame.f_locals.get("self")
-                own.append((name, str(step.tb_lineno), type(module).__name__ if isinstance(module, nn.Module) else "forward"))
+                owner = type(module).__name__ if isinstance(module, nn.Module) else step.tb_frame.f_code.co_name
+                own.append((name, str(step.tb_lineno), owner))
             step = step.tb_next
         current = current.__cause__ or current.__context__
     return f"{own[-1][0]}:{own[-1][1]} (in {own[-1][2]}): " if own else ""

@@ -67,9 +67,13 @@ def int8_model() -> onnx.ModelProto:
         nodes.append(helper.make_node("DequantizeLinear", names, [f"{name}_d"], axis=0))
         return f"{name}_d"
 
-    nodes.append(helper.make_node("Conv", [pair("x", 0.03, -3), weight("w1")], ["c1"], kernel_shape=[3, 3], pads=[1] * 4))
+    nodes.append(
+        helper.make_node("Conv", [pair("x", 0.03, -3), weight("w1")], ["c1"], kernel_shape=[3, 3], pads=[1] * 4)
+    )
     nodes.append(helper.make_node("Relu", ["c1"], ["r1"]))
-    nodes.append(helper.make_node("Conv", [pair("r1", 0.02, -128), weight("w2")], ["c2"], kernel_shape=[3, 3], pads=[1] * 4))
+    nodes.append(
+        helper.make_node("Conv", [pair("r1", 0.02, -128), weight("w2")], ["c2"], kernel_shape=[3, 3], pads=[1] * 4)
+    )
     nodes.append(helper.make_node("Relu", ["c2"], ["r2"]))
     nodes.append(helper.make_node("GlobalAveragePool", [pair("r2", 0.03, -128)], ["p"]))
     nodes.append(helper.make_node("Flatten", [pair("p", 0.02, -128)], ["f"]))

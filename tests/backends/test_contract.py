@@ -51,7 +51,9 @@ def test_compile_then_load_runs_the_signature_and_gives_the_same_bytes_again(nam
         out.mkdir()
         facts = backend.compile(program, out, {"name": "host"}, 1)
         assert facts == json.loads((out / "engine.json").read_text())
-    assert {"backend", "file", "versions", "precision", "integer_nodes", "float_nodes", "options", "bytes"} <= set(facts)
+    assert {"backend", "file", "versions", "precision", "integer_nodes", "float_nodes", "options", "bytes"} <= set(
+        facts
+    )
     assert facts["bytes"] == (engines[0] / facts["file"]).stat().st_size > 0
     for file in engines[0].iterdir():
         assert file.read_bytes() == (engines[1] / file.name).read_bytes(), file.name
@@ -136,13 +138,17 @@ def test_missing_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.missing() == ""
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None)
     monkeypatch.setattr(
-        "edgekd.backend.metadata.requires", lambda name: ['onnx>=1.18; extra == "x"', "onnxruntime>=1.22", "onnxruntime-gpu"]
+        "edgekd.backend.metadata.requires",
+        lambda name: ['onnx>=1.18; extra == "x"', "onnxruntime>=1.22", "onnxruntime-gpu"],
     )
     assert backend.missing() == "pip install 'onnxruntime>=1.22' 'onnx>=1.18'"
 
 
 def test_a_dynamic_batch_takes_any_and_noise_follows_dtype(tmp_path: Path) -> None:
-    ports = [{"name": "ids", "shape": ["batch", 4], "dtype": "int64"}, {"name": "m", "shape": [None, 4], "dtype": "bool"}]
+    ports = [
+        {"name": "ids", "shape": ["batch", 4], "dtype": "int64"},
+        {"name": "m", "shape": [None, 4], "dtype": "bool"},
+    ]
     (tmp_path / "signature.json").write_text(json.dumps({"inputs": ports, "outputs": []}))
     signature = Signature.read(tmp_path)
     ids, mask = signature.noise(3)

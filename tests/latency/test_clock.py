@@ -72,8 +72,13 @@ def test_warm_up_gives_up_at_its_limit_and_says_so() -> None:
 def test_warm_up_calls_a_slow_engine_no_more_than_it_must() -> None:
     assert warm_up(Timed(lambda n: 5.0), [], limit=2.0).calls == 3
     once_slow = warm_up(Timed(lambda n: 8.0 if n == 0 else 0.001), [], limit=2.0)
-    assert once_slow.calls == 2 + 3 * 10
-    assert once_slow.median == 0.001
+    assert (once_slow.steady, once_slow.median, once_slow.calls) == (True, 0.001, 2 + 10 * 10)
+
+
+def test_warm_up_of_an_engine_that_takes_no_time_ends() -> None:
+    found = warm_up(Timed(lambda n: 0.0), [])
+    assert (found.steady, found.median) == (False, 0.0)
+    assert found.calls < 20_000
 
 
 def test_the_first_calls_are_in_no_window() -> None:

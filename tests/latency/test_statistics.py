@@ -101,7 +101,8 @@ def test_too_few_samples_claim_no_tail() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((1, 0, 3)), np.ones((2, 2)), np.zeros((1, 1, 1)), np.full((1, 1, 1), math.nan), -np.ones((1, 1, 1))]
+    "wrong",
+    [np.zeros((1, 0, 3)), np.ones((2, 2)), np.zeros((1, 1, 1)), np.full((1, 1, 1), math.nan), -np.ones((1, 1, 1))],
 )
 def test_impossible_samples_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="samples must be"):

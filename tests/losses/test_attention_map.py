@@ -1,3 +1,5 @@
+"""The attention loss: by hand, against the authors' code, and its bounds."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Cross-entropy and its smoothing, by hand."""
+
 import math
 
 import pytest

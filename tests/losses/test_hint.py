@@ -1,3 +1,5 @@
+"""The hint and its projector, by hand and against the paper's equation."""
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def test_vectors_and_tokens_have_a_linear_projector(student: tuple[int, ...], te
 
 @pytest.mark.parametrize(("student", "teacher"), [((2, 3, 4, 4), (2, 7)), ((2, 5, 3), (2, 6, 3))])
 def test_features_of_different_kinds_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match='"block" gives .* "layer" gives'):
+    with pytest.raises(UserError, match=r'"block" gives .* "layer" gives'):
         HINT.projector(torch.zeros(student), torch.zeros(teacher))
 
 

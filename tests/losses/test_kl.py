@@ -1,3 +1,5 @@
+"""The divergence: by hand, in numpy, and in the limit of high temperature."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""A torch module as the teacher."""
+
 import pytest
 import torch
 from tiny import TinyNet, tiny_data, tiny_student

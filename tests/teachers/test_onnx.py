@@ -1,3 +1,5 @@
+"""An ONNX file as the teacher, against numpy."""
+
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +62,7 @@ def test_it_has_no_features(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_missing_cut_or_of_another_kind_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none.onnx does not exist"):
+    with pytest.raises(UserError, match=r"none\.onnx does not exist"):
         Onnx(tmp_path / "none.onnx")
     whole = written(tmp_path / "t.onnx")
     for content in (b"", b"text", whole.read_bytes()[:300]):

@@ -1,0 +1,174 @@
+"""Each criterion against numbers worked out by hand, and teacher_gap against what removing a channel really costs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from coupled import Depthwise, Residual, images, settled
+from scipy.stats import spearmanr
+from tiny import tiny_data, tiny_student
+from torch import nn
+from torch.nn.functional import kl_div, log_softmax
+
+from edgekd import registry
+from edgekd.criteria.bn_scale import BnScale
+from edgekd.criteria.magnitude import Magnitude
+from edgekd.criteria.taylor import Taylor
+from edgekd.criteria.teacher_gap import TeacherGap
+from edgekd.errors import UserError
+from edgekd.groups import Group, find
+from edgekd.scoring import NEEDS, Batch, scores
+from edgekd.training import logits_of
+
+
+def two_layers(first: list[list[float]], second: list[list[float]]) -> tuple[nn.Module, Group]:
+    """Linear → ReLU → Linear with these weights [out, in], and the group of the channels between them."""
+    network = nn.Sequential(nn.Linear(len(first[0]), len(first)), nn.ReLU(), nn.Linear(len(first), len(second)))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor(first))
+        network[2].weight.copy_(torch.tensor(second))
+    (group,) = find(network.eval(), torch.randn(2, len(first[0]))).prunable
+    return network, group
+
+
+def kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return kl_div(log_softmax(student, 1), log_softmax(teacher, 1), reduction="batchmean", log_target=True)
+
+
+@pytest.mark.parametrize("name", registry.names("criteria"))
+def test_the_contract(name: str) -> None:
+    criterion = registry.build("criteria", name, {})
+    assert criterion.needs in NEEDS
+    network = settled(Residual())
+    kl(network(images()), torch.zeros(3, 4)).backward()
+    before = copy.deepcopy(network.state_dict())
+    for group in find(network, images(2)).prunable:
+        found = criterion(group)
+        assert found.shape == (group.channels,)
+        assert not found.requires_grad
+        assert bool(torch.isfinite(found).all())
+        assert len(found.unique()) > 1
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_magnitude_is_the_norm_of_what_makes_and_reads_a_channel() -> None:
+    _, group = two_layers([[3.0], [0.0]], [[4.0, 5.0], [0.0, 12.0]])
+    assert Magnitude()(group).tolist() == pytest.approx([5 / 9, 13 / 9])  # √(9 + 16) and √(25 + 144), over their mean 9
+
+
+def test_magnitude_of_a_dead_group_is_zero() -> None:
+    _, group = two_layers([[0.0], [0.0]], [[0.0, 0.0]])
+    assert Magnitude()(group).tolist() == [0.0, 0.0]
+
+
+def test_bn_scale_sums_the_scales_of_a_residual_stream() -> None:
+    network = settled(Residual())
+    with torch.no_grad():
+        network.stem[1].weight.copy_(torch.tensor([1.0, -2, 3, 0, 0, 0, 0, 0]))
+        network.outer[1].weight.copy_(torch.tensor([0.5, 0.5, -4, 0, 0, 0, 0, 1]))
+    stream = next(g for g in find(network, images(2)).prunable if g.name == "stem.0")
+    assert BnScale()(stream).tolist() == [1.5, 2.5, 7.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_bn_scale_leaves_a_group_without_batch_norm_whole() -> None:
+    network, group = two_layers([[1.0], [2.0]], [[1.0, 1.0]])
+    with pytest.raises(UserError, match="no batch norm"):
+        BnScale()(group)
+    assert scores(network, [group], BnScale(), []) == ({}, {group.name: "bn_scale: its channels pass no batch norm"})
+
+
+def test_taylor_sums_squares_of_gradient_times_weight() -> None:
+    network, group = two_layers([[1.0, 2.0], [3.0, 4.0]], [[7.0, 7.0]])
+    network[0].weight.grad = torch.tensor([[1.0, -1.0], [0.5, 0.0]])
+    assert Taylor()(group).tolist() == [1.0 + 4.0, 2.25]
+
+
+def test_teacher_gap_is_the_size_of_the_gate_gradient() -> None:
+    network, group = two_layers([[1.0], [1.0]], [[2.0, -3.0], [1.0, 1.0]])
+    network[2].weight.grad = torch.tensor([[0.5, 1.0], [-1.0, 2.0]])
+    assert TeacherGap()(group).tolist() == [0.0, 1.0]  # 2·0.5 − 1·1 = 0; |−3·1 + 1·2| = 1
+
+
+def test_teacher_gap_of_a_plain_chain_is_the_gate_on_its_batch_norm() -> None:
+    """Derived another way: scaling γ and β by m scales what ReLU passes by m, so ∂KL/∂m = γ·g_γ + β·g_β."""
+    network = settled(Residual())
+    kl(network(images(8)), torch.randn(8, 4)).backward()
+    inner = next(g for g in find(network, images(2)).prunable if g.name == "inner.0")
+    norm = network.inner[1]
+    expected = (norm.weight * norm.weight.grad + norm.bias * norm.bias.grad).abs().detach()
+    torch.testing.assert_close(TeacherGap()(inner), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_teacher_gap_is_the_slope_of_the_divergence_where_channels_are_gated() -> None:
+    """Through depth-wise layers, hard-swish and a squeeze-and-excite gate: against a central difference in double precision."""
+    network, teacher, x = settled(Depthwise()).double(), torch.randn(8, 4).double(), images(8).double()
+    kl(network(x), teacher).backward()
+    for group in find(network, x[:2]).prunable:
+        slopes = []
+        for channel in range(group.channels):
+            ends = []
+            for gate in (1 + 1e-5, 1 - 1e-5):
+                gated = copy.deepcopy(network)
+                with torch.no_grad():
+                    for member in group.consumers:
+                        weight = gated.get_submodule(member.name).weight
+                        weight.select(member.axis, member.positions[channel][0]).mul_(gate)
+                    ends.append(kl(gated(x), teacher))
+            slopes.append((ends[0] - ends[1]) / 2e-5)
+        torch.testing.assert_close(TeacherGap()(group).double(), torch.stack(slopes).abs(), rtol=1e-4, atol=1e-6)
+
+
+def true_rise(network: nn.Module, group: Group, inputs: torch.Tensor, teacher: torch.Tensor) -> list[float]:
+    """KL(teacher ‖ student) without each channel, minus that with all, in nats."""
+    found = []
+    for places in zip(*(member.positions for member in group.consumers), strict=True):
+        without = copy.deepcopy(network)
+        with torch.no_grad():
+            for member, positions in zip(group.consumers, places, strict=True):
+                weight = without.get_submodule(member.name).weight
+                for position in positions:
+                    weight.select(member.axis, position).zero_()
+        found.append(float(kl(logits_of(without, inputs), teacher) - kl(logits_of(network, inputs), teacher)))
+    return found
+
+
+def batches(inputs: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor, size: int) -> list[Batch]:
+    return list(zip(inputs.split(size), targets.split(size), teacher.split(size), strict=True))
+
+
+def test_teacher_gap_ranks_channels_as_their_removal_does() -> None:
+    """Over all 64 channels of a trained student; other criteria rank them worse, as the size of a weight says little."""
+    student, teacher = tiny_student(16, 1, trained=True).eval(), tiny_student(16, 7, trained=True).eval()
+    inputs, targets = tiny_data().train
+    logits = logits_of(teacher, inputs)
+    groups = find(student, inputs[:2]).prunable
+    rise = [value for group in groups for value in true_rise(student, group, inputs, logits)]
+    ranks = {}
+    for criterion in (TeacherGap(), Taylor(), Magnitude(), BnScale()):
+        found, _ = scores(student, groups, criterion, batches(inputs, targets, logits, 32))
+        ranks[type(criterion).__name__] = float(spearmanr(torch.cat([found[g.name] for g in groups]), rise)[0])
+    print(ranks)
+    assert ranks["TeacherGap"] > 0.6
+    assert ranks["TeacherGap"] > max(ranks["Magnitude"], ranks["BnScale"])
+
+
+def test_gradients_are_averaged_over_batches_by_their_size_and_left_clean() -> None:
+    network = settled(Residual())
+    x, y, t = images(5), torch.tensor([0, 1, 2, 3, 0]), torch.randn(5, 4)
+    groups = find(network, x[:2]).prunable
+    both, _ = scores(network, groups, TeacherGap(), batches(x, y, t, 3))
+    first, _ = scores(network, groups, TeacherGap(), [(x[:3], y[:3], t[:3])])
+    last, _ = scores(network, groups, TeacherGap(), [(x[3:], y[3:], t[3:])])
+    for group in groups:
+        torch.testing.assert_close(both[group.name], (3 * first[group.name] + 2 * last[group.name]) / 5)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_student_that_is_its_teacher_is_said_so() -> None:
+    network = settled(Residual())
+    same = logits_of(network, images(4))
+    with pytest.raises(UserError, match="already computes what the teacher does") as caught:
+        scores(network, find(network, images(2)).prunable, TeacherGap(), [(images(4), torch.zeros(4), same)])
+    assert "taylor" in caught.value.hint

@@ -1,0 +1,112 @@
+"""The user's mistakes: each ends at once in one error that says what, where and how to fix it, with exit code 2."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from project import edgekd, new_project
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return new_project(tmp_path / "net")
+
+
+def edit(recipe: Path, old: str, new: str, file: str = "net.py") -> None:
+    path = recipe.parent / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def refused(recipe: Path, tmp_path: Path, *more: str | Path) -> str:
+    done = edgekd("compile", recipe, "--store", tmp_path / "store", "--out", tmp_path / "out", "--quiet", *more)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "bundles").exists()
+    return done.stderr
+
+
+def weights(recipe: Path, tensors: dict[str, torch.Tensor] | None, content: bytes | None = None) -> None:
+    path = recipe.parent / "teacher.safetensors"
+    if tensors is not None:
+        save_file(tensors, path)
+    whole = path.read_bytes() if path.exists() else b""
+    path.write_bytes(content if content is not None else whole)
+    edit(recipe, "# weights = \"teacher.safetensors\"", "weights = \"teacher.safetensors\"", "recipe.toml")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", b"not safetensors at all"])
+def test_weights_that_are_empty_or_cut_short(recipe: Path, tmp_path: Path, content: bytes) -> None:
+    weights(recipe, None, content)
+    text = refused(recipe, tmp_path)
+    assert "teacher.safetensors" in text and "hint:" in text
+
+
+def test_weights_of_another_shape(recipe: Path, tmp_path: Path) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("net", recipe.parent / "net.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    weights(recipe, module.network(24).state_dict())
+    text = refused(recipe, tmp_path)
+    assert '"0.weight" is [24, 1, 3, 3], the network has [48, 1, 3, 3]' in text
+
+
+NAN = 'images[0] = float("nan")\n        return images, targets'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("return images, targets", NAN, 'split "train": input 0 has NaN'),
+        ("return edgekd.Dataset(split(1024), split(256), split(256)", "return edgekd.Dataset(split(1024), split(0), split(256)", "is empty"),
+        ("return images, targets", "return images, targets + 1", "labels from 1 to 4, the student has 4 outputs"),
+        ("return images, targets", "return images, [str(t) for t in targets]", "targets are a list"),
+        ("return network(48)", "return nn.Sequential(network(48), nn.Linear(4, 7))", "[batch, 7]"),
+        ("return network(width)", "return nn.Sequential(network(width), Branch())", "cannot be traced"),
+        ("import edgekd\n", "import edgekd\n1 / 0\n", "net.py:7: ZeroDivisionError"),
+        ("return network(48)", "return 48", "returned a int"),
+        ("return network(width)", "raise ValueError('no such width')", "net.py:"),
+    ],
+)
+def test_factories_that_are_wrong(recipe: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
+    edit(recipe, old, new)
+    branch = "\n\nclass Branch(nn.Module):\n    def forward(self, x):\n        if x.sum() > 0:\n            return x\n        return -x\n"
+    with (recipe.parent / "net.py").open("a") as stream:
+        stream.write(branch)
+    text = refused(recipe, tmp_path)
+    assert message in text
+    if "Branch" in new:
+        assert "net.py:" in text and 'module "1"' in text
+
+
+def test_an_output_folder_that_cannot_be_written(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = edgekd("compile", recipe, "--store", tmp_path / "store", "--out", tmp_path / "file" / "out")
+    assert done.returncode == 2 and "cannot write into" in done.stderr and "--out" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/sys/kernel").is_dir(), reason="root may write everywhere")
+def test_a_read_only_output_folder(recipe: Path, tmp_path: Path) -> None:
+    done = edgekd("compile", recipe, "--store", tmp_path / "store", "--out", "/proc/sys/kernel/out")
+    assert done.returncode == 2 and "cannot write into /proc/sys/kernel/out" in done.stderr
+
+
+def test_an_unknown_target_and_a_ratio_above_one(recipe: Path, tmp_path: Path) -> None:
+    text = refused(recipe, tmp_path, "--set", 'targets.names=["hots"]')
+    assert 'no target "hots"' in text and "host" in text
+    text = refused(recipe, tmp_path, "--set", "prune.ratio=1.5")
+    assert "recipe.toml" in text and "ratio" in text
+
+
+def test_an_unknown_command_or_list(tmp_path: Path) -> None:
+    assert edgekd("compil").returncode == 2
+    done = edgekd("list", "loses")
+    assert done.returncode == 2 and "losses" in done.stderr
