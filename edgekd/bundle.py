@@ -92,7 +92,8 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: {error}", hint="copy or compile the bundle again") from None
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{folder}: bundle format {manifest.get('format')}, this edgekd reads {FORMAT}", hint="use the edgekd that wrote it")
+        message = f"{folder}: bundle format {manifest.get('format')}, this edgekd reads {FORMAT}"
+        raise UserError(message, hint="use the edgekd that wrote it")
     found = digest.of_folder(folder, frozenset({MANIFEST}))
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):

@@ -36,7 +36,8 @@ app.add_typer(store_app, name="store")
 RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file", metavar="RECIPE")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report and the bundles")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a field: distill.epochs=2")]
-StoreOpt = Annotated[Path | None, typer.Option("--store", help="folder of finished results; default: the user's cache", envvar="EDGEKD_STORE")]
+StoreHelp = "folder of finished results; default: the user's cache"
+StoreOpt = Annotated[Path | None, typer.Option("--store", help=StoreHelp, envvar="EDGEKD_STORE")]
 Json = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on stderr")]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="FOLDER=PATH", help="add a file: losses=./mine.py")]
@@ -201,7 +202,7 @@ def new(name: Annotated[str, typer.Argument(help="a folder to make, and the name
 @app.command()
 def schema() -> None:
     """Print the recipe's JSON schema, so that editors complete and check it."""
-    from edgekd.recipe import schema as recipe_schema
+    from edgekd.schema import schema as recipe_schema
 
     print(json.dumps(recipe_schema(), indent=1))
 

@@ -53,9 +53,7 @@ def _closure(file: Path) -> frozenset[Path]:
         found.add(path)
         for name in imported_names(path, root):
             module = root.joinpath(*name.split("."))
-            for candidate in (module.with_suffix(".py"), module / "__init__.py"):
-                if candidate.is_file():
-                    todo.append(candidate)
+            todo.extend(p for p in (module.with_suffix(".py"), module / "__init__.py") if p.is_file())
     return frozenset(found)
 
 

@@ -13,7 +13,8 @@ from edgekd.errors import StoreError
 from edgekd.store import write_whole
 
 if TYPE_CHECKING:
-    from edgekd.pipeline.plan import Candidate, Plan
+    from edgekd.pipeline.plan import Plan
+    from edgekd.pipeline.step import Candidate
 
 GOLDEN = 8
 

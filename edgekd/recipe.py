@@ -9,97 +9,17 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgekd import registry
 from edgekd.errors import UserError, nearest
 from edgekd.factory import Factory
-from edgekd.units import parse_bytes, parse_seconds
+from edgekd.sections import BudgetSection, Made, MeasureSection, Recipe, TargetsSection
 
 if TYPE_CHECKING:
     from edgekd.stage import Stage
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Made(Section):
-    """A section whose `factory` is called with every further key as an argument: `full = true`, `width = 24`."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    factory: str = Field(description='"module:function", beside the recipe or installed')
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-class StudentSection(Made):
-    """The network to ship. `weights`: a safetensors file to start from."""
-
-    weights: str | None = None
-
-
-class TeacherSection(Made):
-    """The network to learn from: a torch factory with weights, or (`use = "onnx"`) a file."""
-
-    use: str = Field("module", description="a kind of teacher: see `edgekd list teachers`")
-    factory: str = ""
-    weights: str | None = None
-
-
-class DataSection(Made):
-    """The data factory, the metric (higher is better), and files that the factory reads behind Python's back."""
-
-    metric: str = Field("accuracy", description='"accuracy", or "module:function" taking (outputs, targets)')
-    files: tuple[str, ...] = ()
-
-
-def _unit(parse: Any) -> BeforeValidator:
-    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else _needs_unit(value))
-
-
-def _needs_unit(value: Any) -> Any:
-    raise ValueError(f'{value!r} has no unit; write it like "0.5 ms" or "200 kB"')
-
-
-class TargetsSection(Section):
-    """What to compile for: names in `targets/`, or paths of TOML files."""
-
-    names: tuple[str, ...] = ("host",)
-    backends: tuple[str, ...] = Field((), description="narrows the target's own list")
-    threads: int = Field(1, ge=1, description="of each engine, pinned")
-
-
-class BudgetSection(Section):
-    """What the chosen engine must keep. Nothing given, nothing required."""
-
-    metric_drop: float | None = Field(None, ge=0, description="below the last float student before compression, on validation")
-    latency_p90: Annotated[float, _unit(parse_seconds)] | None = Field(None, description='"0.5 ms"')
-    size: Annotated[int, _unit(parse_bytes)] | None = Field(None, description='"200 kB", of the engine')
-
-
-class MeasureSection(Section):
-    """How long to measure. More seconds give narrower intervals."""
-
-    processes: int = Field(3, ge=1)
-    seconds: float = Field(2.0, gt=0, description="an engine, in all processes together")
-
-
-class Recipe(Section):
-    """The whole recipe."""
-
-    seed: int = 0
-    student: StudentSection
-    teacher: TeacherSection | None = None
-    data: DataSection
-    stage: tuple[dict[str, Any], ...] = Field((), description="in order; `use` names a file in edgekd/stages/")
-    targets: TargetsSection = TargetsSection()
-    budget: BudgetSection = BudgetSection()
-    measure: MeasureSection = MeasureSection()
 
 
 class Loaded:
@@ -147,6 +67,7 @@ class Loaded:
         from edgekd.target import find_calibration, find_target
 
         values = self.values
+        key: list[str | int] = []
         for name in ("student", "teacher", "data"):
             section = getattr(values, name)
             if section is None or (name == "teacher" and section.use != "module"):
@@ -155,10 +76,10 @@ class Loaded:
                 known = self.factory(section).parameters()
             except UserError as error:
                 raise self.error([name, "factory"], error.message, error.hint) from None
-            for key in section.arguments:
-                if known is not None and key not in known:
+            for argument in section.arguments:
+                if known is not None and argument not in known:
                     fields = [*type(section).model_fields, *known]
-                    raise self.error([name, key], "unknown key", hint=nearest(key, fields))
+                    raise self.error([name, argument], "unknown key", hint=nearest(argument, fields))
         for name in ("student", "teacher"):
             section = getattr(values, name)
             if section is not None and section.weights is not None and not self.file(section.weights).is_file():
@@ -167,7 +88,7 @@ class Loaded:
             if not self.file(name).exists():
                 raise self.error(["data", "files"], f"{self.file(name)} does not exist")
         try:
-            key: list[str | int] = ["teacher", "use"]
+            key = ["teacher", "use"]
             if values.teacher is not None:
                 registry.file_of("teachers", values.teacher.use)
             key = ["data", "metric"]
@@ -233,7 +154,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def _fields_at(keys: Sequence[str | int]) -> list[str]:
-    sections = {"targets": TargetsSection, "budget": BudgetSection, "measure": MeasureSection}
+    sections: dict[str, type[BaseModel]] = {"targets": TargetsSection, "budget": BudgetSection, "measure": MeasureSection}
     return list((sections[str(keys[0])] if keys and keys[0] in sections else Recipe).model_fields)
 
 
@@ -241,7 +162,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     """Apply "SECTION.KEY=VALUE" or "STAGE.KEY=VALUE" in place; VALUE is TOML, or a bare word."""
     path, equals, text = override.partition("=")
     head, *rest = path.strip().split(".")
-    if not equals or not rest and head != "seed":
+    if not equals or (not rest and head != "seed"):
         raise UserError(f"--set {override}: write SECTION.KEY=VALUE", hint="as in --set distill.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -279,33 +200,10 @@ def line_of(text: str, keys: Sequence[str | int]) -> int | None:
                 count += 1
                 if not header[1] or count == index:
                     found = found or number
-        inside = section == names[0] and (count == index or count <= 0 and index == 0)
+        inside = section == names[0] and (count == index or (count <= 0 and index == 0))
         key = re.match(r"\s*([\w-]+)\s*=", line)
         if key and inside and key[1] in names[1:]:
             return number
         if key and not section and key[1] == names[0]:
             return number
     return found
-
-
-def schema() -> dict[str, Any]:
-    """The recipe's JSON schema, each stage's fields and each loss's included, so that editors complete and check it."""
-    from pydantic import TypeAdapter
-
-    whole = Recipe.model_json_schema()
-    stages = []
-    for name in trainable():
-        one = TypeAdapter(registry.find("stages", name)).json_schema()
-        whole["$defs"].update(one.pop("$defs", {}))
-        one["properties"] = {"use": {"const": name}, **one["properties"]}
-        one["required"] = ["use", *one.get("required", [])]
-        stages.append({**one, "additionalProperties": False, "title": name})
-    whole["properties"]["stage"] = {"type": "array", "items": {"oneOf": stages}}
-    for key, unit in (("latency_p90", "0.5 ms"), ("size", "200 kB")):
-        whole["$defs"]["BudgetSection"]["properties"][key] = {"type": "string", "examples": [unit]}
-    for section in ("StudentSection", "TeacherSection", "DataSection"):
-        whole["$defs"][section]["additionalProperties"] = True
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekd recipe", **whole}
-
-
-Kind = Literal["student", "quantized"]

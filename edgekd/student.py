@@ -37,6 +37,11 @@ class Student:
         return list(self._json("edits.json"))
 
     @property
+    def quantized(self) -> dict[str, Any] | None:
+        """The "quantize" edit, if there is one."""
+        return next((e for e in self.edits if e["edit"] == "quantize"), None)
+
+    @property
     def signature(self) -> dict[str, Any]:
         return dict(self._json("signature.json"))
 
@@ -66,12 +71,18 @@ class Student:
 
     def module(self) -> nn.Module:
         """What runs: the float network, or for a quantized student its program with quantize/dequantize pairs."""
-        quantized = next((e for e in self.edits if e["edit"] == "quantize"), None)
-        if quantized is None:
+        if self.quantized is None:
             return self.network()
         from edgekd.quant.student import program
 
-        return program(self, quantized)
+        return program(self, self.quantized)
+
+    def fake_quantized(self) -> nn.Module:
+        """The network of a quantized student as it was trained: float weights, rounded where the program rounds."""
+        from edgekd.quant.student import prepared
+
+        assert self.quantized is not None
+        return prepared(self, self.quantized)
 
     def example(self, batch: int = 1) -> torch.Tensor:
         """Zeros of the input's shape: [batch, ...]."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgekd import bundle
 from edgekd.backend import open_backend
 from edgekd.errors import UserError

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import edgekd as package
 import numpy as np
 import pytest
+from project import BRIEF, edgekd, new_project
+
+import edgekd as package
 from edgekd import bundle
 from edgekd.report.schema import Report, without_times
 from edgekd.store import Store
-from project import BRIEF, edgekd, new_project
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from edgekd.data import Dataset, check, check_targets, digest_of
 from edgekd.errors import UserError
 from edgekd.factory import Factory

@@ -1,3 +1,5 @@
+"""Prune edits: what is kept, to the bit, and every way in which an edit can be wrong."""
+
 from __future__ import annotations
 
 import copy

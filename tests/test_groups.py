@@ -1,3 +1,5 @@
+"""Groups of coupled channels: which layers they hold, and that removing channels equals silencing them."""
+
 from __future__ import annotations
 
 import copy

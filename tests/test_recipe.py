@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from edgekd.errors import UserError
-from edgekd.recipe import line_of, load, schema
+from edgekd.recipe import line_of, load
+from edgekd.schema import schema
 
 MODULE = """
 def student(width=8): ...

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from edgekd.errors import StoreError, UserError
 from edgekd.store import ENTRY, Store, write_whole
 

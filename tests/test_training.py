@@ -176,7 +176,7 @@ def test_batches_hold_every_sample_once_in_an_order_of_the_seed() -> None:
 
 
 def test_every_epoch_has_its_own_order(tmp_path: Path) -> None:
-    inputs, targets = tiny_data().train
+    inputs = tiny_data().train[0]
     model, seen = tiny_student(), []
     model.register_forward_pre_hook(
         lambda module, given: seen.extend(given[0][:, 0, 0, 0].tolist()) if module.training else None

@@ -1,3 +1,5 @@
+"""Widths: multiples of what the target likes, the best channels, nearest to the ratio."""
+
 from __future__ import annotations
 
 import torch

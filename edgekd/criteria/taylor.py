@@ -17,11 +17,11 @@ __all__ = ["Taylor"]
 
 @dataclass(frozen=True)
 class Taylor:
-    """Score of a channel: Σ (g·w)² over the weights w of the filters that make it, g = ∂loss/∂w of a batch.
+    """Score of a channel: Σ (g·w)² over the weights w of the filters that make it, g = ∂loss/∂w of one backward pass.
 
     Squares are summed, not sums squared: for a filter before a batch norm, Σ g·w is nearly zero however much it matters,
     as the norm undoes a change of scale.
-    Source: Molchanov et al. 2019, arXiv 1906.10771, section 3, "sum of individual contributions"; averaged over batches as there.
+    Source: Molchanov et al. 2019, arXiv 1906.10771, section 3, "sum of individual contributions"; averaged over passes as there.
     """
 
     needs: ClassVar[str] = "task_gradient"

@@ -23,7 +23,7 @@ def export(student: Student, out: Path) -> dict[str, Any]:
     """Write the program: `model.onnx`, the student's signature, and its precision and grid."""
     from edgekd.quant.onnx_export import export_onnx
 
-    quantized = next((e for e in student.edits if e["edit"] == "quantize"), None)
+    quantized = student.quantized
     export_onnx(student.module(), student.example(), out / "model.onnx")
     facts = {"precision": "int8" if quantized else "float32", "grid": quantized["grid"] if quantized else "none"}
     (out / "program.json").write_text(json.dumps(facts), "utf-8")

@@ -29,7 +29,7 @@ def judge(
 ) -> dict[str, Any]:
     """Write `outputs.npz` (split -> logits [n, classes]) and return metric and agreement by split."""
     outputs = {split: logits_of(module, data.split(split)[0]).numpy() for split in JUDGED}
-    np.savez(out / "outputs.npz", **outputs)
+    np.savez(out / "outputs.npz", **outputs)  # type: ignore[arg-type]  # numpy types its keyword arguments as bool
     return scores(outputs, data, metric, teacher)
 
 

@@ -15,7 +15,7 @@ from edgekd.pipeline.engines import plugins
 
 if TYPE_CHECKING:
     from edgekd.progress import Progress, Task
-    from edgekd.recipe import Recipe
+    from edgekd.sections import Recipe
 
 SAMPLES = 64
 

@@ -8,7 +8,7 @@ Nothing here imports torch: a plan whose every step is in the store never does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,14 @@ from edgekd import data, digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.factory import Factory
-from edgekd.pipeline.step import Step, key_of
+from edgekd.pipeline.step import Candidate, Step, Version, judged, key_of
 from edgekd.target import Target, find_calibration, find_target
 
 if TYPE_CHECKING:
     from edgekd.pipeline.roots import Roots
     from edgekd.progress import Progress
-    from edgekd.recipe import Loaded, Made
+    from edgekd.recipe import Loaded
+    from edgekd.sections import Made
     from edgekd.stage import Stage
     from edgekd.store import Entry, Store
     from edgekd.student import Student
@@ -32,32 +33,6 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent
 TORCH = ("torch", "torchao", "torch-pruning")
 EXPORT = ("torch", "torchao", "onnxscript", "onnx")
-
-
-@dataclass(frozen=True)
-class Version:
-    """The student after a stage (or the teacher): `name` of the step that made it, and its `precision`."""
-
-    name: str
-    stage: str
-    precision: str
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An engine in the making: a version, for a target, by a backend."""
-
-    version: Version
-    target: Target
-    backend: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.version.name} on {self.backend}"
-
-    def step(self, verb: str) -> str:
-        """The name of its compile or evaluate step."""
-        return f"{verb} {self.name} for {self.target.name}"
 
 
 class Plan:
@@ -154,7 +129,7 @@ class Plan:
         if self.values.teacher is not None:
             use = self.values.teacher.use
             key = self._key("teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], code)
-            self._add("teacher", Step("teacher", key, ("teacher", "data"), lambda out: self.roots.make_teacher(out)))
+            self._add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
             if use == "module":
                 self.versions.append(Version("teacher", "teacher", "float32"))
             inputs = ("teacher",)
@@ -168,6 +143,9 @@ class Plan:
             self._stage(name, use, stage, before)
             self.versions.append(Version(name, use, "int8" if stage.gives == "quantized" else "float32"))
             before = name
+
+    def _make_teacher(self, out: Path) -> dict[str, Any]:
+        return self.roots.make_teacher(out)
 
     def _make_student(self, out: Path) -> dict[str, Any]:
         teacher = self.roots.teacher(self.entry("teacher").path) if "teacher" in self.entries else None
@@ -217,7 +195,8 @@ class Plan:
         facts = self.targets[0].model_dump(mode="json")
         grids = sorted({open_backend(name).grid(facts) for name in names})
         if len(grids) > 1:
-            raise EdgekdError(f"the targets' backends take different grids: {', '.join(grids)}", hint="compile for them one recipe at a time")
+            message = f"the targets' backends take different grids: {', '.join(grids)}"
+            raise EdgekdError(message, hint="compile for them one recipe at a time")
         return grids[0]
 
     def _judges(self) -> None:
@@ -238,13 +217,8 @@ class Plan:
 
             student = self.student(version.name)
             data, metric = self.roots.data(), self.roots.metric()
-            with self.progress.task(f"judge {version.name}"):
-                if kind == "fake-quantized":
-                    from edgekd.quant.student import prepared
-
-                    module = prepared(student, next(e for e in student.edits if e["edit"] == "quantize"))
-                else:
-                    module = student.module()
+            with self.progress.task(name):
+                module = student.fake_quantized() if kind == "fake-quantized" else student.module()
                 teacher = read_outputs(self.entry("judge teacher").path) if with_teacher else None
                 facts = judge(out, module, data, metric, teacher)
             return {**facts, **(size(module, student.example()) if kind == "network" else {})}
@@ -318,8 +292,3 @@ class Plan:
 
         self._add(name, Step(name, key, (*inputs, "target"), make))
         return name
-
-
-def judged(version: Version, kind: str) -> str:
-    """The name of a judge step."""
-    return f"judge {version.name}" if kind == "network" else f"judge {version.name}, {kind}"

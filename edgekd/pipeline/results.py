@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import edgekd
@@ -12,10 +13,10 @@ from edgekd import digest
 from edgekd.backend import read_json
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
-from edgekd.pipeline.plan import Candidate as Planned
-from edgekd.pipeline.plan import Plan, Version, judged
+from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
-from edgekd.pipeline.step import package_version
+from edgekd.pipeline.step import Candidate as Planned
+from edgekd.pipeline.step import Version, judged, package_version
 from edgekd.report.schema import Candidate, LedgerRow, Report
 from edgekd.target import Target, find_target
 
@@ -101,7 +102,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
         facts = plan.entry(engine.step("evaluate")).facts
         extra = {**sizes, "bytes": _facts(plan, engine)["bytes"], "latency": _latency(plan, engine)}
         rows.append(_row("compiled", last, engine.backend, facts, extra))
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         after["flips"] = _flips(before.pop("right"), after["right"])
     rows[-1].pop("right")
     return [LedgerRow.model_validate(row) for row in rows]

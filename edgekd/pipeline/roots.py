@@ -20,7 +20,8 @@ from edgekd.student import Student, load_weights, read_weights, save
 
 if TYPE_CHECKING:
     from edgekd.data import Dataset
-    from edgekd.recipe import Loaded, Made
+    from edgekd.recipe import Loaded
+    from edgekd.sections import Made
     from edgekd.teacher import Teacher
 
 

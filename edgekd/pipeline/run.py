@@ -32,7 +32,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     outcome = Outcome()
     found = {name: None if fresh else plan.store.get(step.key) for name, step in plan.steps.items()}
     if None in found.values():
-        _check(plan, found)
+        _check(plan)
     races = [name for name in plan.steps if name.startswith("race on ")]
     for name, step in plan.steps.items():
         if name not in races:
@@ -49,7 +49,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     return outcome
 
 
-def _check(plan: Plan, found: dict[str, Entry | None]) -> None:
+def _check(plan: Plan) -> None:
     """Build what the recipe's tables name, so that a wrong value is said before any work."""
     for index, stage in enumerate(plan.recipe.stages):
         try:

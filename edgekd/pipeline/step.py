@@ -1,4 +1,4 @@
-"""A step of the plan: a label, a key, and how to make the result."""
+"""What a plan is made of: steps with their keys, versions of the student, engines in the making."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import edgekd
 from edgekd import digest
+
+if TYPE_CHECKING:
+    from edgekd.target import Target
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,37 @@ class Step:
     key: str
     reads: tuple[str, ...]
     make: Callable[[Path], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Version:
+    """The student after a stage (or the teacher): `name` of the step that made it, and its `precision`."""
+
+    name: str
+    stage: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine in the making: a version, for a target, by a backend."""
+
+    version: Version
+    target: Target
+    backend: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.version.name} on {self.backend}"
+
+    def step(self, verb: str) -> str:
+        """The name of its compile or evaluate step."""
+        return f"{verb} {self.name} for {self.target.name}"
+
+
+def judged(version: Version, kind: str) -> str:
+    """The name of a judge step."""
+    return f"judge {version.name}" if kind == "network" else f"judge {version.name}, {kind}"
 
 
 def key_of(

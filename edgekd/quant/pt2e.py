@@ -68,8 +68,9 @@ def calibrate(prepared: GraphModule, batches: Iterable[torch.Tensor]) -> None:
     """Show the batches [n, …] to fresh observers, in eval mode without gradients, and take the ranges that they find.
 
     Weights are quantized meanwhile, as they will be. Nothing else moves a range: QAT trains inside the ranges that the
-    chosen observer found, rather than after a moving average of extremes, which would undo what the observer clipped (and
-    gave no better students when tried: docs/decisions). Where batch norm has changed much, call this again after freezing it.
+    chosen observer found. A moving average of the extremes, scaled to keep what the observer clips, was tried and was
+    worse (Fashion-MNIST, 3 epochs, KL to the float student · 10⁴: 3.4 and 3.8 against 2.8 and 3.2, at two learning rates).
+    Where training has moved the activations far, call this again after freezing batch norm.
     The mode is restored. Raises EdgekdError for no batches, or for values that are not finite; the earlier ranges then stay.
     """
     adapters = _adapters(prepared)

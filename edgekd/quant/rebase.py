@@ -81,10 +81,9 @@ def _drop_default_attributes(node: onnx.NodeProto, version: int) -> None:
     kept = []
     for attribute in node.attribute:
         default = defaults[attribute.name].default_value if attribute.name in defaults else None
-        if default is not None and default.type == attribute.type:
-            if helper.get_attribute_value(default) == helper.get_attribute_value(attribute):
-                continue
-        attribute.doc_string = ""
-        kept.append(attribute)
+        same = default is not None and default.type == attribute.type
+        if not same or helper.get_attribute_value(default) != helper.get_attribute_value(attribute):
+            attribute.doc_string = ""
+            kept.append(attribute)
     del node.attribute[:]
     node.attribute.extend(kept)

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from edgekd.errors import UserError
 from edgekd.quant.quantizer import BATCH_NORM
+from edgekd.quant.torchao import quiet
 
 __all__ = ["set_training", "trace"]
 
@@ -31,7 +32,8 @@ def trace(model: nn.Module, example: torch.Tensor, *, train: bool) -> GraphModul
     two = torch.cat([example[:1], example[:1]])
     shapes = ({0: torch.export.Dim.AUTO},)
     try:
-        graph = torch.export.export(model, (two,), dynamic_shapes=shapes).module(check_guards=False)
+        with quiet():
+            graph = torch.export.export(model, (two,), dynamic_shapes=shapes).module(check_guards=False)
     except Exception as error:
         raise UserError(
             f"the student cannot be exported as a graph: {_where(error)}{type(error).__name__}: {_first_line(error)}",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from edgekd.ledger import Z95, Change
 from edgekd.report import words
-from edgekd.report.schema import LedgerRow, Report
 from edgekd.report.scatter import floor
+from edgekd.report.schema import LedgerRow, Report
 from edgekd.report.svg import Axis, element, picture
 
 WIDTH, HEIGHT = 132, 22

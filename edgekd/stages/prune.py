@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Prune"]
 
-BATCH = 32
-"""Calibration samples in one backward pass: few, so that the pulls of different samples do not cancel."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prune(Training, Stage):
@@ -77,8 +74,7 @@ class Prune(Training, Stage):
         network = student.network()
         groups = find(network, context.data().train[0][:2])
         criterion = self._criterion()
-        with context.progress.task(f"score channels: {self.criterion}"):
-            found, unscored = scores(network, groups.prunable, criterion, self._batches(criterion, context))
+        found, unscored = scores(network, groups.prunable, criterion, self._samples(criterion, context))
         whole = {**groups.whole, **unscored}
         if not found:
             raise _nothing(whole)
@@ -114,8 +110,8 @@ class Prune(Training, Stage):
             raise UserError(message, hint=nearest("", NEEDS))
         return made
 
-    def _batches(self, criterion: Criterion, context: Context) -> Iterator[Batch]:
-        """The calibration samples, the same for the same seed, `BATCH` at a time; the teacher is asked only if needed."""
+    def _samples(self, criterion: Criterion, context: Context) -> Iterator[Batch]:
+        """The calibration samples one by one, the same for the same seed; the teacher is asked only if it is needed."""
         import torch
 
         from edgekd.training import derive
@@ -126,9 +122,11 @@ class Prune(Training, Stage):
         logits = None
         if criterion.needs == "teacher_gradient":
             logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])
-        for part in torch.arange(len(chosen)).split(BATCH):
-            batch = chosen[part]
-            yield inputs[batch], targets[batch], None if logits is None else logits[part]
+        with context.progress.task(f"prune: {self.criterion}", len(chosen)) as task:
+            for row, sample in enumerate(chosen.tolist()):
+                teacher = None if logits is None else logits[row : row + 1]
+                yield inputs[sample : sample + 1], targets[sample : sample + 1], teacher
+                task.advance()
 
     def _recover(self, network: nn.Module, context: Context) -> dict[str, Any]:
         from edgekd.objective import Objective

@@ -68,15 +68,15 @@ def test_every_criterion_prunes_to_the_channel_multiple(tmp_path: Path, criterio
 
 
 def test_recovery_brings_the_metric_back_and_the_artefact_replays(tmp_path: Path) -> None:
-    student, facts = pruned(tmp_path, Prune(ratio=0.5, epochs=3, batch=32))
+    student, facts = pruned(tmp_path, Prune(ratio=0.4, epochs=8, batch=32, lr=1e-2, samples=64))
     assert facts["recovered"]["validation"] == score(student)
     assert facts["recovered"]["validation"] >= facts["pruned"]["validation"]
     assert facts["recovered"]["validation"] >= facts["before"]["validation"] - 0.1
-    assert len(facts["recovery"]["epochs"]) == 3
+    assert len(facts["recovery"]["epochs"]) == 8
 
 
 def test_the_same_seed_gives_the_same_student(tmp_path: Path) -> None:
-    stage = Prune(ratio=0.4, epochs=1)
+    stage = Prune(ratio=0.4, epochs=1, samples=64)
     first, second = (pruned(tmp_path / name, stage)[0] for name in ("a", "b"))
     assert first.edits == second.edits
     weights = second.weights()
@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_student(tmp_path: Path) -> None:
 
 
 def test_a_second_prune_stacks_its_edit_on_the_first(tmp_path: Path) -> None:
-    stage = Prune(ratio=0.25, scope="per_group", epochs=0)
+    stage = Prune(ratio=0.25, scope="per_group", epochs=0, samples=64)
     once, _ = pruned(tmp_path / "1", stage, channel_multiple=2)
     twice, facts = pruned(tmp_path / "2", stage, once, channel_multiple=2)
     assert [edit["edit"] for edit in twice.edits] == ["prune", "prune"]
@@ -94,14 +94,14 @@ def test_a_second_prune_stacks_its_edit_on_the_first(tmp_path: Path) -> None:
 
 
 def test_a_global_ratio_takes_channels_where_they_are_missed_least(tmp_path: Path) -> None:
-    _, facts = pruned(tmp_path, Prune(ratio=0.5, epochs=0))
+    _, facts = pruned(tmp_path, Prune(ratio=0.5, epochs=0, samples=64))
     left = [group["after"] / group["before"] for group in facts["groups"].values()]
     assert min(left) < max(left)
     assert sum(group["after"] for group in facts["groups"].values()) == 16
 
 
 def test_a_group_no_wider_than_the_multiple_stays_whole(tmp_path: Path) -> None:
-    _, facts = pruned(tmp_path, Prune(ratio=0.5, scope="per_group", epochs=0), channel_multiple=8)
+    _, facts = pruned(tmp_path, Prune(ratio=0.5, scope="per_group", epochs=0, samples=64), channel_multiple=8)
     assert facts["groups"]["stem.0"] == {"before": 8, "after": 8}
     assert facts["groups"]["down.0"] == {"before": 16, "after": 8}
 
@@ -110,7 +110,7 @@ def test_the_teacher_is_not_asked_where_nothing_needs_it(tmp_path: Path) -> None
     def ask(*_: Any) -> Any:
         raise AssertionError
 
-    pruned(tmp_path, Prune(ratio=0.5, criterion="taylor", epochs=0), teacher_logits=ask)
+    pruned(tmp_path, Prune(ratio=0.5, criterion="taylor", epochs=0, samples=64), teacher_logits=ask)
 
 
 def test_rounding_that_undoes_the_ratio_is_an_error(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_reading_the_stage_needs_no_torch() -> None:
 
 
 def test_a_tampered_edit_is_refused_when_the_student_is_built(tmp_path: Path) -> None:
-    student, _ = pruned(tmp_path, Prune(ratio=0.5, epochs=0))
+    student, _ = pruned(tmp_path, Prune(ratio=0.5, epochs=0, samples=64))
     (edit,) = student.edits
     edit["kept"]["stem.0"]["out"] = [0, 99]
     (student.path / "edits.json").write_text(json.dumps([edit]))

@@ -1,0 +1,89 @@
+"""The sections of a recipe, as pydantic reads them: typed, frozen, units parsed. Unknown keys are refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from edgekd.units import parse_bytes, parse_seconds
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Made(Section):
+    """A section whose `factory` is called with every further key as an argument: `full = true`, `width = 24`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    factory: str = Field(description='"module:function", beside the recipe or installed')
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class StudentSection(Made):
+    """The network to ship. `weights`: a safetensors file to start from."""
+
+    weights: str | None = None
+
+
+class TeacherSection(Made):
+    """The network to learn from: a torch factory with weights, or (`use = "onnx"`) a file."""
+
+    use: str = Field("module", description="a kind of teacher: see `edgekd list teachers`")
+    factory: str = ""
+    weights: str | None = None
+
+
+class DataSection(Made):
+    """The data factory, the metric (higher is better), and files that the factory reads behind Python's back."""
+
+    metric: str = Field("accuracy", description='"accuracy", or "module:function" taking (outputs, targets)')
+    files: tuple[str, ...] = ()
+
+
+def _unit(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else _needs_unit(value))
+
+
+def _needs_unit(value: Any) -> Any:
+    raise ValueError(f'{value!r} has no unit; write it like "0.5 ms" or "200 kB"')
+
+
+class TargetsSection(Section):
+    """What to compile for: names in `targets/`, or paths of TOML files."""
+
+    names: tuple[str, ...] = ("host",)
+    backends: tuple[str, ...] = Field((), description="narrows the target's own list")
+    threads: int = Field(1, ge=1, description="of each engine, pinned")
+
+
+class BudgetSection(Section):
+    """What the chosen engine must keep. Nothing given, nothing required."""
+
+    metric_drop: float | None = Field(None, ge=0, description="below the last float student before compression, on validation")
+    latency_p90: Annotated[float, _unit(parse_seconds)] | None = Field(None, description='"0.5 ms"')
+    size: Annotated[int, _unit(parse_bytes)] | None = Field(None, description='"200 kB", of the engine')
+
+
+class MeasureSection(Section):
+    """How long to measure. More seconds give narrower intervals."""
+
+    processes: int = Field(3, ge=1)
+    seconds: float = Field(2.0, gt=0, description="an engine, in all processes together")
+
+
+class Recipe(Section):
+    """The whole recipe."""
+
+    seed: int = 0
+    student: StudentSection
+    teacher: TeacherSection | None = None
+    data: DataSection
+    stage: tuple[dict[str, Any], ...] = Field((), description="in order; `use` names a file in edgekd/stages/")
+    targets: TargetsSection = TargetsSection()
+    budget: BudgetSection = BudgetSection()
+    measure: MeasureSection = MeasureSection()
