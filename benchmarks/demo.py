@@ -30,7 +30,16 @@ from edgekd.units import format_bytes, format_seconds
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "examples" / "fashion"
 WORK = HERE.parent / "out" / "benchmark-demo"
-TINY = ["--set", "student.width=4", "--set", "distill.epochs=2", "--set", "prune.epochs=1", "--set", "budget.metric_drop=0.1"]
+TINY = [
+    "--set",
+    "student.width=4",
+    "--set",
+    "distill.epochs=2",
+    "--set",
+    "prune.epochs=1",
+    "--set",
+    "budget.metric_drop=0.1",
+]
 REPEATS = 7
 
 
@@ -47,7 +56,18 @@ def compile_once(name: str, *more: str) -> dict[str, Any]:
         return dict(json.loads(kept.read_text()))
     store, out = WORK / name / "store", WORK / name / "out"
     shutil.rmtree(WORK / name, ignore_errors=True)
-    command = (sys.executable, "-m", "edgekd", "compile", EXAMPLE / "recipe.toml", "--store", store, "--out", out, *more)
+    command = (
+        sys.executable,
+        "-m",
+        "edgekd",
+        "compile",
+        EXAMPLE / "recipe.toml",
+        "--store",
+        store,
+        "--out",
+        out,
+        *more,
+    )
     found: dict[str, Any] = {"cold": timed(*command), "cached": [timed(*command, "--quiet") for _ in range(3)]}
     found["report"] = json.loads((out / "report.json").read_text())
     write_whole(kept, json.dumps(found).encode())
@@ -88,7 +108,9 @@ def row_of(name: str, seed: int, found: dict[str, Any]) -> dict[str, Any]:
         "versus_teacher": chosen["versus_teacher"],
         "parity": chosen["parity"]["top1"],
         "int8": [
-            {k: c[k] for k in ("name", "versus_float", "verdict", "reason")} for c in engines.values() if c["precision"] == "int8"
+            {k: c[k] for k in ("name", "versus_float", "verdict", "reason")}
+            for c in engines.values()
+            if c["precision"] == "int8"
         ],
     }
 

@@ -15,7 +15,9 @@ from edgekd.recipe import load as load_recipe
 from edgekd.store import Store, default_folder
 
 
-def prepare(recipe: str | Path, *, overrides: Sequence[str] = (), store: str | Path | None = None, quiet: bool = False) -> Plan:
+def prepare(
+    recipe: str | Path, *, overrides: Sequence[str] = (), store: str | Path | None = None, quiet: bool = False
+) -> Plan:
     """Read a recipe and plan it; nothing is made yet. Raises UserError for whatever is wrong with the recipe."""
     loaded: Loaded = load_recipe(Path(recipe), overrides)
     return Plan(loaded, Store(Path(store) if store else default_folder()), Progress(quiet=quiet))
@@ -42,7 +44,9 @@ def compile(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}", hint="choose another folder with --out") from None
+        raise UserError(
+            f"cannot write into {folder}: {error.strerror}", hint="choose another folder with --out"
+        ) from None
     if not os.access(folder, os.W_OK) or not _writable(folder):
         raise UserError(f"cannot write into {folder}", hint="choose another folder with --out")
     plan = prepare(recipe, overrides=overrides, store=store, quiet=quiet)

@@ -97,7 +97,9 @@ def read(folder: Path) -> dict[str, Any]:
     found = digest.of_folder(folder, frozenset({MANIFEST}))
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):
-            what = "is missing" if name not in found else "is not of the bundle" if name not in listed else "was changed"
+            what = (
+                "is missing" if name not in found else "is not of the bundle" if name not in listed else "was changed"
+            )
             raise UserError(f"{folder / name} {what}", hint="copy or compile the bundle again")
     return manifest
 

@@ -127,7 +127,12 @@ def choose(
 
 def _limits(budget: Limits, reference: float, metric: str) -> list[_Limit]:
     given: list[tuple[float | None, str, Callable[[Candidate], float | None], Callable[[float], str]]] = [
-        (budget.metric_drop, f"{words.short(metric)} drop", lambda one: _drop(one, reference), lambda v: words.drop(v, metric)),
+        (
+            budget.metric_drop,
+            f"{words.short(metric)} drop",
+            lambda one: _drop(one, reference),
+            lambda v: words.drop(v, metric),
+        ),
         (budget.latency_p90, "latency p90", _p90, words.seconds),
         (budget.size, "size", lambda one: one.bytes, lambda v: words.size(round(v))),
     ]

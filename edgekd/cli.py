@@ -30,17 +30,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="List or clean the store of finished results.", no_args_is_help=True, rich_markup_mode=None)
+store_app = typer.Typer(
+    help="List or clean the store of finished results.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(store_app, name="store")
 
 RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file", metavar="RECIPE")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report and the bundles")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a field: distill.epochs=2")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a field: distill.epochs=2")
+]
 StoreHelp = "folder of finished results; default: the user's cache"
 StoreOpt = Annotated[Path | None, typer.Option("--store", help=StoreHelp, envvar="EDGEKD_STORE")]
 Json = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on stderr")]
-Plugins = Annotated[list[str] | None, typer.Option("--plugin", metavar="FOLDER=PATH", help="add a file: losses=./mine.py")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="FOLDER=PATH", help="add a file: losses=./mine.py")
+]
 
 
 def _version(asked: bool) -> None:
@@ -53,7 +59,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
 ) -> None:
     pass
 
@@ -85,7 +93,9 @@ def compile(
 
 
 @app.command()
-def plan(recipe: RecipeArg, overrides: Sets = None, store: StoreOpt = None, plugin: Plugins = None, as_json: Json = False) -> None:
+def plan(
+    recipe: RecipeArg, overrides: Sets = None, store: StoreOpt = None, plugin: Plugins = None, as_json: Json = False
+) -> None:
     """Print what compile would do: each step, cached or not, and what it reads."""
     from edgekd import api, registry
     from edgekd.pipeline.run import cached
@@ -95,7 +105,8 @@ def plan(recipe: RecipeArg, overrides: Sets = None, store: StoreOpt = None, plug
     planned = api.prepare(recipe, overrides=overrides or [], store=store)
     hits = cached(planned)
     rows = [
-        {"step": name, "cached": hits[name], "reads": list(step.reads), "key": step.key} for name, step in planned.steps.items()
+        {"step": name, "cached": hits[name], "reads": list(step.reads), "key": step.key}
+        for name, step in planned.steps.items()
     ]
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -110,7 +121,10 @@ def plan(recipe: RecipeArg, overrides: Sets = None, store: StoreOpt = None, plug
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration")],
+    what: Annotated[
+        str,
+        typer.Argument(help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration"),
+    ],
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
@@ -129,7 +143,9 @@ def list_(
         recipes = [target.find_calibration(name, Path()) for name in target.names("calibration")]
         rows = [(c.name, f"{c.count} from {c.source}, {c.observer}") for c in recipes]
     else:
-        raise UserError(f'nothing called "{what}" to list', hint=nearest(what, [*registry.FOLDERS, "targets", "calibration"]))
+        raise UserError(
+            f'nothing called "{what}" to list', hint=nearest(what, [*registry.FOLDERS, "targets", "calibration"])
+        )
     if as_json:
         print(json.dumps([{"name": name, "summary": summary} for name, summary in rows], indent=1))
         return
@@ -172,14 +188,18 @@ def measure(
         return
     from rich.table import Table
 
-    table = Table("bundle", "median", "95% interval", "p90", "p99", "calls", "ratio to the first", box=None, pad_edge=False)
+    table = Table(
+        "bundle", "median", "95% interval", "p90", "p99", "calls", "ratio to the first", box=None, pad_edge=False
+    )
     for row in rows_of(found):
         table.add_row(*row)
     _console().print(table)
 
 
 @app.command()
-def report(out: Annotated[Path, typer.Argument(help="the folder that compile wrote", metavar="OUT")], as_json: Json = False) -> None:
+def report(
+    out: Annotated[Path, typer.Argument(help="the folder that compile wrote", metavar="OUT")], as_json: Json = False
+) -> None:
     """Print the report of an earlier compile."""
     from edgekd.backend import read_json
 

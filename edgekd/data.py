@@ -56,7 +56,9 @@ def check(data: Any, spec: str) -> Dataset:
             raise UserError(f"{where} is not a pair", hint="give (inputs, targets)")
         for kind, value in zip(("inputs", "targets"), pair, strict=True):
             if not isinstance(value, torch.Tensor):
-                raise UserError(f"{where}: {kind} are a {type(value).__name__}", hint="give tensors; class labels as int64")
+                raise UserError(
+                    f"{where}: {kind} are a {type(value).__name__}", hint="give tensors; class labels as int64"
+                )
         inputs, targets = pair
         if len(inputs) == 0:
             raise UserError(f"{where} is empty")
@@ -64,9 +66,14 @@ def check(data: Any, spec: str) -> Dataset:
             raise UserError(f"{where} has {len(inputs)} inputs and {len(targets)} targets")
         if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
             first = int((~torch.isfinite(inputs.flatten(1))).any(1).nonzero()[0])
-            raise UserError(f"{where}: input {first} has NaN or infinite values", hint="look for a division by zero in preprocessing")
+            raise UserError(
+                f"{where}: input {first} has NaN or infinite values",
+                hint="look for a division by zero in preprocessing",
+            )
         if inputs.shape[1:] != data.train[0].shape[1:]:
-            raise UserError(f"{where}: inputs are {list(inputs.shape[1:])}, in train they are {list(data.train[0].shape[1:])}")
+            raise UserError(
+                f"{where}: inputs are {list(inputs.shape[1:])}, in train they are {list(data.train[0].shape[1:])}"
+            )
     return data
 
 
@@ -79,7 +86,10 @@ def check_targets(data: Dataset, classes: int, spec: str) -> None:
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= classes:
             hint = f"labels go from 0 to {classes - 1}, one for each output of the student"
-            raise UserError(f'"{spec}": split "{name}" has labels from {low} to {high}, the student has {classes} outputs', hint=hint)
+            raise UserError(
+                f'"{spec}": split "{name}" has labels from {low} to {high}, the student has {classes} outputs',
+                hint=hint,
+            )
     if data.labels and len(data.labels) != classes:
         raise UserError(f'"{spec}" names {len(data.labels)} labels, the student has {classes} outputs')
 

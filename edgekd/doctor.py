@@ -40,7 +40,9 @@ def examine() -> list[Check]:
         backend = open_backend(name)
         cure = backend.missing()
         versions = ", ".join(f"{k} {v}" for k, v in backend.versions().items())
-        checks.append(Check(name, not cure, f"backend: {versions or 'built in'}" if not cure else "backend: not installed", cure))
+        checks.append(
+            Check(name, not cure, f"backend: {versions or 'built in'}" if not cure else "backend: not installed", cure)
+        )
     return [*checks, *_machine(), _store()]
 
 

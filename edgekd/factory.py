@@ -39,7 +39,9 @@ class Factory:
             spec = None
         if spec is None or spec.origin is None:
             known = [p.stem for p in self.folder.glob("*.py")]
-            raise UserError(f'"{self.spec}": no module "{module}" in {self.folder} nor installed', hint=nearest(module, known))
+            raise UserError(
+                f'"{self.spec}": no module "{module}" in {self.folder} nor installed', hint=nearest(module, known)
+            )
         return Path(spec.origin)
 
     def parameters(self) -> list[str] | None:
@@ -51,7 +53,9 @@ class Factory:
             raise UserError(f"{file}:{error.lineno}: {error.msg}") from None
         defined = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)}
         if name not in defined:
-            assigned = {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+            assigned = {
+                t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
+            }
             imported = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
             if name not in assigned | imported:
                 raise UserError(f'{file}: defines no function "{name}"', hint=nearest(name, defined))
@@ -75,7 +79,9 @@ class Factory:
                     del sys.modules[module]  # another recipe's module of the same name
                 found = getattr(importlib.import_module(module), name)
         except Exception as error:
-            raise UserError(f'"{self.spec}" does not import: {_place(error, file)}{type(error).__name__}: {error}') from error
+            raise UserError(
+                f'"{self.spec}" does not import: {_place(error, file)}{type(error).__name__}: {error}'
+            ) from error
         if not callable(found):
             raise UserError(f'"{self.spec}" is not a function but a {type(found).__name__}')
         return found  # type: ignore[no-any-return]

@@ -48,7 +48,9 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
             write_whole(folder / file, text.encode())
     except OSError as error:
         where = error.filename or folder
-        raise StoreError(f"cannot write {where}: {error.strerror}", hint="free space, or choose another folder with --out") from error
+        raise StoreError(
+            f"cannot write {where}: {error.strerror}", hint="free space, or choose another folder with --out"
+        ) from error
 
 
 def _lock(report: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class Loaded:
         if "use" not in table:
             raise self.error(keys, "has no `use`", hint=nearest("", trainable()))
         if table["use"] not in trainable():
-            raise self.error([*keys, "use"], f'no stage named "{table["use"]}"', hint=nearest(str(table["use"]), trainable()))
+            raise self.error(
+                [*keys, "use"], f'no stage named "{table["use"]}"', hint=nearest(str(table["use"]), trainable())
+            )
         fields = {k: v for k, v in table.items() if k != "use"}
         try:
             stage: Stage = registry.build("stages", table["use"], fields)
@@ -80,6 +82,8 @@ class Loaded:
                 if known is not None and argument not in known:
                     fields = [*type(section).model_fields, *known]
                     raise self.error([name, argument], "unknown key", hint=nearest(argument, fields))
+        if values.teacher is not None and values.teacher.use == "onnx" and not values.teacher.weights:
+            raise self.error(["teacher", "use"], "an ONNX teacher needs its file", hint='weights = "teacher.onnx"')
         for name in ("student", "teacher"):
             section = getattr(values, name)
             if section is not None and section.weights is not None and not self.file(section.weights).is_file():
@@ -154,7 +158,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def _fields_at(keys: Sequence[str | int]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {"targets": TargetsSection, "budget": BudgetSection, "measure": MeasureSection}
+    sections: dict[str, type[BaseModel]] = {
+        "targets": TargetsSection,
+        "budget": BudgetSection,
+        "measure": MeasureSection,
+    }
     return list((sections[str(keys[0])] if keys and keys[0] in sections else Recipe).model_fields)
 
 

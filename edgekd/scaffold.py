@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekd.errors import UserError
 
-RECIPE = '''\
+RECIPE = """\
 # What edgekd should make of your network. Check it: edgekd plan recipe.toml. Run it: edgekd compile recipe.toml
 # Paths are relative to this file. `edgekd list losses` (criteria, observers, ...) shows what can be named.
 
@@ -49,7 +49,7 @@ names = ["host"]
 metric_drop = 0.02
 # latency_p90 = "0.5 ms"
 # size = "200 kB"
-'''
+"""
 
 MODULE = '''\
 """What edgekd needs of you: a student, a teacher and data. Replace each with yours."""

@@ -47,7 +47,7 @@ def scores(
             able.append(group)
         except UserError as error:
             unable[group.name] = error.message
-    if criterion.needs == "weights":
+    if criterion.needs == "weights" or not able:
         return _finite({group.name: criterion(group) for group in able}), unable
     found = {group.name: torch.zeros(group.channels) for group in able}
     count, gap = 0, 0.0

@@ -64,7 +64,9 @@ class TargetsSection(Section):
 class BudgetSection(Section):
     """What the chosen engine must keep. Nothing given, nothing required."""
 
-    metric_drop: float | None = Field(None, ge=0, description="below the last float student before compression, on validation")
+    metric_drop: float | None = Field(
+        None, ge=0, description="below the last float student before compression, on validation"
+    )
     latency_p90: Annotated[float, _unit(parse_seconds)] | None = Field(None, description='"0.5 ms"')
     size: Annotated[int, _unit(parse_bytes)] | None = Field(None, description='"200 kB", of the engine')
 

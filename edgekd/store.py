@@ -61,7 +61,9 @@ class Store:
             for name in ("entries", "work", "locks", "tmp", "notes"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the store {folder} cannot be made: {error.strerror}", hint="choose another with --store") from None
+            raise UserError(
+                f"the store {folder} cannot be made: {error.strerror}", hint="choose another with --store"
+            ) from None
 
     def path(self, key: str) -> Path:
         return self.folder / "entries" / key[:2] / key
@@ -84,7 +86,13 @@ class Store:
             return None
         return Entry(key, folder, facts)
 
-    def make(self, key: str, label: str, run: Callable[[Path], dict[str, Any] | None], waiting: Callable[[], None] | None = None) -> Entry:
+    def make(
+        self,
+        key: str,
+        label: str,
+        run: Callable[[Path], dict[str, Any] | None],
+        waiting: Callable[[], None] | None = None,
+    ) -> Entry:
         """The entry of `key`, made by `run(folder)` unless it is there. What `run` returns is kept in `entry.json`.
 
         Two processes asking at once: one makes it, the other waits (`waiting()` is called once) and gets a hit.
@@ -110,7 +118,9 @@ class Store:
             shutil.rmtree(self.folder / "work" / key, ignore_errors=True)
             made = self.get(key)
             if made is None:
-                raise StoreError(f"{self.path(key)} was damaged as soon as it was written", hint="check the disk, then run again")
+                raise StoreError(
+                    f"{self.path(key)} was damaged as soon as it was written", hint="check the disk, then run again"
+                )
             return made
 
     def note(self, name: str) -> Any:
@@ -130,7 +140,9 @@ class Store:
         found = []
         for path in (self.folder / "entries").glob(f"*/*/{ENTRY}"):
             try:
-                found.append((path.stat().st_mtime, Entry(path.parent.name, path.parent, json.loads(path.read_text("utf-8")))))
+                found.append(
+                    (path.stat().st_mtime, Entry(path.parent.name, path.parent, json.loads(path.read_text("utf-8"))))
+                )
             except (OSError, ValueError):
                 continue
         yield from (entry for _, entry in sorted(found, key=lambda pair: pair[0]))
@@ -183,7 +195,9 @@ class Store:
             if error.errno is None:
                 raise
             where = error.filename or path
-            hint = "free space there, `edgekd store gc`, or choose another folder with --store; finished stages are kept"
+            hint = (
+                "free space there, `edgekd store gc`, or choose another folder with --store; finished stages are kept"
+            )
             raise StoreError(f"cannot write {where}: {error.strerror}", hint=hint) from error
 
 

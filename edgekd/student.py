@@ -121,7 +121,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], where: 
     missing, extra = sorted(set(own) - set(weights) - optional), sorted(set(weights) - set(own))
     if missing or extra:
         kind, name = ("lack", missing[0]) if missing else ("have an unknown", extra[0])
-        raise UserError(f"{where}: the weights {kind} \"{name}\"", hint="were they saved from this factory, with these arguments?")
+        raise UserError(
+            f'{where}: the weights {kind} "{name}"', hint="were they saved from this factory, with these arguments?"
+        )
     for name, value in weights.items():
         if value.shape != own[name].shape:
             message = f'{where}: "{name}" is {list(value.shape)}, the network has {list(own[name].shape)}'
@@ -143,4 +145,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
         size = path.stat().st_size
-        raise UserError(f"{path} ({size} bytes) is not a whole safetensors file: {error}", hint="save it again, or copy it again") from None
+        raise UserError(
+            f"{path} ({size} bytes) is not a whole safetensors file: {error}", hint="save it again, or copy it again"
+        ) from None

@@ -60,7 +60,9 @@ def _read(kind: str, name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     if name.endswith(".toml"):
         path = folder / name
     if not path.is_file():
-        raise UserError(f'no {kind.removesuffix("s")} "{name}"', hint=f"{nearest(name, names(kind))}; or the path of a TOML file")
+        raise UserError(
+            f'no {kind.removesuffix("s")} "{name}"', hint=f"{nearest(name, names(kind))}; or the path of a TOML file"
+        )
     try:
         return path, tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -76,7 +78,9 @@ def find_target(name: str, folder: Path) -> Target:
         target = Target(name=path.stem, **facts)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="see targets/README.md") from None
+        raise UserError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="see targets/README.md"
+        ) from None
     for backend in target.backends:
         registry.file_of("backends", backend)
     return target
@@ -89,7 +93,9 @@ def find_calibration(name: str, folder: Path) -> Calibration:
         recipe = Calibration(name=path.stem, **facts)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="see calibration/README.md") from None
+        raise UserError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="see calibration/README.md"
+        ) from None
     registry.file_of("sources", recipe.source)
     registry.file_of("observers", recipe.observer)
     return recipe

@@ -21,4 +21,6 @@ class Teacher(ABC):
         """Logits, and the outputs of the modules called `names`. Raises UserError if this kind of teacher has none."""
         from edgekd.errors import UserError
 
-        raise UserError(f"a {type(self).__name__} gives logits only, not features", hint="use a torch teacher, or a loss on logits")
+        raise UserError(
+            f"a {type(self).__name__} gives logits only, not features", hint="use a torch teacher, or a loss on logits"
+        )

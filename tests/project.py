@@ -23,4 +23,6 @@ def command(*arguments: str | Path) -> list[str]:
 
 def edgekd(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does; stdout and stderr as text."""
-    return subprocess.run(command(*arguments), check=False, capture_output=True, text=True, env={**os.environ, **environment}, timeout=600)
+    return subprocess.run(
+        command(*arguments), check=False, capture_output=True, text=True, env={**os.environ, **environment}, timeout=600
+    )

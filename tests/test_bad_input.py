@@ -37,7 +37,7 @@ def weights(recipe: Path, tensors: dict[str, torch.Tensor] | None, content: byte
         save_file(tensors, path)
     whole = path.read_bytes() if path.exists() else b""
     path.write_bytes(content if content is not None else whole)
-    edit(recipe, "# weights = \"teacher.safetensors\"", "weights = \"teacher.safetensors\"", "recipe.toml")
+    edit(recipe, '# weights = "teacher.safetensors"', 'weights = "teacher.safetensors"', "recipe.toml")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", b"not safetensors at all"])
@@ -66,7 +66,11 @@ NAN = 'images[0] = float("nan")\n        return images, targets'
     ("old", "new", "message"),
     [
         ("return images, targets", NAN, 'split "train": input 0 has NaN'),
-        ("return edgekd.Dataset(split(1024), split(256), split(256)", "return edgekd.Dataset(split(1024), split(0), split(256)", "is empty"),
+        (
+            "return edgekd.Dataset(split(1024), split(256), split(256)",
+            "return edgekd.Dataset(split(1024), split(0), split(256)",
+            "is empty",
+        ),
         ("return images, targets", "return images, targets + 1", "labels from 1 to 4, the student has 4 outputs"),
         ("return images, targets", "return images, [str(t) for t in targets]", "targets are a list"),
         ("return network(48)", "return nn.Sequential(network(48), nn.Linear(4, 7))", "[batch, 7]"),

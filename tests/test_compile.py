@@ -105,7 +105,9 @@ def test_a_cold_run_with_the_same_seed_finds_the_same(done: Done, tmp_path: Path
 
 
 def test_another_ratio_keeps_the_distilled_student(done: Done) -> None:
-    rows = json.loads(edgekd("plan", done.recipe, "--store", done.store, "--json", *BRIEF, "--set", "prune.ratio=0.5").stdout)
+    rows = json.loads(
+        edgekd("plan", done.recipe, "--store", done.store, "--json", *BRIEF, "--set", "prune.ratio=0.5").stdout
+    )
     cached = {row["step"]: row["cached"] for row in rows}
     assert cached["distill"] and cached["judge distill"] and cached["compile distill on onnxruntime for host"]
     assert not cached["prune"] and not cached["quantize"] and not cached["race on host"]

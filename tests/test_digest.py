@@ -28,7 +28,9 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "counts"), [("main", True), ("near", True), ("sub/deep", True), ("types", False), ("other", False)])
+@pytest.mark.parametrize(
+    ("name", "counts"), [("main", True), ("near", True), ("sub/deep", True), ("types", False), ("other", False)]
+)
 def test_what_counts(package: Path, name: str, counts: bool) -> None:
     before = digest.of_source(package / "main.py")
     (package / f"{name}.py").write_text((package / f"{name}.py").read_text() + "# changed\n")
@@ -49,5 +51,7 @@ def test_of_folder(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").write_text("2")
     whole = digest.of_folder(tmp_path)
     assert list(whole) == ["a", "b/c"]
-    assert whole["a"] == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"  # sha256 of "1", as sha256sum prints it
+    assert (
+        whole["a"] == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    )  # sha256 of "1", as sha256sum prints it
     assert list(digest.of_folder(tmp_path, frozenset({"a"}))) == ["b/c"]

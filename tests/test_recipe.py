@@ -86,7 +86,7 @@ def test_a_whole_recipe(folder: Path) -> None:
         ('"0.5 ms"', "0.5", ":32: budget.latency_p90", ""),
         ('"200 kB"', '"-200 kB"', ":33: budget.size", ""),
         ('"net:student"', '"nett:student"', ':4: student.factory: "nett:student": no module', "net"),
-        ('"net:student"', '"net:studnt"', ':4: student.factory: ', "student"),
+        ('"net:student"', '"net:studnt"', ":4: student.factory: ", "student"),
         ('"net:student"', '"student"', ":4: student.factory", "module:function"),
         ('use = "prune"', 'use = "prunee"', ':19: stage.1.use: no stage named "prunee"', "prune"),
         ("ratio = 0.3", "ratio = 1.5", ":21: stage.1.ratio", ""),
@@ -133,7 +133,11 @@ def test_overrides(folder: Path) -> None:
     sets = ["distill.epochs=2", "seed=5", "student.width=24", "budget.size=100 kB", 'targets.names=["host"]']
     recipe = load(folder / "recipe.toml", sets)
     assert recipe.stages[0].epochs == 2  # type: ignore[attr-defined]
-    assert (recipe.values.seed, recipe.values.student.arguments, recipe.values.budget.size) == (5, {"width": 24}, 100_000)
+    assert (recipe.values.seed, recipe.values.student.arguments, recipe.values.budget.size) == (
+        5,
+        {"width": 24},
+        100_000,
+    )
     for bad in ("distil.epochs=2", "epochs=2", "distill.epochs"):
         with pytest.raises(UserError, match="--set"):
             load(folder / "recipe.toml", [bad])

@@ -1,4 +1,4 @@
-"""The training loop: what it learns, what it keeps, and the same bits after a kill."""
+"""The training loop: what it learns, what it keeps, what it says."""
 
 import math
 from collections.abc import Callable
@@ -8,50 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from short_training import KL, LABELS, NOISY, SHORT, run, same, stop_at
 from tiny import TinyNet, noisy, tiny_context, tiny_data, tiny_student
 from torch import nn
 
 from edgekd.data import Dataset
 from edgekd.errors import EdgekdError
-from edgekd.objective import Objective
 from edgekd.progress import Progress, Task
 from edgekd.schedule import Training
-from edgekd.stage import Context, uses
 from edgekd.teachers.module import Module
-from edgekd.training import batches, derive, fastest_layout, logits_of, train, view
-
-KL = {"use": "kl", "temperature": 2.0}
-LABELS = {"use": "cross_entropy"}
-HINT = {"use": "hint", "student": "block", "teacher": "block"}
-SHORT = Training(epochs=3, batch=48, lr=1e-2)
-NOISY = replace(tiny_data(), augment=noisy)
-
-
-def run(
-    context: Context, training: Training = SHORT, *losses: dict[str, Any], model: nn.Module | None = None, **more: Any
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train a student with dropout, the same one each time, unless another is given."""
-    if model is None:
-        with torch.random.fork_rng():
-            torch.manual_seed(5)
-            model = TinyNet(dropout=0.2)
-    objective = Objective(uses(losses or [KL], "losses"), context.teacher)
-    return model, train(model, objective, context, training, label="distill", **more)
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) and a.stride() == b.stride() for a, b in pairs)
-
-
-def stop_at(epoch: int) -> Callable[[int], None]:
-    """Ctrl-C as that epoch begins."""
-
-    def on_epoch(now: int) -> None:
-        if now == epoch:
-            raise KeyboardInterrupt
-
-    return on_epoch
+from edgekd.training import batches, derive, fastest_layout, logits_of, view
 
 
 def test_it_learns_and_tells_its_history(tmp_path: Path) -> None:
@@ -65,48 +31,6 @@ def test_it_learns_and_tells_its_history(tmp_path: Path) -> None:
     assert epochs[0]["loss"] == pytest.approx(sum(epochs[0]["terms"].values()))
     assert epochs[-1]["lr"] < 1e-3 < epochs[0]["lr"] <= 2e-2
     assert not model.training
-
-
-@pytest.mark.parametrize(
-    ("training", "losses", "data"),
-    [
-        (SHORT, [KL], tiny_data()),
-        (replace(SHORT, views=2), [KL, LABELS], NOISY),
-        (replace(SHORT, views=0, optimizer="sgd", lr=0.05), [KL, HINT], NOISY),
-    ],
-    ids=["adamw", "views", "sgd-fresh-hint"],
-)
-def test_interrupted_it_goes_on_to_the_same_bits(
-    tmp_path: Path, training: Training, losses: list[dict[str, Any]], data: Dataset
-) -> None:
-    whole, history = run(tiny_context(tmp_path / "whole", data=data), training, *losses)
-    context = tiny_context(tmp_path / "cut", data=data)
-    for stop in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            run(context, training, *losses, on_epoch=stop_at(stop))
-    torch.manual_seed(99)  # what happened in this process before does not matter
-    seen: list[int] = []
-    resumed, resumed_history = run(context, training, *losses, on_epoch=seen.append)
-    assert seen == [2]
-    assert same(whole, resumed)
-    assert history == resumed_history
-    finished, finished_history = run(context, training, *losses, on_epoch=stop_at(0))
-    assert same(whole, finished)
-    assert history == finished_history
-
-
-def test_a_damaged_checkpoint_or_another_runs_is_ignored(tmp_path: Path) -> None:
-    context = tiny_context(tmp_path)
-    whole, _ = run(context)
-    path = context.work / "distill.checkpoint"
-    path.write_bytes(path.read_bytes()[:-1])
-    seen: list[int] = []
-    again, _ = run(context, on_epoch=seen.append)
-    assert same(whole, again)
-    run(context, replace(SHORT, lr=2e-2), on_epoch=seen.append)
-    run(context, replace(SHORT, lr=2e-2), LABELS, on_epoch=seen.append)
-    run(context, replace(SHORT, lr=2e-2), LABELS, model=tiny_student(seed=3), on_epoch=seen.append)
-    assert seen == [0, 1, 2] * 4
 
 
 def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
@@ -275,35 +199,6 @@ def test_a_student_that_cannot_be_channels_last_is_left_as_it_is(tmp_path: Path)
     assert fastest_layout(nn.Linear(3, 2), torch.zeros(2, 3)) == torch.contiguous_format
     model, _ = run(tiny_context(tmp_path), model=Viewed())
     assert model.conv.weight.is_contiguous()
-
-
-def test_a_graph_of_fake_quantized_operators_resumes_too(tmp_path: Path) -> None:
-    from edgekd.quant.grid import named
-    from edgekd.quant.pt2e import calibrate, freeze_batch_norm, prepare, restore
-
-    inputs = tiny_data().train[0]
-
-    def trained(folder: str, on_epoch: Callable[[int], None]) -> tuple[nn.Module, dict[str, Any]]:
-        graph = prepare(tiny_student(trained=True), inputs[:2], named("affine"), "minmax", qat=True)
-        calibrate(graph, [inputs[:64]])
-        return run(
-            tiny_context(tmp_path / folder),
-            model=graph,
-            load=restore,
-            on_epoch=lambda e: on_epoch(e) or frozen(graph, e),
-        )
-
-    def frozen(graph: Any, epoch: int) -> None:
-        if epoch >= 1:
-            freeze_batch_norm(graph)
-
-    whole, history = trained("whole", lambda epoch: None)
-    with pytest.raises(KeyboardInterrupt):
-        trained("cut", stop_at(2))
-    resumed, resumed_history = trained("cut", lambda epoch: None)
-    assert same(whole, resumed)
-    assert history == resumed_history
-    assert torch.equal(logits_of(whole, inputs), logits_of(resumed, inputs))
 
 
 def test_a_model_may_have_its_own_way_to_change_mode(tmp_path: Path) -> None:

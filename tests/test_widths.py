@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekd.widths import choose, rounded
@@ -13,6 +13,7 @@ SCORES = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(
     scores=SCORES,
     ratio=st.floats(0.01, 0.99),
@@ -28,6 +29,7 @@ def test_widths_are_multiples_or_whole_and_hold_the_best_channels(scores, ratio,
         assert not gone or scores[name][kept].min() >= scores[name][gone].max()
 
 
+@settings(deadline=None)
 @given(scores=SCORES, ratio=st.floats(0.01, 0.99))
 def test_a_global_ratio_removes_that_share_where_nothing_is_rounded(scores, ratio) -> None:
     total = sum(map(len, scores.values()))
@@ -36,6 +38,7 @@ def test_a_global_ratio_removes_that_share_where_nothing_is_rounded(scores, rati
     assert 0 <= sum(map(len, kept.values())) - (total - round(ratio * total)) <= emptied
 
 
+@settings(deadline=None)
 @given(left=st.floats(0, 64), channels=st.integers(1, 64), multiple=st.integers(1, 16))
 def test_no_allowed_width_is_nearer(left: float, channels: int, multiple: int) -> None:
     width = rounded(left, channels, multiple)

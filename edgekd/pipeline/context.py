@@ -80,5 +80,7 @@ def _logits(teacher: Teacher, inputs: torch.Tensor, progress: Progress, name: st
     logits = torch.cat(found)
     if not bool(torch.isfinite(logits).all()):
         first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
-        raise UserError(f"the teacher's output for input {first} of {name} is NaN or infinite", hint="check its weights")
+        raise UserError(
+            f"the teacher's output for input {first} of {name} is NaN or infinite", hint="check its weights"
+        )
     return logits

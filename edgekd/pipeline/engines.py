@@ -24,7 +24,8 @@ def export(student: Student, out: Path) -> dict[str, Any]:
     from edgekd.quant.onnx_export import export_onnx
 
     quantized = student.quantized
-    export_onnx(student.module(), student.example(), out / "model.onnx")
+    names = {f"{side}_name": student.signature[f"{side}s"][0]["name"] for side in ("input", "output")}
+    export_onnx(student.module(), student.example(), out / "model.onnx", **names)
     facts = {"precision": "int8" if quantized else "float32", "grid": quantized["grid"] if quantized else "none"}
     (out / "program.json").write_text(json.dumps(facts), "utf-8")
     (out / "signature.json").write_text(json.dumps(student.signature), "utf-8")
@@ -39,7 +40,9 @@ def compile_engine(program: Path, out: Path, backend: str, target: Mapping[str, 
         lines = worker.call("unsupported", request, timeout=COMPILE_TIMEOUT)["lines"]
         if lines:
             return {"failed": f"unsupported: {'; '.join(lines[:3])}"}
-        return worker.call("compile", {**request, "out": str(out)}, env=worker.thread_env(threads), timeout=COMPILE_TIMEOUT)
+        return worker.call(
+            "compile", {**request, "out": str(out)}, env=worker.thread_env(threads), timeout=COMPILE_TIMEOUT
+        )
     except worker.WorkerError as error:
         return {"failed": error.message}
 

@@ -98,8 +98,8 @@ class Plan:
         values, recipe = self.values, self.recipe
         found = {"student": self._source(values.student)}
         if values.teacher is not None:
-            onnx = values.teacher.use != "module"
-            found["teacher"] = digest.of_json({"weights": self._weights(values.teacher.weights)}) if onnx else self._source(values.teacher)
+            kind = digest.of_source(registry.file_of("teachers", values.teacher.use))
+            found["teacher"] = digest.of_json([kind, self._source(values.teacher)])
         section = values.data
         listed = [recipe.file(name) for name in section.files]
         found["data"] = data.digest_of(recipe.factory(section), section.arguments, listed, self.store)
@@ -109,7 +109,8 @@ class Plan:
 
     def _source(self, section: Made) -> str:
         weights = self._weights(getattr(section, "weights", None))
-        return digest.of_json([section.factory, self.recipe.factory(section).digest(), section.arguments, weights])
+        source = self.recipe.factory(section).digest() if section.factory else ""
+        return digest.of_json([section.factory, source, section.arguments, weights])
 
     def _weights(self, name: str | None) -> str:
         return digest.of_file(self.recipe.file(name)) if name else ""
@@ -117,7 +118,9 @@ class Plan:
     def _add(self, name: str, step: Step) -> None:
         self.steps[name] = step
 
-    def _key(self, kind: str, inputs: Iterable[str], fields: Any, reads: Iterable[str], code: Iterable[Path], **more: Any) -> str:
+    def _key(
+        self, kind: str, inputs: Iterable[str], fields: Any, reads: Iterable[str], code: Iterable[Path], **more: Any
+    ) -> str:
         """Key of a step that depends on the steps `inputs` and, by digest, on what `reads` names."""
         digests = {name: self.digests[name] for name in reads if name in self.digests}
         keys = [self.steps[name].key for name in inputs]
@@ -177,7 +180,9 @@ class Plan:
                 self.roots,
                 student=student,
                 teacher=lambda: self.roots.teacher(self.entry("teacher").path),
-                logits_key=lambda of: self._key("logits", ["teacher"], of, ["data"], [HERE / "context.py"]),
+                logits_key=lambda of: self._key(
+                    "logits", ["teacher"], of, ["data"], [HERE / "context.py", PACKAGE / "training.py"]
+                ),
                 calibration=calibration,
                 store=self.store,
                 work=self.store.work(key),
@@ -241,7 +246,11 @@ class Plan:
         program = f"export {candidate.version.name}"
         backend, threads = candidate.backend, self.values.targets.threads
         facts = candidate.target.model_dump(mode="json")
-        fields = {"backend": backend, "threads": threads, "target": {k: facts[k] for k in ("triple", "isa", "precisions")}}
+        fields = {
+            "backend": backend,
+            "threads": threads,
+            "target": {k: facts[k] for k in ("triple", "isa", "precisions")},
+        }
         code = [registry.file_of("backends", backend)]
         key = self._key("compile", [program], fields, [], code, packages=open_backend(backend).versions())
 
@@ -258,7 +267,9 @@ class Plan:
         kind = "program" if candidate.version.precision == "int8" else "network"
         program = judged(candidate.version, kind)
         inputs = [engine, program, *(["judge teacher"] if "judge teacher" in self.steps else [])]
-        key = self._key("evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=())
+        key = self._key(
+            "evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=()
+        )
 
         def make(out: Path) -> dict[str, Any]:
             from edgekd.pipeline.engines import evaluate, parity_of
@@ -280,7 +291,12 @@ class Plan:
         name = f"race on {target.name}"
         inputs = [c.step("compile") for c in candidates]
         facts = target.model_dump(mode="json", include={"chip", "cores", "isa", "triple"})
-        fields = {**self.values.measure.model_dump(), "threads": self.values.targets.threads, "machine": facts, "seed": self.values.seed}
+        fields = {
+            **self.values.measure.model_dump(),
+            "threads": self.values.targets.threads,
+            "machine": facts,
+            "seed": self.values.seed,
+        }
         code = [PACKAGE / "latency" / "race.py", PACKAGE / "latency" / "rounds.py", HERE / "measure.py"]
         key = self._key("race", inputs, fields, [], code, packages=("numpy",))
 
@@ -288,7 +304,9 @@ class Plan:
             from edgekd.pipeline.measure import measure
 
             engines = {c.name: self.entry(c.step("compile")).path for c in candidates}
-            return measure(engines, out, self.values, self.roots.data().validation[0].numpy(), self.progress, target.name)
+            return measure(
+                engines, out, self.values, self.roots.data().validation[0].numpy(), self.progress, target.name
+            )
 
         self._add(name, Step(name, key, (*inputs, "target"), make))
         return name

@@ -108,7 +108,9 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
     return [LedgerRow.model_validate(row) for row in rows]
 
 
-def _row(name: str, version: Version, runs_in: str, facts: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+def _row(
+    name: str, version: Version, runs_in: str, facts: Mapping[str, Any], extra: Mapping[str, Any]
+) -> dict[str, Any]:
     agreement = facts["agreement"]
     return {
         "row": name,

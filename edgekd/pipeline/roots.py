@@ -88,7 +88,13 @@ class Roots:
             path = self.recipe.file(section.weights)
             load_weights(network, read_weights(path), str(path))
         outputs = _forward(network.eval(), data.train[0][:2], section.factory)
-        save(out, network.state_dict(), [], signature(data, outputs), {"factory": section.factory, "arguments": section.arguments})
+        save(
+            out,
+            network.state_dict(),
+            [],
+            signature(data, outputs),
+            {"factory": section.factory, "arguments": section.arguments},
+        )
         return {}
 
     def teacher(self, folder: Path) -> Teacher:
@@ -98,7 +104,11 @@ class Roots:
         section = self.values.teacher
         assert section is not None
         kind = registry.find("teachers", section.use)
-        made: Teacher = kind(folder / "teacher.onnx") if section.use == "onnx" else kind(self.teacher_student(folder).network())
+        made: Teacher = (
+            kind(folder / "teacher.onnx", **section.arguments)
+            if section.use == "onnx"
+            else kind(self.teacher_student(folder).network())
+        )
         return made
 
     def teacher_student(self, folder: Path) -> Student:
@@ -111,7 +121,9 @@ def signature(data: Dataset, outputs: torch.Tensor) -> dict[str, Any]:
     """Names, shapes (batch of one) and dtypes of input and output, and what an app needs to use them."""
     inputs = data.train[0]
     return {
-        "inputs": [{"name": "input", "shape": [1, *inputs.shape[1:]], "dtype": str(inputs.dtype).removeprefix("torch.")}],
+        "inputs": [
+            {"name": "input", "shape": [1, *inputs.shape[1:]], "dtype": str(inputs.dtype).removeprefix("torch.")}
+        ],
         "outputs": [{"name": "output", "shape": [1, *outputs.shape[1:]], "dtype": "float32"}],
         "preprocessing": _plain(data.preprocessing),
         "labels": list(data.labels),
@@ -122,7 +134,9 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return dict(json.loads(json.dumps(dict(values))))
     except TypeError as error:
-        raise UserError(f"the data's `preprocessing` is not plain values: {error}", hint="numbers, strings, lists, tables") from None
+        raise UserError(
+            f"the data's `preprocessing` is not plain values: {error}", hint="numbers, strings, lists, tables"
+        ) from None
 
 
 def _forward(network: nn.Module, inputs: torch.Tensor, spec: str) -> torch.Tensor:
@@ -131,11 +145,16 @@ def _forward(network: nn.Module, inputs: torch.Tensor, spec: str) -> torch.Tenso
         with torch.no_grad():
             outputs = network(inputs)
     except Exception as error:
-        raise UserError(f'"{spec}" cannot run on inputs {list(inputs.shape)}: {type(error).__name__}: {error}') from error
+        raise UserError(
+            f'"{spec}" cannot run on inputs {list(inputs.shape)}: {type(error).__name__}: {error}'
+        ) from error
     if not isinstance(outputs, torch.Tensor):
         raise UserError(f'"{spec}" gives a {type(outputs).__name__}', hint="return one tensor [batch, classes]")
     if outputs.dim() != 2 or len(outputs) != len(inputs):
-        raise UserError(f'"{spec}" gives {list(outputs.shape)} for inputs {list(inputs.shape)}', hint="return logits [batch, classes]")
+        raise UserError(
+            f'"{spec}" gives {list(outputs.shape)} for inputs {list(inputs.shape)}',
+            hint="return logits [batch, classes]",
+        )
     return outputs
 
 
@@ -146,7 +165,7 @@ def _traced(network: nn.Module, inputs: torch.Tensor, spec: str) -> None:
     except Exception as error:
         frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)', str(error))
         own = [f for f in frames if "site-packages" not in f[0]]
-        where = f'{own[-1][0]}:{own[-1][1]}: in {own[-1][2]}: {own[-1][3].strip()}' if own else ""
+        where = f"{own[-1][0]}:{own[-1][1]}: in {own[-1][2]}: {own[-1][3].strip()}" if own else ""
         first = str(error).strip().partition("\n")[0]
         inside = _module_at(network, own[-1][0], int(own[-1][1])) if own else ""
         module = f' (module "{inside}")' if inside else ""

@@ -70,7 +70,10 @@ def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | Non
         plan.store.remove(step.key)
     try:
         plan.entries[name] = found or plan.store.make(
-            step.key, step.label, step.make, lambda: plan.progress.say(f"  {step.label}: another run is making it; waiting")
+            step.key,
+            step.label,
+            step.make,
+            lambda: plan.progress.say(f"  {step.label}: another run is making it; waiting"),
         )
     except StoreError:
         raise

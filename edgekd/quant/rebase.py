@@ -7,7 +7,6 @@ convolutions in float there.
 from __future__ import annotations
 
 import onnx
-from onnx import helper
 
 from edgekd.quant.rewrite import biases_to_int32, reductions_to_pools, s8_to_u8
 
@@ -73,6 +72,10 @@ def _shorten(name: str, short: dict[str, str]) -> str:
     return short[name]
 
 
+def _value(attribute: onnx.AttributeProto) -> object:
+    return onnx.helper.get_attribute_value(attribute)
+
+
 def _drop_default_attributes(node: onnx.NodeProto, version: int) -> None:
     try:
         defaults = onnx.defs.get_schema(node.op_type, version, node.domain).attributes
@@ -81,8 +84,7 @@ def _drop_default_attributes(node: onnx.NodeProto, version: int) -> None:
     kept = []
     for attribute in node.attribute:
         default = defaults[attribute.name].default_value if attribute.name in defaults else None
-        same = default is not None and default.type == attribute.type
-        if not same or helper.get_attribute_value(default) != helper.get_attribute_value(attribute):
+        if default is None or default.type != attribute.type or _value(default) != _value(attribute):
             attribute.doc_string = ""
             kept.append(attribute)
     del node.attribute[:]

@@ -23,5 +23,8 @@ class Gaussian(Source):
     def inputs(self, student: Student, data: Callable[[], Dataset], recipe: Calibration) -> torch.Tensor:
         example = student.example(recipe.count)
         if not example.is_floating_point():
-            raise UserError(f'calibration "{recipe.name}": noise cannot stand in for {example.dtype} inputs', hint='use source = "data"')
+            raise UserError(
+                f'calibration "{recipe.name}": noise cannot stand in for {example.dtype} inputs',
+                hint='use source = "data"',
+            )
         return torch.randn(example.shape, generator=torch.Generator().manual_seed(recipe.seed))

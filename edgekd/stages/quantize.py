@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from edgekd.errors import UserError
 from edgekd.schedule import Training
@@ -25,15 +27,15 @@ class Qat(Training):
     """
 
     losses: tuple[dict[str, Any], ...]
-    lr: float = 1e-3
-    warmup_epochs: float = 0.1
-    freeze: float = 0.5
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.1
+    freeze: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:
         if not uses(self.losses, "quantize: qat.losses"):
-            raise UserError("quantize: qat.losses: there is none", hint='as in losses = [{ use = "kl", temperature = 2.0 }]')
-        if not 0 <= self.freeze <= 1:
-            raise UserError(f"quantize: qat.freeze is {self.freeze}", hint="a share from 0 to 1")
+            raise UserError(
+                "quantize: qat.losses: there is none", hint='as in losses = [{ use = "kl", temperature = 2.0 }]'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,15 @@ class Quantize(Stage):
                 freeze_batch_norm(prepared)
 
         objective = Objective(uses(qat.losses, "quantize: qat.losses"), context.teacher)
-        return train(prepared, objective, context, qat, label="quantize", on_epoch=on_epoch, load=restore)
+        return train(
+            prepared,
+            objective,
+            context,
+            qat,
+            label="quantize",
+            on_epoch=on_epoch,
+            load=lambda _, tensors: restore(prepared, tensors),
+        )
 
 
 def _validation(module: Any, context: Context) -> float:

@@ -80,7 +80,10 @@ def main() -> None:
         torch.save({"epoch": epoch + 1, **{k: p.state_dict() for k, p in parts.items()}}, f"{checkpoint}.part")
         os.replace(f"{checkpoint}.part", checkpoint)
         score = accuracy(average, *data["validation"])
-        print(f"epoch {epoch + 1}: loss {total / steps:.4f} validation {score:.2%} {time.time() - started:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}: loss {total / steps:.4f} validation {score:.2%} {time.time() - started:.0f} s",
+            flush=True,
+        )
         weights = average.module.state_dict()
         half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in weights.items()}
         save_file(half, args.out)

@@ -11,7 +11,7 @@ from edgekd.observers.mse import Mse, _errors
 
 def loss(x: torch.Tensor, low: float, high: float) -> float:
     scale = (max(high, 0.0) - min(low, 0.0)) / 255
-    zero = int(round(-min(low, 0.0) / scale))
+    zero = round(-min(low, 0.0) / scale)
     return float((torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255) - x).square().mean())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -37,9 +39,8 @@ def test_every_value_is_in_its_bin(batches: list[list[float]]) -> None:
     edges = histogram.edges
     assert histogram.counts.size <= 16
     assert edges[0] <= min(values.min(), 0) <= max(values.max(), 0) < edges[-1]
-    assert [int(((low <= values) & (values < high)).sum()) for low, high in zip(edges, edges[1:], strict=False)] == list(
-        histogram.counts
-    )
+    expected = [int(((low <= values) & (values < high)).sum()) for low, high in pairwise(edges)]
+    assert list(histogram.counts) == expected
     assert (histogram.minimum, histogram.maximum) == (values.min(), values.max())
 
 

@@ -31,7 +31,12 @@ class Browser:
         command = f"exec {PROGRAM} {FLAGS} --user-data-dir={self.profile} about:blank 3<&{theirs_in} 4>&{theirs_out}"
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(
-            ["sh", "-c", command], pass_fds=(theirs_in, theirs_out), stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+            ["sh", "-c", command],
+            pass_fds=(theirs_in, theirs_out),
+            stdin=quiet,
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=True,
         )
         os.close(theirs_in)
         os.close(theirs_out)
@@ -73,7 +78,9 @@ class Browser:
     def open(self, page: Path, width: int = 1280, height: int = 900, scheme: str = "light", media: str = "") -> None:
         """Open a file at a width, in a colour scheme, on a medium ("" or "print")."""
         self.events.clear()
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
         self.call("Page.navigate", url=page.as_uri())
@@ -93,7 +100,9 @@ class Browser:
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def pdf(self) -> bytes:
-        return base64.b64decode(self.call("Page.printToPDF", printBackground=False, paperWidth=8.27, paperHeight=11.69)["data"])
+        return base64.b64decode(
+            self.call("Page.printToPDF", printBackground=False, paperWidth=8.27, paperHeight=11.69)["data"]
+        )
 
     def close(self) -> None:
         os.write(self.send, b'{"id":0,"method":"Browser.close"}\0')
