@@ -57,12 +57,13 @@ def _closure(file: Path) -> frozenset[Path]:
     return frozenset(found)
 
 
-def imported_names(path: Path, root: Path) -> set[str]:
+@cache
+def imported_names(path: Path, root: Path) -> frozenset[str]:
     """Dotted names that the file imports when it runs; `from a import b` gives both `a` and `a.b`."""
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError:
-        return set()
+        return frozenset()
     names: set[str] = set()
     todo: list[ast.AST] = [tree]
     while todo:
@@ -81,4 +82,4 @@ def imported_names(path: Path, root: Path) -> set[str]:
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
         todo.extend(ast.iter_child_nodes(node))
-    return names - {""}
+    return frozenset(names - {""})

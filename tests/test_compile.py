@@ -53,7 +53,7 @@ def test_the_ledger_has_every_row(done: Done) -> None:
     distilled, pruned = report.ledger[2], report.ledger[3]
     assert distilled.parameters is not None and pruned.parameters is not None
     assert pruned.parameters < distilled.parameters
-    assert all(row.agreement for row in report.ledger)
+    assert all(row.agreement for row in report.ledger[1:])
     assert report.splits.test == 256
     assert not any(step.cached for step in report.plan)
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgekd import digest
 from project import BRIEF, command, new_project
+
+from edgekd import digest
 
 LONG = ["--set", "distill.epochs=6", "--set", "prune.epochs=4", "--set", "quantize.qat.epochs=3"]
 

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import data, digest, registry
+from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
-from edgekd.factory import Factory
+from edgekd.pipeline.sources import digests_of
 from edgekd.pipeline.step import Candidate, Step, Version, judged, key_of
 from edgekd.target import Target, find_calibration, find_target
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edgekd.pipeline.roots import Roots
     from edgekd.progress import Progress
     from edgekd.recipe import Loaded
-    from edgekd.sections import Made
     from edgekd.stage import Stage
     from edgekd.store import Entry, Store
     from edgekd.student import Student
@@ -44,7 +43,7 @@ class Plan:
         self.steps: dict[str, Step] = {}
         self.entries: dict[str, Entry] = {}
         self.targets = [find_target(name, recipe.folder) for name in self.values.targets.names]
-        self.digests = self._digests()
+        self.digests = digests_of(recipe, store)
         self.versions: list[Version] = []
         self._roots_and_stages()
         self._judges()
@@ -93,27 +92,6 @@ class Plan:
         if name == "teacher":
             return self.roots.teacher_student(self.entry(name).path)
         return Student(self.entry(name).path, self.roots.student_factory)
-
-    def _digests(self) -> dict[str, str]:
-        values, recipe = self.values, self.recipe
-        found = {"student": self._source(values.student)}
-        if values.teacher is not None:
-            kind = digest.of_source(registry.file_of("teachers", values.teacher.use))
-            found["teacher"] = digest.of_json([kind, self._source(values.teacher)])
-        section = values.data
-        listed = [recipe.file(name) for name in section.files]
-        found["data"] = data.digest_of(recipe.factory(section), section.arguments, listed, self.store)
-        metric = section.metric
-        found["metric"] = Factory(metric, recipe.folder).digest() if ":" in metric else metric
-        return found
-
-    def _source(self, section: Made) -> str:
-        weights = self._weights(getattr(section, "weights", None))
-        source = self.recipe.factory(section).digest() if section.factory else ""
-        return digest.of_json([section.factory, source, section.arguments, weights])
-
-    def _weights(self, name: str | None) -> str:
-        return digest.of_file(self.recipe.file(name)) if name else ""
 
     def _add(self, name: str, step: Step) -> None:
         self.steps[name] = step

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import onnx
 
-from edgekd.quant.rewrite import biases_to_int32, reductions_to_pools, s8_to_u8
+from edgekd.quant.rewrite import biases_to_int32, own_zero_points, reductions_to_pools, s8_to_u8
 
 __all__ = ["REWRITES", "rebase", "strip"]
 
 #: In the order that they run; each keeps every value.
-REWRITES = (reductions_to_pools, s8_to_u8, biases_to_int32)
+REWRITES = (reductions_to_pools, s8_to_u8, own_zero_points, biases_to_int32)
 
 
 def rebase(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["biases_to_int32", "reductions_to_pools", "s8_to_u8"]
+__all__ = ["biases_to_int32", "own_zero_points", "reductions_to_pools", "s8_to_u8"]
 
 Array = NDArray[np.generic]
 
@@ -72,6 +72,23 @@ def s8_to_u8(model: onnx.ModelProto) -> None:
         signed = value.type.tensor_type.elem_type == TensorProto.INT8
         if signed and maker is not None and maker.op_type == "QuantizeLinear":
             value.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def own_zero_points(model: onnx.ModelProto) -> None:
+    """Each weight's DequantizeLinear gets a zero point that no other node reads.
+
+    On CPUs where u8·s8 products overflow int16 (AVX2 and AVX-512 without VNNI), ONNX Runtime must be told to turn s8 weights
+    into u8, by the session entry "session.x64quantprecision" = "1"; version 1.31 then fails on a zero point that two weights
+    share ("Attempt to replace the existing tensor").
+    """
+    index, seen = Index(model), set[str]()
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in index.constants or len(node.input) < 3:
+            continue
+        name, zero = node.input[2], index.array(node.input[2])
+        if name in seen and zero is not None:
+            node.input[2] = index.add(f"{node.input[0]}_zero", zero)
+        seen.add(name)
 
 
 def biases_to_int32(model: onnx.ModelProto) -> None:

@@ -65,14 +65,15 @@ def test_training_lowers_the_loss_and_leaves_the_students_own_weights() -> None:
     target = torch.arange(32) % 10
     optimizer = torch.optim.SGD(prepared.parameters(), 0.05)
     losses = []
-    for _ in range(12):
+    torch.manual_seed(0)  # dropout
+    for _ in range(20):
         loss = nn.functional.cross_entropy(prepared(x), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in prepared.parameters())
-    assert losses[-1] < 0.8 * losses[0]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     prepared.eval()
     assert gap(convert(prepared)(x), prepared(x)) < 0.03
     assert gap(prepared(x), model(x)) > 0.3

@@ -1,0 +1,59 @@
+"""`edgekd store`: what the store holds, and cleaning it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StoreHelp = "folder of finished results; default: the user's cache"
+StoreOpt = Annotated[Path | None, typer.Option("--store", help=StoreHelp, envvar="EDGEKD_STORE")]
+Json = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
+
+store_app = typer.Typer(
+    help="List or clean the store of finished results.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@store_app.command("ls")
+def store_ls(store: StoreOpt = None, as_json: Json = False) -> None:
+    """List what the store holds, least recently used first."""
+    from edgekd.store import Store, default_folder
+    from edgekd.units import format_bytes, format_seconds
+
+    found = Store(store or default_folder())
+    rows = [(e.key, e.facts["label"], e.seconds, _bytes(e.path)) for e in found.entries()]
+    if as_json:
+        print(json.dumps([dict(zip(("key", "label", "seconds", "bytes"), row, strict=True)) for row in rows], indent=1))
+        return
+    for key, label, seconds, size in rows:
+        print(f"{key[:12]}  {format_bytes(size):>8}  {format_seconds(seconds):>12}  {label}")
+    print(f"{len(rows)} entries, {format_bytes(sum(row[3] for row in rows))} in {found.folder}", file=sys.stderr)
+
+
+@store_app.command("gc")
+def store_gc(
+    store: StoreOpt = None,
+    days: Annotated[float, typer.Option("--unused-for", help="days since the last use")] = 30.0,
+    every: Annotated[bool, typer.Option("--all", help="everything")] = False,
+) -> None:
+    """Remove what was not used for a while."""
+    import time
+
+    from edgekd.store import ENTRY, Store, default_folder
+    from edgekd.units import format_bytes
+
+    found, freed, count = Store(store or default_folder()), 0, 0
+    for entry in list(found.entries()):
+        if every or time.time() - (entry.path / ENTRY).stat().st_mtime > days * 86_400:
+            freed, count = freed + _bytes(entry.path), count + 1
+            found.remove(entry.key)
+    found.sweep()
+    print(f"removed {count} entries, {format_bytes(freed)}")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
