@@ -114,12 +114,8 @@ def choose(
         for one, (verdict, reason) in zip(candidates, verdicts, strict=True)
     )
     if chosen is not None:
-        kept = (
-            f"keeps the budget ({', '.join(map(str, limits))})"
-            if limits
-            else "could be chosen; the recipe sets no budget"
-        )
-        reason = "; not ".join([f"{chosen.name}: {_praise(chosen, tied)} and {kept}", *passed_over])
+        kept = f"keeping the budget ({', '.join(map(str, limits))})" if limits else "the recipe sets no budget"
+        reason = "; not ".join([f"{chosen.name} is {_praise(chosen, tied)}, {kept}", *passed_over])
         return Choice(done, chosen.name, None, f"{reason}.")
     nearest = min(fit, key=lambda one: _distance(one, broken[one.name], reference_metric), default=None)
     return Choice(done, None, nearest.name if nearest else None, _why_none(fit, unfit, limits, nearest))
@@ -183,16 +179,17 @@ def _thrift(one: Candidate) -> tuple[float, float, float, str]:
 def _praise(one: Candidate, tied: Sequence[Candidate]) -> str:
     others = [rival.name for rival in tied if rival is not one]
     if not others:
-        return f"the fastest that keeps the budget, median {words.seconds(_median(one))}"
-    return f"median {words.seconds(_median(one))}, as fast as {', '.join(others)} and preferred for size, then score"
+        return f"the fastest, median {words.seconds(_median(one))}"
+    return f"as fast as {', '.join(others)} (median {words.seconds(_median(one))}) and preferred for size, then score"
 
 
 def _lag(one: Candidate, chosen: Candidate, compare: Compare | None, tied: Sequence[Candidate]) -> str:
-    ratio = compare(one.name, chosen.name) if compare else None
-    said = words.speed(ratio) if ratio else f"{words.times(_median(one) / _median(chosen))} the median"
     if one in tied:
         return f"as fast as the chosen one but larger or no better ({words.size(one.bytes)})"
-    return f"but slower than the chosen one: {said}"
+    ratio = compare(one.name, chosen.name) if compare else None
+    if ratio is not None:
+        return words.speed(ratio, "the chosen one")
+    return f"{words.times(_median(one) / _median(chosen))} the chosen one's median"
 
 
 def _distance(one: Candidate, broken: Sequence[_Limit], reference: float) -> tuple[int, float, float, float, str]:

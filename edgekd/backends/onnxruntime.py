@@ -112,7 +112,7 @@ class OnnxRuntime(Backend):
             "inter_op_num_threads": 1,
             "enable_cpu_mem_arena": True,
             "enable_mem_pattern": True,
-            "entries": {"session.intra_op.allow_spinning": "0" if threads == 1 else "1"},
+            "entries": _entries(target, threads, about["precision"]),
         }
         kernels = self._kernels(out / FILE, options, signature)
         integer = sum(n for op, n in kernels.items() if op in INTEGER or op.startswith(INTEGER_PREFIX))
@@ -172,6 +172,16 @@ def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | Non
     except Exception as error:  # its exceptions have no base class of their own
         where = "" if isinstance(model, bytes) else f"{model}: "
         raise EdgekdError(f"{where}onnxruntime refuses the model: {' '.join(str(error).split())}") from None
+
+
+def _entries(target: Mapping[str, Any], threads: int, precision: str) -> dict[str, str]:
+    """Session entries. x86 without VNNI multiplies u8 by s8 in sums of 16 bits, which overflow: there the exact kernels."""
+    entries = {"session.intra_op.allow_spinning": "0" if threads == 1 else "1"}
+    isa = set(target.get("isa") or ())
+    old_x86 = (
+        str(target.get("triple", "")).startswith("x86_64") and isa and not isa & {"avx512_vnni", "avx_vnni", "amx_int8"}
+    )
+    return {**entries, "session.x64quantprecision": "1"} if precision == "int8" and old_x86 else entries
 
 
 PLAIN = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def digests_of(recipe: Loaded, store: Store) -> dict[str, str]:
-    """ "student", "teacher", "data" and "metric", each by the content of what it is made from. Imports no torch for a known recipe."""
+    """Of student, teacher, data and metric, each by the content of what it is made from; no torch for a known recipe."""
     values = recipe.values
     found = {"student": _source(recipe, values.student)}
     if values.teacher is not None:

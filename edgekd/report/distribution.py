@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from edgekd.report import words
 from edgekd.report.scatter import kind
@@ -13,8 +14,11 @@ from edgekd.report.svg import Axis, element, fitted, picture, room, text
 HIGHEST = 0.99
 """The axis ends at the largest of the engines' quantiles of this share; what lies beyond is counted at its end."""
 
-BIN = 3.0
-"""Pixels of one bar."""
+FAR = 2.5
+"""An engine whose median is more than this many times the next faster one's is beyond the axis, with all that are slower."""
+
+BIN, TALL = 3.0, 32.0
+"""Pixels: width of one bar, height of a histogram."""
 
 
 def of_target(samples: Mapping[str, Sequence[float]], target: str, alone: bool) -> dict[str, Sequence[float]]:
@@ -24,36 +28,69 @@ def of_target(samples: Mapping[str, Sequence[float]], target: str, alone: bool) 
     return {**(samples if alone else {}), **found}
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where text goes: beside the histograms, or (`stacked`) above them on one or two lines."""
+
+    size: float
+    start: float
+    stacked: bool
+    lines: int
+
+    @property
+    def above(self) -> float:
+        return self.size * 1.35 * self.lines + 4 if self.stacked else 6.0
+
+    @property
+    def row(self) -> float:
+        return self.above + TALL + (26 if self.stacked else 20)
+
+
 def draw(target: TargetReport, samples: Mapping[str, Sequence[float]], limit: float | None, width: int) -> str:
     """The picture as SVG, laid out for a width in pixels; empty without samples. `limit` is the budget's p90 in seconds."""
     shown = [one for one in target.candidates if one.latency is not None and samples.get(one.name)]
-    shown.sort(key=lambda one: one.latency.median if one.latency else 0.0)
+    shown.sort(key=_median)
     if not shown:
         return ""
-    size = 12.5 if width >= 600 else 11.0
     ordered = {one.name: sorted(samples[one.name]) for one in shown}
-    column = max(room(said, size) for one in shown for said in (one.name, _facts(one)))
-    stacked = column > width * 0.32
-    start = 6.0 if stacked else column + 14
-    lines = 2 if not stacked or any(not _beside(one, size, width - 18) for one in shown) else 1
-    row = 50.0 + (size * 1.35 * lines if stacked else 0)
-    x = _axis(ordered, limit, start, width - 12)
+    layout = _layout(shown, width)
+    x = _axis([ordered[one.name] for one in _near(shown)], limit, layout.start, width - 12)
     top = 26.0
-    bottom = top + row * len(shown)
+    bottom = top + layout.row * len(shown)
     parts = [_grid(x, top, bottom, max(3, int((x.end - x.start) / 85)))]
-    for index, one in enumerate(shown):
-        baseline = top + row * (index + 1) - 6
-        parts.append(_row(one, ordered[one.name], x, baseline, size, stacked, lines, one.name == target.bundled_name))
     if limit is not None and x.low < limit < x.high:
         parts.append(_limit(limit, x, top, bottom))
+    for index, one in enumerate(shown):
+        place = top + layout.row * index
+        parts.append(_row(one, ordered[one.name], x, place, layout, one.name == target.bundled_name))
     label = f"Latency histograms of {len(shown)} engines, fastest first; medians and p90 as in the table below."
     return picture(width, bottom + 44, label, *parts)
 
 
-def _axis(ordered: Mapping[str, Sequence[float]], limit: float | None, start: float, end: float) -> Axis:
-    low = min(values[0] for values in ordered.values()) * 0.97
-    high = max(values[min(int(HIGHEST * len(values)), len(values) - 1)] for values in ordered.values()) * 1.05
-    if limit is not None and high < limit < 3 * high:
+def _layout(shown: Sequence[Candidate], width: int) -> _Layout:
+    size = 12.5 if width >= 600 else 11.0
+    column = max(room(said, size * 1.05) for one in shown for said in (one.name, _facts(one)))
+    if column <= width * 0.32:
+        return _Layout(size, column + 14, stacked=False, lines=2)
+    beside = all(room(one.name, size * 1.05) + room(_facts(one), size) + 16 < width - 18 for one in shown)
+    return _Layout(size, 6.0, stacked=True, lines=1 if beside else 2)
+
+
+def _median(one: Candidate) -> float:
+    assert one.latency is not None  # only measured engines are shown
+    return one.latency.median
+
+
+def _near(shown: Sequence[Candidate]) -> Sequence[Candidate]:
+    """The engines that share the axis, by median: all before the first gap."""
+    gap = next((i for i in range(1, len(shown)) if _median(shown[i]) > FAR * _median(shown[i - 1])), len(shown))
+    return shown[:gap]
+
+
+def _axis(ordered: Sequence[Sequence[float]], limit: float | None, start: float, end: float) -> Axis:
+    low = min(values[0] for values in ordered) * 0.97
+    high = max(values[min(int(HIGHEST * len(values)), len(values) - 1)] for values in ordered) * 1.05
+    if limit is not None and high < limit < 2 * high:
         high = limit * 1.08
     return Axis(low, high, start, end, log=True)
 
@@ -81,55 +118,50 @@ def histogram(values: Sequence[float], x: Axis) -> list[int]:
     return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _beside(one: Candidate, size: float, width: float) -> bool:
-    """Whether name and facts fit on one line."""
-    return room(one.name, size) + room(_facts(one), size) + 16 < width
-
-
-def _row(
-    one: Candidate,
-    values: Sequence[float],
-    x: Axis,
-    baseline: float,
-    size: float,
-    stacked: bool,
-    lines: int,
-    strong: bool,
-) -> str:
+def _row(one: Candidate, values: Sequence[float], x: Axis, top: float, layout: _Layout, strong: bool) -> str:
     assert one.latency is not None
-    tall = 30.0
-    names = "name strong" if strong else "name"
-    name = fitted(one.name, size, x.end - x.start if stacked else x.start)
-    if not stacked:
-        labels = [text(name, 0, baseline - 18, class_=names), text(_facts(one), 0, baseline - 2, class_="fact")]
-    elif lines == 1:
-        labels = [text(name, x.start, baseline - tall - 8, class_=names)]
-        labels.append(text(_facts(one), x.end, baseline - tall - 8, class_="fact", text_anchor="end"))
-    else:
-        labels = [text(name, x.start, baseline - tall - 8 - size * 1.35, class_=names)]
-        labels.append(text(_facts(one), x.start, baseline - tall - 8, class_="fact"))
+    baseline = top + layout.above + TALL
+    parts = [_words(one, x, top, baseline, layout, "name strong" if strong else "name")]
     counts = histogram(values, x)
-    most = max(counts) or 1
-    step = (x.end - x.start) / len(counts)
+    parts.append(element("path", d=_outline(counts, x, baseline)))
+    parts.append(element("line", x1=x.start, x2=x.end, y1=baseline, y2=baseline, class_="base"))
+    for value, height, name in ((one.latency.median, TALL + 2, "median"), (one.latency.p90, TALL * 0.5, "p90")):
+        if value is not None and x.low <= value <= x.high:
+            parts.append(
+                element("line", x1=x.at(value), x2=x.at(value), y1=baseline - height, y2=baseline + 3, class_=name)
+            )
+    beyond = len(values) - sum(counts)
+    if beyond:
+        said = f"{'all' if beyond == len(values) else beyond} beyond, to {words.seconds(values[-1])} →"
+        parts.append(text(said, x.end, baseline + 13, class_="beyond", text_anchor="end"))
+    return element("g", *parts, class_=f"spread {kind(one)} {one.verdict}")
+
+
+def _words(one: Candidate, x: Axis, top: float, baseline: float, layout: _Layout, names: str) -> str:
+    size = layout.size
+    if not layout.stacked:
+        spots = ((0.0, baseline - 18, "start"), (0.0, baseline - 2, "start"))
+    elif layout.lines == 1:
+        spots = ((x.start, top + size, "start"), (x.end, top + size, "end"))
+    else:
+        spots = ((x.start, top + size, "start"), (x.start, top + size * 2.35, "start"))
+    said = (fitted(one.name, size * 1.05, x.end - x.start if layout.stacked else x.start), _facts(one))
+    lines = [
+        text(line, across, down, text_anchor=anchor, class_=name)
+        for line, (across, down, anchor), name in zip(said, spots, (names, "fact"), strict=True)
+    ]
+    return element("g", *lines, font_size=size)
+
+
+def _outline(counts: Sequence[int], x: Axis, baseline: float) -> str:
+    """The histogram's outline, its highest bar `TALL` pixels high."""
+    most, step = max(counts) or 1, (x.end - x.start) / len(counts)
     path, before = [f"M{x.start:.1f} {baseline:.1f}"], 0
     for index, count in enumerate(counts):
         if count != before:
-            left = x.start + index * step
-            path.append(f"H{left:.1f}V{baseline - tall * count / most:.1f}")
+            path.append(f"H{x.start + index * step:.1f}V{baseline - TALL * count / most:.1f}")
         before = count
-    path.append(f"H{x.end:.1f}V{baseline:.1f}Z")
-    parts = [element("g", *labels, font_size=size), element("path", d="".join(path))]
-    parts.append(element("line", x1=x.start, x2=x.end, y1=baseline, y2=baseline, class_="base"))
-    median = x.at(one.latency.median)
-    parts.append(element("line", x1=median, x2=median, y1=baseline - tall - 3, y2=baseline + 3, class_="median"))
-    if one.latency.p90 is not None and one.latency.p90 <= x.high:
-        p90 = x.at(one.latency.p90)
-        parts.append(element("line", x1=p90, x2=p90, y1=baseline - tall * 0.55, y2=baseline + 3, class_="p90"))
-    beyond = len(values) - sum(counts)
-    if beyond:
-        said = f"{beyond} beyond, to {words.seconds(values[-1])} →"
-        parts.append(text(said, x.end, baseline - 5, class_="beyond", text_anchor="end"))
-    return element("g", *parts, class_=f"spread {kind(one)} {one.verdict}")
+    return "".join([*path, f"H{x.end:.1f}V{baseline:.1f}Z"])
 
 
 def _limit(limit: float, x: Axis, top: float, bottom: float) -> str:

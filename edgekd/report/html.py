@@ -27,7 +27,7 @@ def render(report: Mapping[str, Any], samples: Mapping[str, Sequence[float]]) ->
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    steps = read.plan
+    environment.filters["firm"] = lambda text: text.replace("–", "\N{WORD JOINER}–\N{WORD JOINER}")
     page = environment.get_template("report.html.j2").render(
         report=read,
         words=words,
@@ -37,31 +37,34 @@ def render(report: Mapping[str, Any], samples: Mapping[str, Sequence[float]]) ->
         rows=_rows(read),
         pictures={target.name: _pictures(read, target, samples) for target in read.targets},
         budget=budget(read),
-        longest=max((step.seconds for step in steps), default=0.0) or 1.0,
-        ran=[step for step in steps if not step.cached],
+        longest=max((step.seconds for step in read.plan), default=0.0) or 1.0,
+        ran=[step for step in read.plan if not step.cached],
     )
     return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
 
 
 def budget(report: Report) -> list[str]:
     """The limits in words; empty if there are none."""
-    name, limits = report.metric.name, report.budget
-    texts = [
-        (
-            limits.metric_drop,
-            lambda v: f"{words.short(name)} at most {words.amount(v, name)} below {report.metric.reference}",
-        ),
-        (limits.latency_p90, lambda v: f"latency p90 at most {words.tick(v)}"),
-        (limits.size, lambda v: f"size at most {words.size(v)}"),
-    ]
-    return [say(limit) for limit, say in texts if limit is not None]
+    name, limits, said = report.metric.name, report.budget, []
+    if limits.metric_drop is not None:
+        said.append(
+            f"{words.short(name)} at most {words.amount(limits.metric_drop, name)} below {report.metric.reference}"
+        )
+    if limits.latency_p90 is not None:
+        said.append(f"latency p90 at most {words.tick(limits.latency_p90)}")
+    if limits.size is not None:
+        said.append(f"size at most {words.size(limits.size)}")
+    return said
 
 
 def _rows(report: Report) -> list[dict[str, Any]]:
-    """The ledger's rows with their changes, whiskers and pictures."""
+    """The ledger's rows with their pictures and, after the reference, their changes."""
     from markupsafe import Markup
 
     samples = report.splits.test if report.metric.name == "accuracy" else 0
+    versions = [row.version for row in report.ledger]
+    start = versions.index(report.metric.reference) if report.metric.reference in versions else 0
+    found = [change if i > start else None for i, change in enumerate(changes(report.ledger, samples))]
     return [
         {
             "row": row,
@@ -70,7 +73,7 @@ def _rows(report: Report) -> list[dict[str, Any]]:
             "lost_most": report.first_loss is not None and row.row == report.first_loss.row,
             "track": Markup(track.draw(report, row, change)),  # noqa: S704  built by svg.element, which escapes
         }
-        for row, change in zip(report.ledger, changes(report.ledger, samples), strict=True)
+        for row, change in zip(report.ledger, found, strict=True)
     ]
 
 
@@ -93,9 +96,11 @@ def _pictures(report: Report, target: TargetReport, samples: Mapping[str, Sequen
     return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704  built by svg.element, which escapes
 
 
-def facts(one: Candidate) -> list[str]:
+def facts(one: Candidate, metric: str) -> list[str]:
     """What else is known of a candidate, beside the table's columns."""
     said = []
+    if one.metric_validation is not None:
+        said.append(f"validation {words.short(metric)} {words.score(one.metric_validation, metric)}")
     if one.integer_nodes is not None and one.float_nodes is not None and one.integer:
         said.append(f"{one.integer_nodes} integer and {one.float_nodes} float nodes")
     if one.parity is not None:

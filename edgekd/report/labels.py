@@ -49,10 +49,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Label:
-    """A placed label: `x`, the middle of its lines; the first line's baseline; `leader` says whether it needs a line to its mark."""
+    """A placed label. Its lines start at the left of the box (`side` 1), end at its right (−1) or are centred (0); `leader`
+    says whether it lies so far off that it needs a line to its mark.
+    """
 
     lines: tuple[str, ...]
     box: Box
+    side: int
     leader: bool
 
 
@@ -95,7 +98,7 @@ def _around(mark: Mark, lines: tuple[str, ...], size: float) -> list[Label]:
             x = mark.x + across * reach + (width / 2) * _side(across)
             y = mark.y + down * reach + (height / 2) * _side(down)
             box = Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            found.append(Label(lines, box, gap > GAPS[1]))
+            found.append(Label(lines, box, int(_side(across)), gap > GAPS[1]))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from html import escape
 from statistics import median
 
@@ -35,7 +36,11 @@ def draw(report: Report, target: TargetReport, width: int, height: int) -> str:
     x, y = _axes(shown, frame, largest + 8)
     most = max(one.bytes or 1 for one in shown)
     marks = [_mark(one, target, x, y, max(3.0, largest * ((one.bytes or 1) / most) ** 0.5), report) for one in shown]
-    labels = place(marks, frame, size)
+    ringed = [
+        replace(mark, radius=mark.radius + 4 * (one.name == target.bundled_name))
+        for one, mark in zip(shown, marks, strict=True)
+    ]
+    labels = place(ringed, frame, size * 1.04)
     parts = [_grid(x, y, frame, report.metric.name, narrow)]
     discs = sorted(zip(shown, marks, strict=True), key=lambda pair: -pair[1].radius)
     parts += [_disc(one, mark, x, target, report.metric.name) for one, mark in discs]
@@ -43,8 +48,8 @@ def draw(report: Report, target: TargetReport, width: int, height: int) -> str:
         _label(label, mark, size, one.name == target.bundled_name)
         for one, mark, label in zip(shown, marks, labels, strict=True)
     ]
-    best = target.bundled_name
-    said = f"Latency, {words.short(report.metric.name)} and size of {len(shown)} engines; {best or 'none'} is bundled. The table below has the figures."
+    name = words.short(report.metric.name)
+    said = f"Latency, {name} and size of {len(shown)} engines, as in the table below; {target.bundled_name or 'none'} is bundled."
     return picture(width, height, said, *parts)
 
 
@@ -124,7 +129,11 @@ def _disc(one: Candidate, mark: Mark, x: Axis, target: TargetReport, metric: str
 
 
 def _label(label: Label, mark: Mark, size: float, strong: bool) -> str:
-    x = (label.box.left + label.box.right) / 2
+    x, anchor = {
+        1: (label.box.left, "start"),
+        0: ((label.box.left + label.box.right) / 2, "middle"),
+        -1: (label.box.right, "end"),
+    }[label.side]
     leader = ""
     if label.leader:
         to_x, to_y = (
@@ -143,4 +152,4 @@ def _label(label: Label, mark: Mark, size: float, strong: bool) -> str:
         )
         for i, line in enumerate(label.lines)
     ]
-    return leader + element("g", *lines, text_anchor="middle", font_size=size)
+    return leader + element("g", *lines, text_anchor=anchor, font_size=size)

@@ -13,12 +13,10 @@ WIDTH, HEIGHT = 132, 22
 
 def draw(report: Report, row: LedgerRow, change: Change | None) -> str:
     """The row as SVG: a dot, the way it came from the row before, and 95% whiskers of that change where they are known."""
-    scores = [one.metric for one in report.ledger]
     reference = next((one.metric for one in report.ledger if one.version == report.metric.reference), None)
     drop = report.budget.metric_drop
     allowed = None if reference is None or drop is None else reference - drop
-    low = min(floor(scores), allowed if allowed is not None else max(scores))
-    high = max(scores)
+    low, high = _ends(report, reference, drop)
     margin = (high - low) * 0.06 or 0.01
     x = Axis(low - margin, high + margin, 8, WIDTH - 8)
     middle = HEIGHT / 2
@@ -40,3 +38,14 @@ def draw(report: Report, row: LedgerRow, change: Change | None) -> str:
         parts.append(element("line", x1=ends[0], x2=ends[1], y1=middle + 6, y2=middle + 6, class_="whisker"))
     parts.append(element("circle", cx=x.at(row.metric), cy=middle, r=4, class_="dot"))
     return picture(WIDTH, HEIGHT, name, *parts)
+
+
+def _ends(report: Report, reference: float | None, drop: float | None) -> tuple[float, float]:
+    """The scale's ends: from the reference and what follows it, not from an untrained student far below."""
+    scores = [one.metric for one in report.ledger]
+    high = max(scores)
+    if reference is None:
+        return floor(scores), high
+    room = max(3 * (drop or 0.0), 0.02 * abs(reference))
+    near = [score for score in scores if score >= reference - room]
+    return min([*near, reference - (drop or 0.0)]), high

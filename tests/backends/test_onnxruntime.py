@@ -117,3 +117,19 @@ def test_a_damaged_engine_file_is_an_error_with_its_name(tmp_path: Path) -> None
     (engine / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(EdgekdError, match="onnxruntime refuses the model"):
         load_engine(engine)
+
+
+@pytest.mark.parametrize(
+    ("isa", "precision", "exact"),
+    [
+        (["avx2"], "int8", True),
+        (["avx2", "avx512_vnni"], "int8", False),
+        (["avx2"], "float32", False),
+        ([], "int8", False),
+    ],
+)
+def test_x86_without_vnni_gets_the_exact_kernels(isa: list[str], precision: str, exact: bool) -> None:
+    from edgekd.backends.onnxruntime import _entries
+
+    target = {"triple": "x86_64-linux", "isa": isa}
+    assert ("session.x64quantprecision" in _entries(target, 1, precision)) is exact

@@ -81,10 +81,10 @@ def sample() -> dict[str, Any]:
         candidate("distill on onnxruntime", "float32", 318_000, 3.02e-4, 2605, 0.936, verdict="rejected",
                   reason="size 318 kB, limit 200 kB"),
         candidate(FLOAT, "float32", 197_000, 2.14e-4, 2598, 0.933, verdict="kept",
-                  reason="keeps the budget, but slower than the chosen one: 1.63× slower (1.58–1.68)"),
+                  reason="keeps the budget, 1.63× slower than the chosen one (1.58–1.68)"),
         candidate(INT8, "int8", 66_900, 1.31e-4, 2588, 0.929, verdict="chosen", float_engine=FLOAT,
                   versus_float=ratio(0.612), parity={"top1": 0.9996, "steps": 1.0}, integer_nodes=21, float_nodes=3,
-                  reason="the fastest that keeps the budget, median 131 µs"),
+                  reason="the fastest, median 131 µs"),
         candidate("prune on openvino", "float32", 231_000, 2.95e-4, 2598, 0.933, verdict="rejected",
                   reason="size 231 kB, limit 200 kB"),
         candidate("quantize on openvino", "int8", 129_000, 3.31e-4, 2586, 0.929, verdict="rejected",
@@ -127,7 +127,7 @@ def sample() -> dict[str, Any]:
             {
                 "name": "host", "chip": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "threads": 1,
                 "candidates": candidates, "chosen": INT8, "nearest": None,
-                "reason": f"{INT8}: the fastest that keeps the budget, median 131 µs and keeps the budget (accuracy drop ≤ "
+                "reason": f"{INT8} is the fastest, median 131 µs, keeping the budget (accuracy drop ≤ "
                 "1.00 point, latency p90 ≤ 500 µs, size ≤ 200 kB); not quantize on openvino: int8 is not faster than float on "
                 "openvino: 1.12× slower (1.09–1.15).",
                 "race": {"processes": 3, "rounds": 40, "busy": 0.03, "notes": []},
