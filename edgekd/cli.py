@@ -13,6 +13,7 @@ import typer
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, StoreOpt, store_app
 
+INTERRUPTED = 130
 EXAMPLES = """\b
 Examples:
   edgekd new mynet                          a commented recipe and Python file
@@ -237,7 +238,10 @@ def _show(found: dict[str, Any]) -> None:
 def main() -> None:
     """Entry point: errors become a message with a hint on stderr and an exit code; 2 is the user's mistake."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
     except EdgekdError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -245,7 +249,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted: finished stages are kept; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -69,6 +69,12 @@ def changes(rows: Sequence[LedgerRow], samples: int) -> list[Change | None]:
     return found
 
 
+def losses(rows: Sequence[LedgerRow], reference: str, samples: int) -> list[Change | None]:
+    """The changes of the rows after the reference, which compression answers for; None for it and what comes before."""
+    start = next((i for i, row in enumerate(rows) if reference in (row.version, row.row)), len(rows))
+    return [change if i > start else None for i, change in enumerate(changes(rows, samples))]
+
+
 def first_loss(
     rows: Sequence[LedgerRow], reference: str, allowed_drop: float | None, samples: int = 0, metric: str = "accuracy"
 ) -> FirstLoss | None:
@@ -86,7 +92,7 @@ def first_loss(
     if allowed_drop is None or not after:
         return None
     share = allowed_drop / len({row.row for row in after})
-    for change in changes(rows, samples if metric == "accuracy" else 0)[start + 1 :]:
+    for change in losses(rows, reference, samples if metric == "accuracy" else 0):
         if change is not None and change.lost > share + ROUNDING:
             text = _sentence(change, share, allowed_drop, metric)
             return FirstLoss(

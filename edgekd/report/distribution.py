@@ -11,8 +11,9 @@ from edgekd.report.scatter import kind
 from edgekd.report.schema import Candidate, TargetReport
 from edgekd.report.svg import Axis, element, fitted, picture, room, text
 
-HIGHEST = 0.99
-"""The axis ends at the largest of the engines' quantiles of this share; what lies beyond is counted at its end."""
+HIGHEST, BODY = 0.99, 0.90
+"""The axis ends at the largest of the engines' quantiles of the first share, at most twice the largest of the second; what
+lies beyond is counted at its end."""
 
 FAR = 2.5
 """An engine whose median is more than this many times the next faster one's is beyond the axis, with all that are slower."""
@@ -89,7 +90,8 @@ def _near(shown: Sequence[Candidate]) -> Sequence[Candidate]:
 
 def _axis(ordered: Sequence[Sequence[float]], limit: float | None, start: float, end: float) -> Axis:
     low = min(values[0] for values in ordered) * 0.97
-    high = max(values[min(int(HIGHEST * len(values)), len(values) - 1)] for values in ordered) * 1.05
+    high, body = (max(values[int(share * (len(values) - 1))] for values in ordered) for share in (HIGHEST, BODY))
+    high = min(high * 1.05, 2 * body)
     if limit is not None and high < limit < 2 * high:
         high = limit * 1.08
     return Axis(low, high, start, end, log=True)
@@ -104,7 +106,7 @@ def _grid(x: Axis, top: float, bottom: float, most: int) -> str:
     parts = []
     for value in x.ticks(most):
         parts.append(element("line", x1=x.at(value), x2=x.at(value), y1=top, y2=bottom, class_="grid"))
-        near = "start" if x.at(value) < 24 else "end" if x.at(value) > x.end - 12 else "middle"
+        near = "start" if x.at(value) < 24 else "end" if x.at(value) > x.end - 14 else "middle"
         parts.append(text(words.tick(value), x.at(value), bottom + 16, class_="tick", text_anchor=near))
     parts.append(text("← faster: a call's latency, log scale", x.end, bottom + 36, class_="title", text_anchor="end"))
     return "".join(parts)

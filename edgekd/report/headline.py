@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekd.report import words
-from edgekd.report.schema import Candidate, Report, TargetReport
+from edgekd.report.schema import Candidate, LedgerRow, Report, TargetReport
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,17 @@ def headline(report: Report, target: TargetReport) -> Headline:
     )
 
 
-def reference_score(report: Report) -> float | None:
-    """The reference's score on the test split."""
-    return next((row.metric for row in report.ledger if row.version == report.metric.reference), None)
+def reference(report: Report) -> LedgerRow | None:
+    """The ledger row that drops count from."""
+    return next((row for row in report.ledger if row.version == report.metric.reference), None)
+
+
+def _against_reference(report: Report, engine: Candidate) -> str:
+    """How the engine's score compares with the reference's; empty if it was not compressed."""
+    row = reference(report)
+    if row is None or engine.metric is None or engine.version == row.version:
+        return ""
+    return f'{words.versus(engine.metric - row.metric, report.metric.name)} "{row.row}"'
 
 
 def _latency(target: TargetReport, engine: Candidate) -> Figure | None:
@@ -84,12 +92,12 @@ def _size(engine: Candidate, teacher: Candidate | None, float_engine: Candidate 
 def _score(report: Report, engine: Candidate, teacher: Candidate | None) -> Figure | None:
     if engine.metric is None:
         return None
-    name, reference = report.metric.name, reference_score(report)
+    name = report.metric.name
     details = [f"on {report.splits.test:,} test samples"]
     if teacher is not None and teacher.metric is not None:
         details.append(f"{words.versus(engine.metric - teacher.metric, name)} the teacher")
-    if reference is not None and engine.version != report.metric.reference:
-        details.append(f"{words.versus(engine.metric - reference, name)} the reference, {report.metric.reference}")
+    if below := _against_reference(report, engine):
+        details.append(below)
     return Figure(_capital(words.short(name)), words.score(engine.metric, name), tuple(details))
 
 
@@ -118,9 +126,8 @@ def _sentence(report: Report, engine: Candidate, teacher: Candidate | None, floa
             clauses.append(f"{' and '.join(said)} than {name}")
     if engine.metric is not None:
         text = f"{words.short(report.metric.name)} {words.score(engine.metric, report.metric.name)}"
-        reference = reference_score(report)
-        if reference is not None and engine.version != report.metric.reference:
-            text += f", {words.versus(engine.metric - reference, report.metric.name)} {report.metric.reference}"
+        below = _against_reference(report, engine)
+        text += f", {below}" if below else ""
         clauses.append(text)
     return _capital(f"{'; '.join(clauses)}.") if clauses else "Nothing of it was measured."
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.ledger import changes
+from edgekd.ledger import losses
 from edgekd.report import distribution, scatter, track, words
 from edgekd.report.headline import headline
 from edgekd.report.schema import Candidate, Report, TargetReport
@@ -62,9 +62,6 @@ def _rows(report: Report) -> list[dict[str, Any]]:
     from markupsafe import Markup
 
     samples = report.splits.test if report.metric.name == "accuracy" else 0
-    versions = [row.version for row in report.ledger]
-    start = versions.index(report.metric.reference) if report.metric.reference in versions else 0
-    found = [change if i > start else None for i, change in enumerate(changes(report.ledger, samples))]
     return [
         {
             "row": row,
@@ -73,7 +70,7 @@ def _rows(report: Report) -> list[dict[str, Any]]:
             "lost_most": report.first_loss is not None and row.row == report.first_loss.row,
             "track": Markup(track.draw(report, row, change)),  # noqa: S704  built by svg.element, which escapes
         }
-        for row, change in zip(report.ledger, found, strict=True)
+        for row, change in zip(report.ledger, losses(report.ledger, report.metric.reference, samples), strict=True)
     ]
 
 
@@ -104,9 +101,8 @@ def facts(one: Candidate, metric: str) -> list[str]:
     if one.integer_nodes is not None and one.float_nodes is not None and one.integer:
         said.append(f"{one.integer_nodes} integer and {one.float_nodes} float nodes")
     if one.parity is not None:
-        said.append(
-            f"same class as the program in torch {words.share(one.parity.top1)}, at most {one.parity.steps:.3g} steps apart"
-        )
+        steps = f"{one.parity.steps:.3g} step{'' if one.parity.steps == 1 else 's'}"
+        said.append(f"as the program in torch {words.share(one.parity.top1)}, within {steps}")
     if one.cold_start is not None:
         said.append(f"cold start {words.seconds(one.cold_start)}")
     if one.peak_memory is not None:

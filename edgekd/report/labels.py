@@ -65,12 +65,12 @@ DIRECTIONS = tuple(
 GAPS = (5.0, 12.0, 22.0, 36.0, 54.0)
 
 
-def place(marks: Sequence[Mark], bounds: Box, size: float) -> list[Label]:
-    """A label for each mark, in the order given, inside `bounds`, free of all marks and of the labels before it.
+def place(marks: Sequence[Mark], bounds: Box, size: float, obstacles: Sequence[Box] = ()) -> list[Label]:
+    """A label for each mark, in the order given, inside `bounds`, free of all marks, of what else is drawn and of the labels before it.
 
     A wording that fits nowhere gives way to the next; the last one takes the place with the least overlap.
     """
-    discs = [mark.box for mark in marks]
+    discs = [*(mark.box for mark in marks), *obstacles]
     taken: list[Box] = []
     placed = []
     for mark in marks:
@@ -98,7 +98,7 @@ def _around(mark: Mark, lines: tuple[str, ...], size: float) -> list[Label]:
             x = mark.x + across * reach + (width / 2) * _side(across)
             y = mark.y + down * reach + (height / 2) * _side(down)
             box = Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            found.append(Label(lines, box, int(_side(across)), gap > GAPS[1]))
+            found.append(Label(lines, box, int(_side(across)), gap > GAPS[0]))
     return found
 
 

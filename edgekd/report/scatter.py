@@ -10,7 +10,7 @@ from statistics import median
 from edgekd.report import words
 from edgekd.report.labels import Box, Label, Mark, place
 from edgekd.report.schema import Candidate, Latency, Report, TargetReport
-from edgekd.report.svg import Axis, element, picture, text
+from edgekd.report.svg import Axis, element, picture, room, text
 
 ORDER = {"chosen": 0, "reference": 1, "kept": 2, "rejected": 3, "failed": 4}
 
@@ -32,15 +32,18 @@ def draw(report: Report, target: TargetReport, width: int, height: int) -> str:
         return ""
     narrow = width < 600
     size, largest = (11.0, 17.0) if narrow else (12.5, 25.0)
-    frame = Box(46 if narrow else 58, 26, width - 10, height - 42)
-    x, y = _axes(shown, frame, largest + 8)
+    y = _upward(shown, 26.0, height - 42.0, largest + 8)
+    column = max(room(_tick(value, report.metric.name), 12) for value in y.ticks(5))
+    frame = Box(column + 8, 26, width - 10, height - 42)
+    x = _across(shown, frame, largest + 8)
     most = max(one.bytes or 1 for one in shown)
     marks = [_mark(one, target, x, y, max(3.0, largest * ((one.bytes or 1) / most) ** 0.5), report) for one in shown]
     ringed = [
         replace(mark, radius=mark.radius + 4 * (one.name == target.bundled_name))
         for one, mark in zip(shown, marks, strict=True)
     ]
-    labels = place(ringed, frame, size * 1.04)
+    whiskers = [_whisker(one, mark, x) for one, mark in zip(shown, marks, strict=True)]
+    labels = place(ringed, frame, size * 1.04, whiskers)
     parts = [_grid(x, y, frame, report.metric.name, narrow)]
     discs = sorted(zip(shown, marks, strict=True), key=lambda pair: -pair[1].radius)
     parts += [_disc(one, mark, x, target, report.metric.name) for one, mark in discs]
@@ -73,20 +76,28 @@ def floor(scores: list[float]) -> float:
     return max(min(scores), best - max(5 * (best - median(scores)), 0.05 * abs(best)))
 
 
-def _axes(shown: list[Candidate], frame: Box, inset: float) -> tuple[Axis, Axis]:
+def _across(shown: list[Candidate], frame: Box, inset: float) -> Axis:
+    """Latency on a log axis, the ends `inset` pixels inside the frame."""
     times = [_latency(one).median for one in shown]
+    fast, slow = min(times), max(times)
+    if slow < fast * 1.05:
+        fast, slow = fast / 1.1, slow * 1.1
+    stretch = (slow / fast) ** (inset / (frame.right - frame.left - 2 * inset))
+    return Axis(fast / stretch, slow * stretch, frame.left, frame.right, log=True)
+
+
+def _upward(shown: list[Candidate], top: float, bottom: float, inset: float) -> Axis:
+    """The score, the ends `inset` pixels inside the frame."""
     scores = [_score(one) for one in shown]
     low, high = floor(scores), max(scores)
     if high - low < 1e-6:
         low, high = low - 0.005 * max(abs(low), 0.1), high + 0.005 * max(abs(high), 0.1)
-    fast, slow = min(times), max(times)
-    if slow < fast * 1.05:
-        fast, slow = fast / 1.1, slow * 1.1
-    inner = Axis(fast, slow, frame.left + inset, frame.right - inset, log=True)
-    stretch = (slow / fast) ** (inset / (inner.end - inner.start))
-    across = Axis(fast / stretch, slow * stretch, frame.left, frame.right, log=True)
-    span = (high - low) * inset / (frame.bottom - frame.top - 2 * inset)
-    return across, Axis(low - span, high + span, frame.bottom, frame.top)
+    span = (high - low) * inset / (bottom - top - 2 * inset)
+    return Axis(low - span, high + span, bottom, top)
+
+
+def _tick(value: float, metric: str) -> str:
+    return f"{value * 100:.4g}%" if metric == "accuracy" else f"{value:.4g}"
 
 
 def _mark(one: Candidate, target: TargetReport, x: Axis, y: Axis, radius: float, report: Report) -> Mark:
@@ -104,11 +115,11 @@ def _grid(x: Axis, y: Axis, frame: Box, metric: str, narrow: bool) -> str:
     parts = []
     for value in x.ticks(4 if narrow else 8):
         parts.append(element("line", x1=x.at(value), x2=x.at(value), y1=frame.top, y2=frame.bottom, class_="grid"))
-        parts.append(text(words.tick(value), x.at(value), frame.bottom + 16, class_="tick", text_anchor="middle"))
+        near = "end" if x.at(value) > frame.right - 22 else "middle"
+        parts.append(text(words.tick(value), x.at(value), frame.bottom + 16, class_="tick", text_anchor=near))
     for value in y.ticks(5):
         parts.append(element("line", x1=frame.left, x2=frame.right, y1=y.at(value), y2=y.at(value), class_="grid"))
-        shown = f"{value * 100:.4g}%" if metric == "accuracy" else f"{value:.4g}"
-        parts.append(text(shown, frame.left - 6, y.at(value) + 4, class_="tick", text_anchor="end"))
+        parts.append(text(_tick(value, metric), frame.left - 6, y.at(value) + 4, class_="tick", text_anchor="end"))
     parts.append(text(f"↑ {words.short(metric)} on test", 2, 14, class_="title"))
     parts.append(
         text("← faster: median latency, log scale", frame.right, frame.bottom + 36, class_="title", text_anchor="end")
@@ -119,13 +130,19 @@ def _grid(x: Axis, y: Axis, frame: Box, metric: str, narrow: bool) -> str:
 def _disc(one: Candidate, mark: Mark, x: Axis, target: TargetReport, metric: str) -> str:
     latency = _latency(one)
     hint = f"{one.name}: {words.seconds(latency.median)}, {words.score(one.metric, metric)}, {words.size(one.bytes)}, {one.verdict}"
-    low, high = max(latency.low, x.low), min(latency.high, x.high)
     parts = [element("title", escape(hint)), element("circle", cx=mark.x, cy=mark.y, r=mark.radius)]
-    if x.at(high) - x.at(low) > 2 * mark.radius:
-        parts.append(element("line", x1=x.at(low), x2=x.at(high), y1=mark.y, y2=mark.y))
+    whisker = _whisker(one, mark, x)
+    if whisker.right - whisker.left > 2 * mark.radius:
+        parts.insert(1, element("line", x1=whisker.left, x2=whisker.right, y1=mark.y, y2=mark.y))
     if one.name == target.bundled_name:
         parts.append(element("circle", cx=mark.x, cy=mark.y, r=mark.radius + 3.5, class_="ring"))
     return element("g", *parts, class_=f"disc {kind(one)} {one.verdict}")
+
+
+def _whisker(one: Candidate, mark: Mark, x: Axis) -> Box:
+    """The median's 95% interval, as far as the axis goes."""
+    low, high = max(_latency(one).low, x.low), min(_latency(one).high, x.high)
+    return Box(x.at(low), mark.y - 1, x.at(high), mark.y + 1)
 
 
 def _label(label: Label, mark: Mark, size: float, strong: bool) -> str:

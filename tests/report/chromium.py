@@ -23,7 +23,7 @@ FLAGS = (
 class Browser:
     """One page at a time. `events` holds what the page did since it was opened."""
 
-    def __init__(self, seconds: float = 40.0) -> None:
+    def __init__(self, seconds: float = 60.0) -> None:
         self.seconds, self.count, self.buffer = seconds, 0, b""
         self.events: list[dict[str, Any]] = []
         self.profile = tempfile.mkdtemp(prefix="edgekd-chromium-")
@@ -31,7 +31,7 @@ class Browser:
         command = f"exec {PROGRAM} {FLAGS} --user-data-dir={self.profile} about:blank 3<&{theirs_in} 4>&{theirs_out}"
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(
-            ["sh", "-c", command],
+            ["bash", "-c", command],
             pass_fds=(theirs_in, theirs_out),
             stdin=quiet,
             stdout=quiet,
