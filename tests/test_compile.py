@@ -141,6 +141,32 @@ def test_a_damaged_entry_is_noticed_and_rebuilt(done: Done) -> None:
     assert model.read_bytes() == whole
 
 
+CRASHES = """
+\"\"\"A backend that crashes as native code does.\"\"\"
+import os, signal
+from edgekd.backend import Backend
+__all__ = ["Crash"]
+class Crash(Backend):
+    name, packages = "crash", {}
+    def grid(self, target): return "affine"
+    def unsupported(self, program, target): return []
+    def compile(self, program, out, target, threads): os.kill(os.getpid(), signal.SIGSEGV)
+    def load(self, engine): raise AssertionError
+"""
+
+
+def test_a_backend_that_crashes_leaves_a_reason_and_a_finished_report(done: Done, tmp_path: Path) -> None:
+    (tmp_path / "crash.py").write_text(CRASHES)
+    backends = ("--plugin", f"backends={tmp_path / 'crash.py'}", "--set", 'targets.backends=["onnxruntime", "crash"]')
+    report = done.compile(*backends)
+    candidates = {c["name"]: c for c in report["targets"][0]["candidates"]}
+    crashed = candidates["quantize on crash"]
+    assert crashed["verdict"] == "failed" and "signal 11 (SIGSEGV) while compiling" in crashed["reason"]
+    assert candidates["quantize on onnxruntime"]["latency"] is not None
+    assert report["targets"][0]["chosen"] == done.report["targets"][0]["chosen"]
+    assert all(step["cached"] for step in report["plan"])
+
+
 def test_measure_and_report(done: Done, tmp_path: Path) -> None:
     ran = edgekd("measure", done.out / "bundles" / "host", "--seconds", "0.2", "--processes", "2", "--json")
     assert ran.returncode == 0, ran.stderr

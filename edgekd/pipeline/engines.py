@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekd import worker
+from edgekd.errors import EdgekdError
 from edgekd.metric import parity
 
 if TYPE_CHECKING:
@@ -33,18 +34,13 @@ def export(student: Student, out: Path) -> dict[str, Any]:
 
 
 def compile_engine(program: Path, out: Path, backend: str, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Ask what the backend cannot take, then compile. A failure is kept as `failed.json` with its reason, not raised."""
+    """Ask what the backend cannot take, then compile. Raises EdgekdError with the reason if either fails."""
     request = {"backend": backend, "program": str(program), "target": dict(target), "threads": threads}
     request["plugins"] = plugins()
-    try:
-        lines = worker.call("unsupported", request, timeout=COMPILE_TIMEOUT)["lines"]
-        if lines:
-            return {"failed": f"unsupported: {'; '.join(lines[:3])}"}
-        return worker.call(
-            "compile", {**request, "out": str(out)}, env=worker.thread_env(threads), timeout=COMPILE_TIMEOUT
-        )
-    except worker.WorkerError as error:
-        return {"failed": error.message}
+    lines = worker.call("unsupported", request, timeout=COMPILE_TIMEOUT)["lines"]
+    if lines:
+        raise EdgekdError(f"unsupported by {backend}: {'; '.join(lines[:3])}")
+    return worker.call("compile", {**request, "out": str(out)}, env=worker.thread_env(threads), timeout=COMPILE_TIMEOUT)
 
 
 def evaluate(

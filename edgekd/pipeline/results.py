@@ -180,7 +180,7 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
         "backend": candidate.backend,
         "precision": version.precision,
     }
-    reason = outcome.failed.get(candidate.step("evaluate"))
+    reason = outcome.failed.get(candidate.step("evaluate"), outcome.failed.get(f"race on {candidate.target.name}"))
     if reason is not None:
         return {**content, "verdict": "failed", "reason": reason}
     engine, judged_engine = _facts(plan, candidate), plan.entry(candidate.step("evaluate")).facts

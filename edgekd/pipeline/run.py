@@ -59,7 +59,7 @@ def _check(plan: Plan) -> None:
 
 
 def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | None, fresh: bool) -> None:
-    compiled = name.startswith(("compile ", "evaluate "))
+    an_engines = name.startswith(("compile ", "evaluate ", "race "))
     if any(before in outcome.failed for before in step.reads):
         outcome.failed[name] = outcome.failed[next(before for before in step.reads if before in outcome.failed)]
         return
@@ -78,7 +78,7 @@ def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | Non
     except StoreError:
         raise
     except EdgekdError as error:
-        if not compiled:
+        if not an_engines:
             raise
         outcome.failed[name] = error.message
         plan.entries.pop(name.replace("evaluate ", "compile ", 1), None)

@@ -163,7 +163,7 @@ PICTURES = """[...document.querySelectorAll('svg')].filter(s => s.getBoundingCli
 
 
 @pytest.mark.parametrize("page", ["sample", "odd"])
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+@pytest.mark.parametrize("width", [320, 390, 768, 921, 1280])
 def test_nothing_is_cut_or_overlaps_at_any_width(
     browser: Browser, pages: dict[str, Path], page: str, width: int
 ) -> None:

@@ -1,0 +1,81 @@
+"""The quantize stage: a float student in, integers out, rebuilt to the bit from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import accuracy, tiny_context, tiny_data, tiny_saved, tiny_student
+
+from edgekd import registry
+from edgekd.errors import UserError
+from edgekd.quant.grid import AFFINE
+from edgekd.quant.pt2e import calibrate, convert, prepare
+from edgekd.student import Student
+from edgekd.training import logits_of
+
+KL = {"use": "kl", "temperature": 2.0}
+
+
+def quantized(tmp_path: Path, **fields: object) -> tuple[Student, dict[str, object]]:
+    before, out = tmp_path / "before", tmp_path / "out"
+    before.mkdir(), out.mkdir()
+    student = tiny_saved(before, trained=True)
+    stage = registry.build("stages", "quantize", fields)
+    facts = stage.run(student, tiny_context(tmp_path), out)
+    return Student(out, tiny_student), facts
+
+
+def test_calibration_alone_keeps_the_accuracy(tmp_path: Path) -> None:
+    student, facts = quantized(tmp_path, observer="minmax")
+    assert student.quantized == {"edit": "quantize", "grid": "affine", "observer": "minmax", "qat": False}
+    inputs, targets = tiny_data().validation
+    float_score = accuracy(logits_of(tiny_student(trained=True).eval(), inputs).numpy(), targets.numpy())
+    score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
+    assert abs(score - float_score) <= 0.05
+    assert facts["calibrated"] == pytest.approx(score, abs=0.02)
+
+
+def test_the_program_is_rebuilt_from_the_folder(tmp_path: Path) -> None:
+    student, _ = quantized(tmp_path, observer="minmax")
+    inputs = tiny_data().validation[0]
+    graph = prepare(tiny_student(trained=True).eval(), inputs[:2], AFFINE, "minmax", qat=False)
+    calibrate(graph, tiny_context(tmp_path).calibration())
+    assert torch.equal(logits_of(student.module(), inputs), logits_of(convert(graph), inputs))
+
+
+def test_qat_learns_from_the_teacher(tmp_path: Path) -> None:
+    student, facts = quantized(tmp_path, observer="mse", qat={"epochs": 2, "losses": [KL]})
+    history = facts["qat"]
+    assert isinstance(history, dict) and len(history["epochs"]) == 2
+    assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
+    inputs = tiny_data().validation[0]
+    fake, program = logits_of(student.fake_quantized(), inputs), logits_of(student.module(), inputs)
+    assert bool((fake.argmax(1) == program.argmax(1)).float().mean() > 0.98)
+
+
+def test_what_it_reads_follows_from_its_fields() -> None:
+    def reads(**fields: object) -> frozenset[str]:
+        found: frozenset[str] = registry.build("stages", "quantize", fields).reads
+        return found
+
+    assert reads() == {"calibration", "target"}
+    assert reads(qat={"losses": [{"use": "cross_entropy"}]}) == {"calibration", "target", "data"}
+    assert reads(qat={"losses": [KL]}) == {"calibration", "target", "data", "teacher"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"qat": {"losses": []}},
+        {"qat": {"losses": [KL], "freeze": 1.5}},
+        {"qat": {"losses": [KL], "lr": -1.0}},
+        {"qat": {"losses": [{"temperature": 2.0}]}},
+        {"qat": {"losses": [{"use": "kl", "weight": 0}]}},
+        {"bits": 4},
+    ],
+)
+def test_wrong_fields(fields: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="quantize"):
+        registry.build("stages", "quantize", fields)
