@@ -73,7 +73,10 @@ def compile(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: distil, prune, quantize, export, compile, measure, choose, bundle."""
+    """Run a recipe, from teacher and student to bundle.
+
+    Distil, prune, quantize, export, compile, measure, choose, bundle; finished steps are taken from the store.
+    """
     from edgekd import api, registry
 
     for spec in plugin or []:
@@ -92,7 +95,7 @@ def compile(
 def plan(
     recipe: RecipeArg, overrides: Sets = None, store: StoreOpt = None, plugin: Plugins = None, as_json: Json = False
 ) -> None:
-    """Print what compile would do: each step, cached or not, and what it reads."""
+    """Print each step, cached or to do, and what it reads."""
     from edgekd import api, registry
     from edgekd.pipeline.run import cached
 
@@ -124,7 +127,10 @@ def list_(
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
-    """List what a recipe may name: losses, criteria, observers, sources, teachers, backends, targets, calibration."""
+    """List losses, criteria, backends, targets and so on.
+
+    Whatever a recipe may name: losses, criteria, observers, sources, teachers, backends, stages, targets, calibration.
+    """
     from edgekd import registry, target
     from edgekd.errors import nearest
 
@@ -152,7 +158,10 @@ def list_(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can compile and measure, and the command that adds what is missing."""
+    """Say what this machine can compile and measure.
+
+    For what it cannot: the command that adds what is missing.
+    """
     from edgekd.doctor import examine
 
     checks = examine()
@@ -175,7 +184,10 @@ def measure(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Race bundles on this machine: fresh processes, interleaved rounds, medians with intervals."""
+    """Race bundles on this machine, interleaved.
+
+    In fresh processes, round by round in random order: medians with intervals, and ratios to the first bundle.
+    """
     from edgekd.measure import race_bundles, rows_of
 
     found = race_bundles(bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet)
@@ -208,7 +220,7 @@ def report(
 
 @app.command()
 def new(name: Annotated[str, typer.Argument(help="a folder to make, and the name of its Python module")]) -> None:
-    """Write a commented recipe and Python file to start from."""
+    """Write a commented recipe and Python file."""
     from edgekd.scaffold import write_project
 
     for path in write_project(Path(name)):
@@ -217,7 +229,7 @@ def new(name: Annotated[str, typer.Argument(help="a folder to make, and the name
 
 @app.command()
 def schema() -> None:
-    """Print the recipe's JSON schema, so that editors complete and check it."""
+    """Print the recipe's JSON schema, for editors."""
     from edgekd.schema import schema as recipe_schema
 
     print(json.dumps(recipe_schema(), indent=1))

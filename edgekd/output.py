@@ -31,7 +31,8 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
                 race = (plan.entry(f"race on {name}").path / "race.json").read_bytes()
                 write_whole(folder / target["samples_file"], race)
                 engines = json.loads(race)["engines"]
-                samples |= {k: [s for p in e["samples"] for r in p for s in r] for k, e in engines.items()}
+                prefix = f"{name}/" if len(report["targets"]) > 1 else ""
+                samples |= {f"{prefix}{k}": [s for p in e["samples"] for r in p for s in r] for k, e in engines.items()}
             chosen = target["chosen"] or target["nearest"]
             if chosen:
                 candidate = next(c for c in plan.candidates if c.target.name == name and c.name == chosen)

@@ -17,7 +17,7 @@ from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
 from edgekd.pipeline.step import Candidate as Planned
 from edgekd.pipeline.step import Version, judged, package_version
-from edgekd.report.schema import Candidate, LedgerRow, Report
+from edgekd.report.schema import Candidate, LedgerRow, Ratio, Report
 from edgekd.target import Target, find_target
 
 ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned"}
@@ -29,9 +29,7 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     values = plan.values
     splits = plan.entry("student").facts["splits"]
     rows = _ledger(plan)
-    reference = ROWS.get(plan.reference.stage, plan.reference.name)
-    allowed = values.budget.metric_drop
-    lost = first_loss(rows, reference, allowed, splits["test"], values.data.metric)
+    lost = first_loss(rows, plan.reference.name, values.budget.metric_drop, splits["test"], values.data.metric)
     content = {
         "schema": 1,
         "edgekd": edgekd.__version__,
@@ -150,7 +148,13 @@ def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
     mine = [c for c in plan.candidates if c.target == target]
     candidates = [Candidate.model_validate(_candidate(plan, c, outcome, mine)) for c in mine]
     reference = plan.entry(judged(plan.reference, "network")).facts["metric"]["validation"]
-    choice = choose(candidates, plan.values.budget, reference)
+    ratios = race.facts["ratio"] if race else {}
+
+    def compare(a: str, b: str) -> Ratio | None:
+        found = ratios.get(a, {}).get(b)
+        return Ratio(**found) if found else None
+
+    choice = choose(candidates, plan.values.budget, reference, compare, plan.values.data.metric)
     notes = ["the machine was busy while measuring: intervals are wider"] if race and race.facts["disturbed"] else []
     return {
         "name": target.name,
