@@ -4,8 +4,9 @@
     python train_teacher.py                # about an hour on 2 cores; goes on from its last epoch if stopped
 
 SGD with flips, shifts and erased squares (Zhong 2017, arXiv 1708.04896), in cycles: in each the learning rate rises and
-falls once, the next begins at the averaged weights (warm restarts: Loshchilov 2016, arXiv 1608.03983). The weights written
-are the exponential moving average. The validation split judges each epoch; the test split is read once, at the end.
+falls once, the next begins at the averaged weights (warm restarts: Loshchilov 2016, arXiv 1608.03983); the last sees whole
+images only, as they will be met. The weights written are the exponential moving average. The validation split judges each
+epoch; the test split is read once, at the end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from fashion import HERE, MEAN, STD, augment, debian, teacher, tensors
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+CYCLES = ((22, 0.2, True), (12, 0.1, True), (6, 0.03, False))  # epochs, highest learning rate, squares erased or not
 
 
 def erase(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -41,19 +44,16 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--cycles", type=int, nargs="+", default=[22, 12], help="epochs of each cycle")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, default=HERE / "teacher.safetensors")
     args = options.parse_args()
 
     data = {split: tensors(*arrays) for split, arrays in debian().items()}
-    for cycle, epochs in enumerate(args.cycles):
+    for cycle in range(len(CYCLES)):
         finished = args.out.with_suffix(f".cycle{cycle}")
         if not finished.is_file():
             weights = load_file(args.out.with_suffix(f".cycle{cycle - 1}")) if cycle else None
-            save_file(
-                train(data["train"], data["validation"], epochs, 0.2 / (cycle + 1), args, cycle, weights), finished
-            )
+            save_file(train(data["train"], data["validation"], cycle, weights, args), finished)
     half = load_file(finished)
     save_file(half, args.out)
     final = teacher()
@@ -68,14 +68,13 @@ def widened(half: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def train(
     training: tuple[torch.Tensor, torch.Tensor],
     validation: tuple[torch.Tensor, torch.Tensor],
-    epochs: int,
-    peak: float,
-    args: argparse.Namespace,
     cycle: int,
     weights: dict[str, torch.Tensor] | None,
+    args: argparse.Namespace,
 ) -> dict[str, torch.Tensor]:
     """One cycle: the learning rate rises to `peak` and falls to nothing. Returns the averaged weights in half precision."""
     torch.manual_seed(args.seed)
+    epochs, peak, erased = CYCLES[cycle]
     images, labels = training
     batch = 128
     steps = len(images) // batch
@@ -100,7 +99,8 @@ def train(
         model.train()
         total = 0.0
         for chosen in torch.randperm(len(images), generator=generator)[: steps * batch].view(steps, batch):
-            x = erase(augment(images[chosen], generator), 8, generator)
+            x = augment(images[chosen], generator)
+            x = erase(x, 8, generator) if erased else x
             loss = nn.functional.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
