@@ -10,9 +10,21 @@ from edgekd import registry
 from edgekd.recipe import trainable
 from edgekd.sections import Recipe
 
+NAMED = {"losses": "losses", "criterion": "criteria", "observer": "observers"}
+"""Fields that name files of a registry."""
+
+
+def _choices(field: dict[str, Any], names: list[str]) -> None:
+    """Say which names a field takes; a list of tables has them in `use`."""
+    if field.get("type") == "array":
+        table = {"use": {"type": "string", "examples": names}, "weight": {"type": "number", "exclusiveMinimum": 0}}
+        field["items"] = {"type": "object", "properties": table, "required": ["use"]}
+    else:
+        field["examples"] = names  # not an enum: a plugin may add one
+
 
 def schema() -> dict[str, Any]:
-    """The recipe's JSON schema, each stage's fields and each loss's included, so that editors complete and check it."""
+    """The recipe's JSON schema, with each stage's fields and the names that they take, so that editors complete and check it."""
     whole = Recipe.model_json_schema()
     stages = []
     for name in trainable():
@@ -22,6 +34,12 @@ def schema() -> dict[str, Any]:
         one["required"] = ["use", *one.get("required", [])]
         stages.append({**one, "additionalProperties": False, "title": name})
     whole["properties"]["stage"] = {"type": "array", "items": {"oneOf": stages}}
+    for name, folder in NAMED.items():
+        for fields in [stage["properties"] for stage in stages] + [
+            part.get("properties", {}) for part in whole["$defs"].values()
+        ]:
+            if name in fields:
+                _choices(fields[name], registry.names(folder))
     for key, unit in (("latency_p90", "0.5 ms"), ("size", "200 kB")):
         whole["$defs"]["BudgetSection"]["properties"][key] = {"type": "string", "examples": [unit]}
     for section in ("StudentSection", "TeacherSection", "DataSection"):

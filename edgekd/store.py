@@ -10,6 +10,7 @@ says is a miss and is made again. A write that fails is an error that names the 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import digest
-from edgekd.errors import StoreError, UserError
+from edgekd.errors import EdgekdError, StoreError, UserError
 
 ENTRY = "entry.json"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 def default_folder() -> Path:
@@ -194,10 +196,12 @@ class Store:
         except OSError as error:
             if error.errno is None:
                 raise
-            where = error.filename or path
-            hint = (
-                "free space there, `edgekd store gc`, or choose another folder with --store; finished stages are kept"
-            )
+            where = Path(error.filename or path)
+            if error.errno not in FULL and not where.is_relative_to(self.folder):
+                raise EdgekdError(
+                    f"{where}: {error.strerror}"
+                ) from error  # a file that a step read: not the store's own
+            hint = "free space, `edgekd store gc`, or choose another folder with --store; finished stages are kept"
             raise StoreError(f"cannot write {where}: {error.strerror}", hint=hint) from error
 
 

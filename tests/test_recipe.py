@@ -161,3 +161,6 @@ def test_the_schema_knows_every_stage_and_its_fields() -> None:
     assert set(stages) == {"distill", "prune", "quantize"}
     assert "ratio" in stages["prune"]["properties"]
     assert found["$defs"]["BudgetSection"]["additionalProperties"] is False
+    assert "kl" in stages["distill"]["properties"]["losses"]["items"]["properties"]["use"]["examples"]
+    assert "taylor" in stages["prune"]["properties"]["criterion"]["examples"]
+    assert "kl" in found["$defs"]["Qat"]["properties"]["losses"]["items"]["properties"]["use"]["examples"]

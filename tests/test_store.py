@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edgekd.errors import StoreError, UserError
+from edgekd.errors import EdgekdError, StoreError, UserError
 from edgekd.store import ENTRY, Store, write_whole
 
 KEY = "ab" * 32
@@ -79,6 +79,12 @@ def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
         store.make(KEY, "label", fills)
     assert "gc" in caught.value.hint
     assert store.get(KEY) is None
+
+
+def test_a_file_that_a_step_cannot_read_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(EdgekdError, match=r"nowhere: No such file") as caught:
+        Store(tmp_path).make(KEY, "label", lambda out: {"read": (Path("/proc") / "nowhere").read_text()})
+    assert not isinstance(caught.value, StoreError)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -190,4 +190,5 @@ def test_check_builds_the_losses(loss: dict[str, Any], message: str) -> None:
 
 def test_it_is_read_without_torch() -> None:
     code = "import sys, edgekd.stages.distill; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=False)
+    assert done.returncode == 0
