@@ -70,8 +70,3 @@ def summary(result: Race) -> dict[str, Any]:
         "busy": max((*result.busy, *result.others)),
         "disturbed": result.disturbed,
     }
-
-
-def read_race(folder: Path) -> Race:
-    """What `measure` kept."""
-    return Race.from_json(json.loads((folder / "race.json").read_text("utf-8")))
