@@ -121,8 +121,8 @@ def table(results: dict[str, Any]) -> str:
 
     def spread(key: str, scale: float = 1.0, digits: int = 2) -> str:
         values = [row[key] * scale for row in rows]
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+        deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.{digits}f}{deviation}"
 
     drop = [100 * (row["distilled"] - row["engine"]) for row in rows]
     lines = [
@@ -130,7 +130,7 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"{machine['chip']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; "
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v)
-        + f". Seeds {', '.join(str(row['seed']) for row in rows)}; mean ± standard deviation over them.",
+        + f". Seeds {', '.join(str(row['seed']) for row in rows)}{'; mean ± standard deviation over them' * (len(rows) > 1)}.",
         "",
         "| figure | bar | measured |",
         "|---|---|---|",
