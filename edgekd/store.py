@@ -1,6 +1,6 @@
 """The store: finished results, found by what they depend on. Killed at any moment, it holds only whole entries.
 
-    entries/ab/abcd…/   one folder an entry, with `entry.json` naming the sha256 of every file in it
+    entries/ab/abcd…/   one folder an entry, with `entry.json` naming the sha256 of every file in it, and its own
     work/abcd…/         what an unfinished stage left (checkpoints), to go on from
     locks/, tmp/, notes/
 
@@ -26,6 +26,7 @@ from edgekd import digest
 from edgekd.errors import EdgekdError, StoreError, UserError
 
 ENTRY = "entry.json"
+SEAL = "seal"  # the digest of all else in entry.json
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -81,7 +82,10 @@ class Store:
         folder = self.path(key)
         try:
             facts = json.loads((folder / ENTRY).read_text("utf-8"))
-            if facts["key"] != key or digest.of_folder(folder, frozenset({ENTRY})) != facts["files"]:
+            seal = facts.pop(SEAL)
+            if facts["key"] != key or digest.of_json(facts) != seal:
+                return None
+            if digest.of_folder(folder, frozenset({ENTRY})) != facts["files"]:
                 return None
             os.utime(folder / ENTRY)
         except (OSError, ValueError, KeyError, TypeError):
@@ -112,6 +116,7 @@ class Store:
                     seconds = time.perf_counter() - started
                     facts = {**facts, "key": key, "label": label, "seconds": seconds, "made": time.time()}
                     facts["files"] = digest.of_folder(scratch)
+                    facts[SEAL] = digest.of_json(facts)
                     (scratch / ENTRY).write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
                     _flush(scratch)
                     self._put(scratch, self.path(key))
@@ -198,9 +203,7 @@ class Store:
                 raise
             where = Path(error.filename or path)
             if error.errno not in FULL and not where.is_relative_to(self.folder):
-                raise EdgekdError(
-                    f"{where}: {error.strerror}"
-                ) from error  # a file that a step read: not the store's own
+                raise EdgekdError(f"{where}: {error.strerror}") from error  # a file that a step read, not the store's
             hint = "free space, `edgekd store gc`, or choose another folder with --store; finished stages are kept"
             raise StoreError(f"cannot write {where}: {error.strerror}", hint=hint) from error
 

@@ -100,11 +100,16 @@ def save(
     origin: Mapping[str, Any],
 ) -> None:
     """Write a student's four files into the folder `out`."""
-    from safetensors.torch import save_file
-
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, out / "weights.safetensors")
+    write_tensors(out / "weights.safetensors", weights)
     for name, value in (("edits", list(edits)), ("signature", dict(signature)), ("student", dict(origin))):
         (out / f"{name}.json").write_text(json.dumps(value, indent=1), "utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file; a full disk is an OSError, as for any file (the library's own writer hides which)."""
+    from safetensors.torch import save
+
+    path.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
 def save_next(out: Path, before: Student, weights: Mapping[str, torch.Tensor], *edits: Edit) -> None:

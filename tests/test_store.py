@@ -38,7 +38,7 @@ def test_an_entry_is_made_once(tmp_path: Path) -> None:
     assert [e.key for e in store.entries()] == [KEY]
 
 
-@pytest.mark.parametrize("damage", ["flip", "remove", "add", "manifest"])
+@pytest.mark.parametrize("damage", ["flip", "remove", "add", "manifest", "fact"])
 def test_a_damaged_entry_is_a_miss_and_is_made_again(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
     path = store.make(KEY, "label", writer()).path
@@ -48,6 +48,8 @@ def test_a_damaged_entry_is_a_miss_and_is_made_again(tmp_path: Path, damage: str
         (path / "file.txt").unlink()
     elif damage == "add":
         (path / "extra").write_text("x")
+    elif damage == "fact":
+        (path / ENTRY).write_text((path / ENTRY).read_text().replace('"fact": 7', '"fact": 8'))
     else:
         (path / ENTRY).write_text((path / ENTRY).read_text()[:-20])
     assert store.get(KEY) is None
@@ -79,6 +81,16 @@ def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
         store.make(KEY, "label", fills)
     assert "gc" in caught.value.hint
     assert store.get(KEY) is None
+
+
+def test_weights_on_a_full_disk_are_a_full_disk(tmp_path: Path) -> None:
+    import torch
+
+    from edgekd.student import write_tensors
+
+    with pytest.raises(StoreError, match="No space left"):
+        Store(tmp_path).make(KEY, "label", lambda out: write_tensors(Path("/dev/full"), {"w": torch.zeros(10_000)}))
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_file_that_a_step_cannot_read_is_not_called_a_full_disk(tmp_path: Path) -> None:

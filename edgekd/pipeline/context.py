@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from edgekd import registry
 from edgekd.errors import UserError
 from edgekd.pipeline.roots import Roots
 from edgekd.stage import Context
-from edgekd.student import Student
+from edgekd.student import Student, write_tensors
 
 if TYPE_CHECKING:
     from edgekd.progress import Progress
@@ -43,7 +43,7 @@ def stage_context(
 
     def teacher_logits(name: str, inputs: Callable[[], torch.Tensor]) -> torch.Tensor:
         def make(out: Path) -> None:
-            save_file({"logits": _logits(teacher(), inputs(), progress, name)}, out / "logits.safetensors")
+            write_tensors(out / "logits.safetensors", {"logits": _logits(teacher(), inputs(), progress, name)})
 
         entry = store.make(logits_key(name), f"teacher outputs: {name}", make)
         return load_file(entry.path / "logits.safetensors")["logits"]
