@@ -116,6 +116,7 @@ class Store:
                     seconds = time.perf_counter() - started
                     facts = {**facts, "key": key, "label": label, "seconds": seconds, "made": time.time()}
                     facts["files"] = digest.of_folder(scratch)
+                    facts = json.loads(json.dumps(facts))  # as it will be read again
                     facts[SEAL] = digest.of_json(facts)
                     (scratch / ENTRY).write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
                     _flush(scratch)
