@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,12 +82,15 @@ def compile(
 
     for spec in plugin or []:
         registry.add_plugin(spec)
-    report = api.compile(recipe, out, overrides=overrides or [], store=store, quiet=quiet, fresh=fresh)
+    with redirect_stdout(sys.stderr):  # stdout is data: what the user's code prints is talk
+        report = api.compile(recipe, out, overrides=overrides or [], store=store, quiet=quiet, fresh=fresh)
     if as_json:
         print(json.dumps(report, indent=1))
     else:
         _show(report)
-        print(f"\nreport   {out / 'report.html'}\nbundles  {out / 'bundles'}")
+        print(f"\nreport   {out / 'report.html'}")
+        if any(target["chosen"] or target["nearest"] for target in report["targets"]):
+            print(f"bundles  {out / 'bundles'}")
     if any(target["chosen"] is None for target in report["targets"]):
         raise typer.Exit(1)
 
@@ -101,7 +105,8 @@ def plan(
 
     for spec in plugin or []:
         registry.add_plugin(spec)
-    planned = api.prepare(recipe, overrides=overrides or [], store=store)
+    with redirect_stdout(sys.stderr):
+        planned = api.prepare(recipe, overrides=overrides or [], store=store)
     hits = cached(planned)
     rows = [
         {"step": name, "cached": hits[name], "reads": list(step.reads), "key": step.key}
@@ -209,9 +214,19 @@ def report(
     out: Annotated[Path, typer.Argument(help="the folder that compile wrote", metavar="OUT")], as_json: Json = False
 ) -> None:
     """Print the report of an earlier compile."""
-    from edgekd.backend import read_json
+    from pydantic import ValidationError
 
-    found = read_json(out / "report.json")
+    from edgekd.backend import read_json
+    from edgekd.report.schema import Report
+
+    path = out if out.suffix == ".json" else out / "report.json"
+    found = read_json(path)
+    try:
+        Report.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is not an edgekd report: {where}: {first['msg']}", hint="compile again") from None
     if as_json:
         print(json.dumps(found, indent=1))
     else:

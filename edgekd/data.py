@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,19 +95,27 @@ def check_targets(data: Dataset, classes: int, spec: str) -> None:
         raise UserError(f'"{spec}" names {len(data.labels)} labels, the student has {classes} outputs')
 
 
-def digest_of(factory: Factory, arguments: Mapping[str, Any], files: list[Path], store: Store) -> str:
+def digest_of(
+    factory: Factory,
+    arguments: Mapping[str, Any],
+    files: list[Path],
+    store: Store,
+    loader: Callable[[], Callable[[], object]] | None = None,
+) -> str:
     """What the data depends on: the factory's source, its arguments, and the files that it read, by content.
 
     The first call runs the factory and remembers which files it opened; later calls digest those files only (or
     nothing, if size and time of change are the same), so a cached run need not load the data. Files that a library
-    reads behind Python's back are not seen: name them in the recipe, `files = [...]`.
+    reads behind Python's back are not seen: name them in the recipe, `files = [...]`. `loader` gives what calls the factory
+    and keeps its data, so that a first run loads them once.
     """
     source = digest.of_json([factory.spec, str(factory.folder), factory.digest(), dict(arguments)])
     note = store.note(f"data-{source}") or {}
     opened = note.get("opened")
     if opened is None:
+        load = loader() if loader else partial(factory, **arguments)
         with _watched() as seen:
-            factory(**arguments)
+            load()
         opened = sorted(seen)
     known = note.get("files", {})
     now: dict[str, list[Any]] = {}

@@ -86,12 +86,12 @@ class Factory:
             raise UserError(f'"{self.spec}" is not a function but a {type(found).__name__}')
         return found  # type: ignore[no-any-return]
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, *values: Any, **arguments: Any) -> Any:
         """Call the function. Raises UserError, naming file and line, for whatever it raises."""
         function = self.function()
         try:
             with _searched_first(self.folder):
-                return function(**arguments)
+                return function(*values, **arguments)
         except UserError:
             raise
         except Exception as error:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from edgekd.stage import Stage
 
 
+SET_HINT = "as in --set distill.epochs=2"
+
+
 class Loaded:
     """A recipe with what it was read from: `values` is typed, `stages` are built, paths are resolved."""
 
@@ -72,12 +75,13 @@ class Loaded:
         key: list[str | int] = []
         for name in ("student", "teacher", "data"):
             section = getattr(values, name)
-            if section is None or (name == "teacher" and section.use != "module"):
+            if section is None:
                 continue
             try:
-                known = self.factory(section).parameters()
+                own = name == "teacher" and section.use != "module"
+                known = registry.parameters("teachers", section.use) if own else self.factory(section).parameters()
             except UserError as error:
-                raise self.error([name, "factory"], error.message, error.hint) from None
+                raise self.error([name, "use" if own else "factory"], error.message, error.hint) from None
             for argument in section.arguments:
                 if known is not None and argument not in known:
                     fields = [*type(section).model_fields, *known]
@@ -171,7 +175,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     head, *rest = path.strip().split(".")
     if not equals or (not rest and head != "seed"):
-        raise UserError(f"--set {override}: write SECTION.KEY=VALUE", hint="as in --set distill.epochs=2")
+        raise UserError(f"--set {override}: write SECTION.KEY=VALUE", hint=SET_HINT)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -185,7 +189,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise UserError(f'--set {override}: no section or stage "{head}" in the recipe', hint=nearest(head, known))
     for table in matching or [raw.setdefault(head, {})]:
         for key in rest[:-1]:
-            table = table.setdefault(key, {})
+            table = table.setdefault(key, {}) if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            raise UserError(f"--set {override}: {path.strip().rpartition('.')[0]} is not a table", hint=SET_HINT)
         table[rest[-1]] = value
 
 

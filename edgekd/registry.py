@@ -121,6 +121,15 @@ def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
         raise UserError(f'{folder} "{name}": {field}: {first["msg"]}') from None
 
 
+def parameters(folder: str, name: str) -> list[str]:
+    """Fields of the dataclass called `name`, read without importing it; the first, which edgekd fills in, left out."""
+    tree = ast.parse(file_of(folder, name).read_text("utf-8"))
+    exported = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
+    kind = ast.literal_eval(exported)[0]
+    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind)
+    return [ast.unparse(n.target) for n in body if isinstance(n, ast.AnnAssign)][1:]
+
+
 def summaries(folder: str) -> Iterator[tuple[str, str]]:
     """(name, first line of its docstring) of each file, read without importing it."""
     for name in names(folder):

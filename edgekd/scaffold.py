@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgekd.errors import UserError
@@ -98,6 +100,8 @@ def write_project(folder: Path) -> list[Path]:
     module = folder.name.replace("-", "_")
     if not re.fullmatch(r"[A-Za-z_]\w*", module):
         raise UserError(f'"{folder.name}" cannot name a Python module', hint="letters, digits and _, no digit first")
+    if keyword.iskeyword(module) or find_spec(module) is not None:
+        raise UserError(f'"{module}" is a Python word, or a module that is installed', hint="choose another name")
     if folder.exists():
         raise UserError(f"{folder} exists", hint="choose another name, or remove it")
     try:

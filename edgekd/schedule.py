@@ -17,7 +17,7 @@ class Training:
     batch: Annotated[int, Field(ge=1)] = 128
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.9."""
-    lr: Annotated[float, Field(gt=0)] = 3e-3
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3
     """The highest learning rate, reached after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Of weights; biases and normalisation have none."""

@@ -56,7 +56,7 @@ def _needs_unit(value: Any) -> Any:
 class TargetsSection(Section):
     """What to compile for: names in `targets/`, or paths of TOML files."""
 
-    names: tuple[str, ...] = ("host",)
+    names: tuple[str, ...] = Field(("host",), min_length=1)
     backends: tuple[str, ...] = Field((), description="narrows the target's own list")
     threads: int = Field(1, ge=1, description="of each engine, pinned")
 
@@ -75,13 +75,13 @@ class MeasureSection(Section):
     """How long to measure. More seconds give narrower intervals."""
 
     processes: int = Field(3, ge=1)
-    seconds: float = Field(2.0, gt=0, description="an engine, in all processes together")
+    seconds: float = Field(2.0, gt=0, allow_inf_nan=False, description="an engine, in all processes together")
 
 
 class Recipe(Section):
     """The whole recipe."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63, strict=True)
     student: StudentSection
     teacher: TeacherSection | None = None
     data: DataSection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -114,3 +115,61 @@ def test_an_unknown_command_or_list(tmp_path: Path) -> None:
     assert edgekd("compil").returncode == 2
     done = edgekd("list", "loses")
     assert done.returncode == 2 and "losses" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [("float('nan')", 'metric "net:score" is nan'), ("'good'", 'metric "net:score" returned a str')],
+)
+def test_a_metric_that_gives_no_number(recipe: Path, tmp_path: Path, returned: str, message: str) -> None:
+    with (recipe.parent / "net.py").open("a") as stream:
+        stream.write(f"\n\ndef score(logits, labels):\n    return {returned}\n")
+    assert message in refused(recipe, tmp_path, "--set", "data.metric=net:score")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed.x=1",
+        "student.factory.x=1",
+        "stage.epochs=2",
+        "targets.names=[]",
+        "seed=-1",
+        "seed=true",
+        "measure.seconds=inf",
+    ],
+)
+def test_overrides_that_make_no_sense(recipe: Path, tmp_path: Path, override: str) -> None:
+    done = edgekd("plan", recipe, "--store", tmp_path / "store", "--set", override)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_misspelt_argument_of_an_onnx_teacher(recipe: Path, tmp_path: Path) -> None:
+    (recipe.parent / "t.onnx").write_bytes(b"not read before the recipe is right")
+    teacher = 'use = "onnx"\nweights = "t.onnx"\nprobabilites = true\n'
+    edit(recipe, 'factory = "net:teacher"', teacher, "recipe.toml")
+    text = refused(recipe, tmp_path)
+    assert "teacher.probabilites: unknown key" in text and "probabilities" in text
+    edit(recipe, "probabilites = true", "", "recipe.toml")
+    assert f"{recipe.parent / 't.onnx'} is not a whole ONNX file" in refused(recipe, tmp_path)
+
+
+def test_a_report_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    done = edgekd("report", tmp_path)
+    assert done.returncode == 2 and "is not an edgekd report" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["torch", "class", "9net", "edgekd"])
+def test_names_that_no_module_can_have(tmp_path: Path, name: str) -> None:
+    done = edgekd("new", tmp_path / name)
+    assert done.returncode == 2 and "hint: " in done.stderr
+    assert not (tmp_path / name).exists()
+
+
+def test_what_the_users_code_prints_is_not_data(recipe: Path, tmp_path: Path) -> None:
+    edit(recipe, "    generator = ", '    print("loading")\n    generator = ')
+    done = edgekd("plan", recipe, "--store", tmp_path / "store", "--json")
+    assert isinstance(json.loads(done.stdout), list)
+    assert done.stderr.count("loading") == 1

@@ -43,7 +43,7 @@ class Plan:
         self.steps: dict[str, Step] = {}
         self.entries: dict[str, Entry] = {}
         self.targets = [find_target(name, recipe.folder) for name in self.values.targets.names]
-        self.digests = digests_of(recipe, store)
+        self.digests = digests_of(recipe, store, lambda: self.roots.data)
         self.versions: list[Version] = []
         self._roots_and_stages()
         self._judges()

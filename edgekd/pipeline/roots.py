@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -43,7 +44,19 @@ class Roots:
         if ":" not in name:
             return metrics.accuracy
         factory = Factory(name, self.recipe.folder)
-        return lambda outputs, targets: float(factory(outputs=outputs, targets=targets))
+
+        def score(outputs: Any, targets: Any) -> float:
+            found = factory(outputs, targets)
+            try:
+                number = float(found)
+            except (TypeError, ValueError):
+                message = f'metric "{name}" returned a {type(found).__name__}'
+                raise UserError(message, hint="return one number, higher is better") from None
+            if not math.isfinite(number):
+                raise UserError(f'metric "{name}" is {number}', hint="return a finite number, whatever the outputs are")
+            return number
+
+        return score
 
     def student_factory(self) -> nn.Module:
         """A fresh student, its random weights from the recipe's seed."""
@@ -81,7 +94,7 @@ class Roots:
         assert section is not None
         data = self.data()
         if section.use == "onnx":
-            (out / "teacher.onnx").write_bytes(self.recipe.file(section.weights or "").read_bytes())
+            embed_onnx(self.recipe.file(section.weights or ""), out / "teacher.onnx")
             return {}
         network = self._network(section)
         if section.weights:
@@ -115,6 +128,18 @@ class Roots:
         """The teacher seen as a student, so that it is exported and compiled like one."""
         assert self.values.teacher is not None
         return Student(folder, partial(self._network, self.values.teacher))
+
+
+def embed_onnx(source: Path, path: Path) -> None:
+    """Write an ONNX file with all its weights inside. Raises UserError if the file, or weights beside it, cannot be read."""
+    import onnx
+
+    try:
+        model = onnx.load(source)
+        path.write_bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's, onnx's and the system's kinds share no base class
+        hint = "export it again, with the weights inside or beside it"
+        raise UserError(f"{source} is not a whole ONNX file: {' '.join(str(error).split())}", hint=hint) from error
 
 
 def signature(data: Dataset, outputs: torch.Tensor) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd import data, digest, registry
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from edgekd.store import Store
 
 
-def digests_of(recipe: Loaded, store: Store) -> dict[str, str]:
+def digests_of(recipe: Loaded, store: Store, loader: Callable[[], Callable[[], object]]) -> dict[str, str]:
     """Of student, teacher, data and metric, each by the content of what it is made from; no torch for a known recipe."""
     values = recipe.values
     found = {"student": _source(recipe, values.student)}
@@ -22,14 +24,29 @@ def digests_of(recipe: Loaded, store: Store) -> dict[str, str]:
         found["teacher"] = digest.of_json([kind, _source(recipe, values.teacher)])
     section = values.data
     listed = [recipe.file(name) for name in section.files]
-    found["data"] = data.digest_of(recipe.factory(section), section.arguments, listed, store)
+    found["data"] = data.digest_of(recipe.factory(section), section.arguments, listed, store, loader)
     metric = section.metric
     found["metric"] = Factory(metric, recipe.folder).digest() if ":" in metric else metric
     return found
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The file of weights, and of an ONNX file those beside it that hold its tensors, as far as it can be read."""
+    if path.suffix != ".onnx":
+        return [path]
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    try:
+        tensors = onnx.load(path, load_external_data=False).graph.initializer
+    except Exception:  # said by the step that reads it, which names the file
+        return [path]
+    beside = {path.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
+    return [path, *sorted(p for p in beside if p.is_file())]
+
+
 def _source(recipe: Loaded, section: Made) -> str:
     name = getattr(section, "weights", None)
-    weights = digest.of_file(recipe.file(name)) if name else ""
+    weights = [digest.of_file(path) for path in weight_files(recipe.file(name))] if name else []
     source = recipe.factory(section).digest() if section.factory else ""
     return digest.of_json([section.factory, source, section.arguments, weights])
