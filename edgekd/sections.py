@@ -76,6 +76,7 @@ class MeasureSection(Section):
 
     processes: int = Field(3, ge=1)
     seconds: float = Field(2.0, gt=0, allow_inf_nan=False, description="an engine, in all processes together")
+    wait: float = Field(5.0, ge=0, allow_inf_nan=False, description="seconds at most that a busy machine is waited for")
 
 
 class Recipe(Section):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgekd.scaffold import write_project
 
-BRIEF = ["--set", "measure.seconds=0.3", "--set", "measure.processes=2"]
+BRIEF = ["--set", "measure.seconds=0.3", "--set", "measure.processes=2", "--set", "measure.wait=0"]
 
 
 def new_project(folder: Path) -> Path:

@@ -12,12 +12,25 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.metric import agreement
+from edgekd.pipeline import onnx_teacher
 from edgekd.training import logits_of
 
 if TYPE_CHECKING:
     from edgekd.data import Dataset
+    from edgekd.pipeline.plan import Plan
+    from edgekd.pipeline.step import Version
 
 JUDGED = ("validation", "test")
+
+
+def judged_network(plan: Plan, version: Version, kind: str) -> tuple[nn.Module, Mapping[str, int | None]]:
+    """What computes a version's outputs ("network", "fake-quantized" or "program"), and of a network its size."""
+    if version.is_file:
+        folder = plan.entry(version.name).path
+        return onnx_teacher.BlackBox(plan.roots.teacher(folder)), onnx_teacher.size(folder / onnx_teacher.FILE)
+    student = plan.student(version.name)
+    module = student.fake_quantized() if kind == "fake-quantized" else student.module()
+    return module, size(module, student.example()) if kind == "network" else {}
 
 
 def judge(

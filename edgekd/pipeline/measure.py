@@ -35,6 +35,7 @@ def measure(
             threads=values.targets.threads,
             seed=values.seed,
             plugins=plugins(),
+            wait=values.measure.wait,
             on_progress=advancing(task),
         )
     fed.unlink()

@@ -71,9 +71,14 @@ class Plan:
 
     @property
     def raced(self) -> list[Version]:
-        """Versions that are compiled: the teacher and every trained student; one about to be distilled from scratch is not."""
+        """Versions that are compiled: the teacher and every trained student; one about to be distilled from scratch is not.
+
+        Nor is a teacher whose file ends in a softmax: its engine would not give logits.
+        """
         untrained = self.values.student.weights is None and len(self.recipe.stages) > 0
-        return [v for v in self.versions if not (v.name == "student" and untrained)]
+        soft = self.values.teacher is not None and self.values.teacher.arguments.get("probabilities")
+        left_out = {name for name, out in (("student", untrained), ("teacher", soft)) if out}
+        return [v for v in self.versions if v.name not in left_out]
 
     @property
     def reference(self) -> Version:
@@ -111,8 +116,7 @@ class Plan:
             use = self.values.teacher.use
             key = self._key("teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], code)
             self._add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
-            if use == "module":
-                self.versions.append(Version("teacher", "teacher", "float32"))
+            self.versions.append(Version("teacher", "teacher", "float32", is_file=use == "onnx"))
             inputs = ("teacher",)
         key = self._key("student", inputs, {"seed": seed}, ["student", "data"], code)
         self._add("student", Step("student", key, ("student", "data", *inputs), self._make_student))
@@ -196,29 +200,31 @@ class Plan:
         key = self._key(f"judge {kind}", inputs, {}, ["data", "metric"], [HERE / "judge.py"], packages=TORCH)
 
         def make(out: Path) -> dict[str, Any]:
-            from edgekd.pipeline.judge import judge, read_outputs, size
+            from edgekd.pipeline.judge import judge, judged_network, read_outputs
 
-            student = self.student(version.name)
             data, metric = self.roots.data(), self.roots.metric()
             with self.progress.task(name):
-                module = student.fake_quantized() if kind == "fake-quantized" else student.module()
+                module, size = judged_network(self, version, kind)
                 teacher = read_outputs(self.entry("judge teacher").path) if with_teacher else None
-                facts = judge(out, module, data, metric, teacher)
-            return {**facts, **(size(module, student.example()) if kind == "network" else {})}
+                return {**judge(out, module, data, metric, teacher), **size}
 
         self._add(name, Step(name, key, (*inputs, "data"), make))
 
     def _export(self, version: Version) -> None:
         name = f"export {version.name}"
-        key = self._key("export", [version.name], {}, [], [HERE / "engines.py"], packages=EXPORT)
+        reads = ["student"] if version.is_file else []
+        key = self._key("export", [version.name, *reads], {}, [], [HERE / "engines.py"], packages=EXPORT)
 
         def make(out: Path) -> dict[str, Any]:
-            from edgekd.pipeline.engines import export
+            from edgekd.pipeline import engines, onnx_teacher
 
             with self.progress.task(name):
-                return export(self.student(version.name), out)
+                if not version.is_file:
+                    return engines.export(self.student(version.name), out)
+                file = self.entry(version.name).path / onnx_teacher.FILE
+                return onnx_teacher.export(file, out, self.student("student").signature)
 
-        self._add(name, Step(name, key, (version.name,), make))
+        self._add(name, Step(name, key, (version.name, *reads), make))
 
     def _compile(self, candidate: Candidate) -> None:
         program = f"export {candidate.version.name}"

@@ -17,6 +17,7 @@ from edgekd import data as datasets
 from edgekd import metric as metrics
 from edgekd.errors import UserError
 from edgekd.factory import Factory
+from edgekd.pipeline import onnx_teacher
 from edgekd.student import Student, load_weights, read_weights, save
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Roots:
         assert section is not None
         data = self.data()
         if section.use == "onnx":
-            embed_onnx(self.recipe.file(section.weights or ""), out / "teacher.onnx")
+            onnx_teacher.embed(self.recipe.file(section.weights or ""), out / onnx_teacher.FILE)
             return {}
         network = self._network(section)
         if section.weights:
@@ -118,7 +119,7 @@ class Roots:
         assert section is not None
         kind = registry.find("teachers", section.use)
         made: Teacher = (
-            kind(folder / "teacher.onnx", **section.arguments)
+            kind(folder / onnx_teacher.FILE, **section.arguments)
             if section.use == "onnx"
             else kind(self.teacher_student(folder).network())
         )
@@ -128,18 +129,6 @@ class Roots:
         """The teacher seen as a student, so that it is exported and compiled like one."""
         assert self.values.teacher is not None
         return Student(folder, partial(self._network, self.values.teacher))
-
-
-def embed_onnx(source: Path, path: Path) -> None:
-    """Write an ONNX file with all its weights inside. Raises UserError if the file, or weights beside it, cannot be read."""
-    import onnx
-
-    try:
-        model = onnx.load(source)
-        path.write_bytes(model.SerializeToString())
-    except Exception as error:  # protobuf's, onnx's and the system's kinds share no base class
-        hint = "export it again, with the weights inside or beside it"
-        raise UserError(f"{source} is not a whole ONNX file: {' '.join(str(error).split())}", hint=hint) from error
 
 
 def signature(data: Dataset, outputs: torch.Tensor) -> dict[str, Any]:

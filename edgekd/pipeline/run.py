@@ -50,7 +50,11 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
 
 
 def _check(plan: Plan) -> None:
-    """Build what the recipe's tables name, so that a wrong value is said before any work."""
+    """Build what the recipe's tables name, so that a wrong value is said before any work; say what looks unwise."""
+    threads = plan.values.targets.threads
+    for target in plan.targets:
+        if threads > target.cores:
+            plan.progress.say(f"  note: targets.threads = {threads}, {target.name} has {target.cores} core(s)")
     for index, stage in enumerate(plan.recipe.stages):
         try:
             stage.check()

@@ -27,11 +27,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Version:
-    """The student after a stage (or the teacher): `name` of the step that made it, and its `precision`."""
+    """The student after a stage (or the teacher): `name` of the step that made it, and its `precision`.
+
+    `is_file`: a teacher that came as an ONNX file, not as a network.
+    """
 
     name: str
     stage: str
     precision: str
+    is_file: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,13 @@ def _latency(target: TargetReport, engine: Candidate) -> Figure | None:
 def smaller(one: int, other: int) -> str:
     """How the size of one compares to another's, in words.
 
-    >>> smaller(100, 350), smaller(300, 200)
-    ('3.50× smaller', '1.50× larger')
+    >>> smaller(100, 350), smaller(300, 200), smaller(1001, 1000)
+    ('3.50× smaller', '1.50× larger', 'no smaller')
     """
     if not one or not other:
         return "not comparable"
+    if abs(one / other - 1) < 0.005:
+        return "no smaller"
     return f"{words.times(other / one)} smaller" if one <= other else f"{words.times(one / other)} larger"
 
 

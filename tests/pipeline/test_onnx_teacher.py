@@ -1,4 +1,4 @@
-"""An ONNX teacher whose weights lie beside it is taken whole, and counts whole in the key."""
+"""An ONNX teacher is taken whole, with weights that lie beside it, and stands in the ledger like any other."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from project import new_project
 
+import edgekd
 from edgekd.errors import UserError
-from edgekd.pipeline.roots import embed_onnx
+from edgekd.pipeline import onnx_teacher
 from edgekd.pipeline.sources import weight_files
 
 
@@ -26,7 +28,7 @@ def split_model(path: Path, value: float) -> None:
 def test_weights_beside_the_file_come_along(tmp_path: Path) -> None:
     split_model(tmp_path / "t.onnx", 2.0)
     (tmp_path / "store").mkdir()
-    embed_onnx(tmp_path / "t.onnx", tmp_path / "store" / "teacher.onnx")
+    onnx_teacher.embed(tmp_path / "t.onnx", tmp_path / "store" / "teacher.onnx")
     (whole,) = onnx.load(tmp_path / "store" / "teacher.onnx").graph.initializer
     assert np.array_equal(numpy_helper.to_array(whole), np.full((32, 16), 2.0, np.float32))
     assert [p.name for p in weight_files(tmp_path / "t.onnx")] == ["t.onnx", "t.onnx.data"]
@@ -36,8 +38,53 @@ def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
     split_model(tmp_path / "t.onnx", 2.0)
     (tmp_path / "t.onnx.data").unlink()
     with pytest.raises(UserError, match=r"t\.onnx is not a whole ONNX file"):
-        embed_onnx(tmp_path / "t.onnx", tmp_path / "out.onnx")
+        onnx_teacher.embed(tmp_path / "t.onnx", tmp_path / "out.onnx")
     (tmp_path / "t.onnx").write_bytes(b"\x00broken")
     assert weight_files(tmp_path / "t.onnx") == [tmp_path / "t.onnx"]
     with pytest.raises(UserError, match="is not a whole ONNX file"):
-        embed_onnx(tmp_path / "t.onnx", tmp_path / "out.onnx")
+        onnx_teacher.embed(tmp_path / "t.onnx", tmp_path / "out.onnx")
+
+
+def linear_teacher(path: Path, softmax: bool) -> None:
+    """Logits of images [batch, 1, 16, 16] in 4 classes, batch free: a random linear map; a second output to ignore."""
+    weight = np.random.default_rng(0).standard_normal((256, 4)).astype(np.float32) / 16
+    nodes = [
+        helper.make_node("Flatten", ["pixels"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["raw"]),
+        helper.make_node("Softmax" if softmax else "Identity", ["raw"], ["classes"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 1, 16, 16])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("classes", 4), ("flat", 256))
+    ]
+    weights = [numpy_helper.from_array(weight, "w")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [pixels], outputs, weights),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_it_has_a_row_in_the_ledger_and_an_engine_if_that_gives_logits(tmp_path: Path, softmax: bool) -> None:
+    recipe = new_project(tmp_path / f"linear_{softmax}")
+    linear_teacher(recipe.parent / "t.onnx", softmax)
+    text = recipe.read_text()
+    sections = {
+        "teacher": f'use = "onnx"\nweights = "t.onnx"\nprobabilities = {str(softmax).lower()}\n',
+        "measure": "seconds = 0.2\nprocesses = 2\nwait = 0\n",
+    }
+    kept = text[: text.index("[teacher]")] + text[text.index("[data]") : text.index("[[stage]]")]
+    recipe.write_text(kept + "".join(f"[{name}]\n{body}" for name, body in sections.items()))
+    report = edgekd.compile(recipe, tmp_path / "out", store=tmp_path / "store")
+    teacher = report["ledger"][0]
+    assert (teacher["row"], teacher["parameters"], teacher["macs"]) == ("teacher", 1024, None)
+    assert (teacher["latency"] is None) is softmax
+    assert report["ledger"][1]["agreement"]["kl"] > 0
+    engines = {one["name"]: one for one in report["targets"][0]["candidates"]}
+    assert ("teacher on onnxruntime" in engines) is not softmax
+    if not softmax:
+        assert engines["teacher on onnxruntime"]["parity"]["top1"] == 1
+        assert engines["teacher on onnxruntime"]["metric"] == teacher["metric"]
