@@ -115,9 +115,9 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("step", "", "reads", box=None, pad_edge=False)
+    table = Table(Column("step", no_wrap=True), Column(no_wrap=True), "reads", box=None, pad_edge=False)
     for row in rows:
         table.add_row(str(row["step"]), "cached" if row["cached"] else "to do", ", ".join(row["reads"]))  # type: ignore[arg-type]
     _console().print(table)
@@ -127,7 +127,10 @@ def plan(
 def list_(
     what: Annotated[
         str,
-        typer.Argument(help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration"),
+        typer.Argument(
+            help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration",
+            metavar="WHAT",
+        ),
     ],
     as_json: Json = False,
     plugin: Plugins = None,
@@ -181,7 +184,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def measure(
-    bundles: Annotated[list[Path], typer.Argument(help="bundles to race, interleaved", metavar="BUNDLE...")],
+    bundles: Annotated[list[Path], typer.Argument(help="bundles to race, interleaved", metavar="BUNDLE")],
     seconds: Annotated[float, typer.Option(help="an engine, in all processes together")] = 2.0,
     processes: Annotated[int, typer.Option(help="fresh processes")] = 3,
     threads: Annotated[int, typer.Option(help="pinned thread count")] = 1,
@@ -234,7 +237,9 @@ def report(
 
 
 @app.command()
-def new(name: Annotated[str, typer.Argument(help="a folder to make, and the name of its Python module")]) -> None:
+def new(
+    name: Annotated[str, typer.Argument(help="a folder to make, and the name of its Python module", metavar="NAME")],
+) -> None:
     """Write a commented recipe and Python file."""
     from edgekd.scaffold import write_project
 
