@@ -26,8 +26,8 @@ class AttentionMap:
     """
 
     wants: ClassVar[str] = "features"
-    student: str
-    teacher: str
+    student: str = ""
+    teacher: str = ""
     power: Annotated[float, Field(ge=1)] = 2.0
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
