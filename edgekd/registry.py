@@ -21,6 +21,7 @@ from typing import Any
 from edgekd.errors import UserError, nearest
 
 FOLDERS = ("stages", "losses", "criteria", "observers", "sources", "teachers", "backends")
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 _plugins: dict[str, dict[str, Path]] = {}
 
 
@@ -143,8 +144,8 @@ def constant(folder: str, name: str, attribute: str) -> Any:
 def describe(folder: str, name: str) -> dict[str, Any]:
     """What the file says of `name`, read without importing it: {"name", "summary", "text", "fields"}.
 
-    `text` is the class's docstring, with its source; each field is {"name", "type", "default"}, as the file writes them,
-    `default` None where there is none.
+    `text` is the class's docstring, with its source; each field is {"name", "type", "range", "default"}, as the file writes
+    them, `default` None where there is none.
     """
     tree = ast.parse(file_of(folder, name).read_text("utf-8"))
     summary = (ast.get_docstring(tree) or "").partition("\n")[0]
@@ -170,11 +171,21 @@ def _fields(body: list[ast.stmt]) -> list[dict[str, Any]]:
     return [
         {
             "name": ast.unparse(node.target),
-            "type": ast.unparse(node.annotation),
+            "type": _type(node.annotation)[0],
+            "range": _type(node.annotation)[1],
             "default": ast.unparse(node.value) if node.value else None,
         }
         for node in found
     ]
+
+
+def _type(annotation: ast.expr) -> tuple[str, str]:
+    """`Annotated[float, Field(gt=0)]` as ("float", "> 0"); the range of any other is empty."""
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        kind, *more = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        limits = [word for call in more if isinstance(call, ast.Call) for word in call.keywords if word.arg in SIGNS]
+        return ast.unparse(kind), ", ".join(f"{SIGNS[str(word.arg)]} {ast.unparse(word.value)}" for word in limits)
+    return ast.unparse(annotation), ""
 
 
 def summaries(folder: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Each class a yes or no of its own, and more weight where student and teacher differ: for heads that end in a sigmoid."""
+"""Each class a yes or no of its own, weighted by how far off it is: for heads that end in a sigmoid."""
 
 from __future__ import annotations
 

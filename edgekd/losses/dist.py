@@ -1,4 +1,4 @@
-"""Correlation instead of equality: classes keep their relations within each sample, samples theirs within each class."""
+"""Correlation, not equality: classes keep their relations within a sample, samples theirs within a class."""
 
 from __future__ import annotations
 

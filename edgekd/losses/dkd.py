@@ -1,4 +1,4 @@
-"""Decoupled distillation: how sure of the target, and what the other classes are like, each with a weight of its own."""
+"""Decoupled distillation: how sure of the target, and what the other classes are like, weighted apart."""
 
 from __future__ import annotations
 

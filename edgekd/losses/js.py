@@ -1,4 +1,4 @@
-"""Jensen-Shannon divergence: symmetric and bounded, so that no sample dominates; made for soft labels alone, without true ones."""
+"""Jensen-Shannon divergence: symmetric and bounded; made to be the only loss, where there are no labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By how much the true class leads each other one, as for the teacher: for scores of candidates, whose level means nothing."""
+"""By how much the true class leads each other one, as for the teacher: for scores of candidates."""
 
 from __future__ import annotations
 

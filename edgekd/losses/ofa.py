@@ -1,4 +1,4 @@
-"""A branch from the student's inner features to classes learns what the teacher answers: any architecture teaches any other."""
+"""A branch from inner features to classes learns the teacher's answer: any architecture teaches any other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher's answer with all but its first class shuffled: what its confidence teaches, without the classes' similarities."""
+"""The teacher's answer, all but its first class shuffled: its confidence without the classes' similarities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher's ranking of the classes as a series of choices, the true class first, each weighted by its probability."""
+"""The teacher's ranking as a series of choices, the true class first, each weighted by its probability."""
 
 from __future__ import annotations
 

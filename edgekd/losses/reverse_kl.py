@@ -1,4 +1,4 @@
-"""Divergence the other way round, of the teacher from the student: it seeks the teacher's main classes, not all of them."""
+"""Divergence of the teacher from the student: it seeks the teacher's main classes, not all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relations between samples: their distances, and the angles that three of them make, as in the teacher's features."""
+"""Relations between samples: their distances, and the angles that three of them make, as in the teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes drawn at random from the teacher's answer: few enough to store, and right on average, as the first k are not."""
+"""Classes drawn from the teacher's answer: few enough to store and, unlike the first k, right on average."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student learns from the labels and, more and more, from its own answers of the epoch before: no teacher is needed."""
+"""The labels and, more and more, the student's own answers of the epoch before: no teacher is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimal transport between the batch's answers of the student and of the teacher, found by Sinkhorn's iteration."""
+"""Optimal transport between the batch's answers of student and teacher, found by Sinkhorn's iteration."""
 
 from __future__ import annotations
 
