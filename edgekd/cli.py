@@ -132,6 +132,7 @@ def list_(
             metavar="WHAT",
         ),
     ],
+    name: Annotated[str | None, typer.Argument(help="one of them: its formula, source and fields")] = None,
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
@@ -139,29 +140,15 @@ def list_(
 
     Whatever a recipe may name: losses, criteria, observers, sources, teachers, backends, stages, targets, calibration.
     """
-    from edgekd import registry, target
-    from edgekd.errors import nearest
+    from edgekd import listing, registry
 
     for spec in plugin or []:
         registry.add_plugin(spec)
-    if what in registry.FOLDERS:
-        rows = list(registry.summaries(what))
-    elif what == "targets":
-        found = [target.find_target(name, Path()) for name in target.names("targets")]
-        rows = [(t.name, f"{t.chip}; {', '.join(t.backends)}") for t in found]
-    elif what == "calibration":
-        recipes = [target.find_calibration(name, Path()) for name in target.names("calibration")]
-        rows = [(c.name, f"{c.count} from {c.source}, {c.observer}") for c in recipes]
-    else:
-        raise UserError(
-            f'nothing called "{what}" to list', hint=nearest(what, [*registry.FOLDERS, "targets", "calibration"])
-        )
+    found = listing.entry(what, name) if name else listing.rows(what)
     if as_json:
-        print(json.dumps([{"name": name, "summary": summary} for name, summary in rows], indent=1))
-        return
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, summary in rows:
-        print(f"{name:<{width}}  {summary}")
+        print(json.dumps(found, indent=1))
+    else:
+        print(listing.page(found) if isinstance(found, dict) else listing.table(found))
 
 
 @app.command()

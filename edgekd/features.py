@@ -1,8 +1,8 @@
-"""Features: the outputs of named modules, caught on their way through a network."""
+"""Features: the outputs of named modules, caught on their way through a network, and which of two networks belong together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from edgekd.errors import UserError, nearest
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @contextmanager
@@ -19,12 +21,7 @@ def capture(network: nn.Module, names: Sequence[str], whose: str) -> Iterator[di
     `whose` is "student" or "teacher", for the message. Raises UserError for a name that is no module's (naming the
     nearest), for a module that gives no tensor, and for one that the network never called.
     """
-    modules = {name: module for name, module in network.named_modules() if name} if names else {}
-    for name in names:
-        if name not in modules:
-            flat = isinstance(network, torch.fx.GraphModule)
-            hint = "a quantized program keeps no modules: use losses on logits" if flat else nearest(name, modules)
-            raise UserError(f'the {whose} has no module "{name}"', hint=hint)
+    modules = _modules(network, names, whose) if names else {}
     caught: dict[str, torch.Tensor] = {}
 
     def keep(name: str, output: object) -> None:
@@ -41,6 +38,113 @@ def capture(network: nn.Module, names: Sequence[str], whose: str) -> Iterator[di
     for name in names:
         if name not in caught:
             raise UserError(f'the {whose}\'s module "{name}" is not called when it runs', hint="name a module that is")
+
+
+def shapes(
+    network: nn.Module, inputs: torch.Tensor, whose: str, named: Collection[str] = ()
+) -> dict[str, tuple[int, ...]]:
+    """The shape of what each module gives for `inputs`, in the order in which they finish.
+
+    Of modules that give the same tensor only the outermost is listed, and none that gives the network's own output, unless
+    it is in `named`. Raises UserError as `capture` does.
+    """
+    modules = _modules(network, named, whose)
+    caught: list[tuple[str, torch.Tensor]] = []
+
+    def keep(name: str, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            caught.append((name, output))
+
+    hooks = [m.register_forward_hook(lambda _m, _i, output, n=n: keep(n, output)) for n, m in modules.items()]
+    try:
+        with torch.no_grad():
+            seen = {id(network(inputs))}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {}
+    for name, output in reversed(caught):
+        if name in named or (id(output) not in seen and name not in found):
+            found[name] = tuple(output.shape)
+        seen.add(id(output))
+    return dict(reversed(found.items()))
+
+
+def _modules(network: nn.Module, names: Collection[str], whose: str) -> dict[str, nn.Module]:
+    """Every module by name. Raises UserError where one of `names` is none of them."""
+    flat = isinstance(network, torch.fx.GraphModule)
+    modules = {name: module for name, module in network.named_modules() if name}
+    for name in names:
+        if name not in modules:
+            hint = "a quantized program keeps no modules: use losses on logits" if flat else nearest(name, modules)
+            raise UserError(f'the {whose} has no module "{name}"', hint=hint)
+    if flat and not names:
+        raise UserError(f"the {whose} is a quantized program, which keeps no modules", hint="use losses on logits")
+    return modules
+
+
+def deepest(own: Shapes) -> str:
+    """The last module that gives more than one position, or else the last one.
+
+    >>> deepest({"stem": (2, 8, 12, 12), "down": (2, 16, 6, 6), "pool": (2, 16, 1, 1), "flat": (2, 16)})
+    'down'
+    """
+    wide = [name for name, shape in own.items() if any(size > 1 for size in _positions(shape))]
+    if not own:
+        raise UserError("the student has no modules whose features could be compared", hint="use losses on logits")
+    return (wide or list(own))[-1]
+
+
+def pair(own: Shapes, theirs: Shapes, student: str = "", teacher: str = "") -> tuple[str, str]:
+    """Names of a student's and a teacher's module that belong together; one that is given stays.
+
+    A module's partner gives a tensor of as many dimensions and, where there is such a one, of the same height and width (or
+    number of tokens); of several, the one whose place among its like is the same. Without any name the student's deepest
+    features are paired. Raises UserError where nothing has as many dimensions.
+
+    >>> pair({"a": (2, 8, 6, 6), "b": (2, 8, 3, 3)}, {"x": (2, 32, 6, 6), "y": (2, 32, 6, 6), "z": (2, 64, 3, 3)})
+    ('b', 'z')
+    >>> pair({"a": (2, 8, 6, 6), "b": (2, 8, 3, 3)}, {"x": (2, 32, 6, 6), "y": (2, 32, 6, 6), "z": (2, 64, 3, 3)}, "a")
+    ('a', 'y')
+    """
+    if not student:
+        student = _partner(theirs, teacher, own, "student") if teacher else deepest(own)
+    return student, teacher or _partner(own, student, theirs, "teacher")
+
+
+def _partner(given: Shapes, name: str, among: Shapes, whose: str) -> str:
+    like = _like(given[name], among)
+    if not like:
+        message = f'no module of the {whose} gives features like those of "{name}", {list(given[name])}'
+        raise UserError(message, hint=f'name it: {whose} = "…", or use losses on logits')
+    peers = _like(given[name], given)
+    depth = (peers.index(name) + 1) / len(peers)
+    return min(reversed(like), key=lambda n: abs((like.index(n) + 1) / len(like) - depth))
+
+
+def _like(shape: tuple[int, ...], among: Shapes) -> list[str]:
+    """Modules whose output has as many dimensions; of these, those of the same positions, if any."""
+    same = [name for name, other in among.items() if len(other) == len(shape)]
+    return [name for name in same if _positions(among[name]) == _positions(shape)] or same
+
+
+def _positions(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of [batch, channels, height, width], tokens of [batch, tokens, channels], none of a vector."""
+    return shape[2:] if len(shape) > 3 else shape[1:-1]
+
+
+def vectors(x: torch.Tensor) -> torch.Tensor:
+    """[batch, channels]: maps [batch, channels, height, width] and tokens [batch, tokens, channels] are averaged over positions."""
+    if x.dim() > 3:
+        return x.flatten(2).mean(2)
+    return x.mean(1) if x.dim() == 3 else x
+
+
+class Pool(nn.Module):
+    """`vectors`, as a layer of a projector."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return vectors(x)
 
 
 def same_size(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

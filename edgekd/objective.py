@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -10,13 +11,16 @@ from torch import nn
 
 from edgekd import registry
 from edgekd.errors import EdgekdError, UserError, nearest
-from edgekd.features import capture
+from edgekd.features import capture, deepest, pair, shapes
 from edgekd.stage import Use
 
 if TYPE_CHECKING:
     from edgekd.teacher import Teacher
 
-WANTS = ("labels", "logits", "features")
+WANTS = ("labels", "logits", "features", "branch")
+ALSO = ("labels", "progress", "samples")
+MODULES = ("features", "branch")
+"""What is wanted of a module of the student, not of its logits."""
 
 
 class Loss(Protocol):
@@ -27,78 +31,172 @@ class Loss(Protocol):
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor: ...
 
 
+def build(losses: Sequence[Use]) -> dict[str, tuple[float, Any]]:
+    """{name: (weight, loss)}; the second use of "kl" is called "kl 2".
+
+    Raises UserError for a loss that does not exist, a field of it that is wrong, or a file that breaks the contract.
+    """
+    terms: dict[str, tuple[float, Any]] = {}
+    for use in losses:
+        loss = registry.build("losses", use.use, use.fields)
+        for field, value, known in (
+            *[("wants", getattr(loss, "wants", None), WANTS)],
+            *[("also", name, ALSO) for name in getattr(loss, "also", ())],
+        ):
+            if value not in known:
+                message = f"{registry.file_of('losses', use.use)}: `{field}` is {value!r}"
+                raise UserError(message, hint=nearest("", known))
+        count = sum(name.partition(" ")[0] == use.use for name in terms)
+        terms[f"{use.use} {count + 1}" if count else use.use] = use.weight, loss
+    return terms
+
+
+def check(losses: Sequence[Use], batch: int, *, modules: bool = True) -> None:
+    """What can be said of a recipe's losses without a network. `modules`: whether the student will have any.
+
+    Raises UserError as `build` does, for a batch too small for a loss, and for a loss on features where there are none.
+    """
+    for name, (_, loss) in build(losses).items():
+        if batch < (least := getattr(loss, "least", 1)):
+            message = f'the loss "{name}" compares the samples of a batch, {least} at least; batch is {batch}'
+            raise UserError(message, hint="a larger batch, or a loss on single samples")
+        if loss.wants in MODULES and not modules:
+            message = f'the loss "{name}" wants features, and a quantized program keeps no modules'
+            raise UserError(message, hint="use losses on logits")
+
+
 class Objective:
-    """Made once for a stage, called for each batch. It holds the learned projectors, which end with it.
+    """Made once for a stage, called for each batch. `learned` holds what its losses learn or remember, which ends with it.
 
     `losses`: what `stage.uses` reads from a recipe. `teacher` is called only where a loss wants what is not given.
-    Raises UserError for a loss that does not exist, or a field of it that is wrong.
+    Raises UserError as `build` does.
     """
 
     def __init__(self, losses: Sequence[Use], teacher: Callable[[], Teacher]) -> None:
-        self.terms: dict[str, tuple[float, Any]] = {}
-        for use in losses:
-            loss = registry.build("losses", use.use, use.fields)
-            if getattr(loss, "wants", None) not in WANTS:
-                message = f"{registry.file_of('losses', use.use)}: `wants` is {getattr(loss, 'wants', None)!r}"
-                raise UserError(message, hint=nearest("", WANTS))
-            count = sum(name.partition(" ")[0] == use.use for name in self.terms)
-            self.terms[f"{use.use} {count + 1}" if count else use.use] = use.weight, loss
-        self.projectors = nn.ModuleDict()
+        self.terms = build(losses)
+        self.learned = nn.ModuleDict({"projector": nn.ModuleDict(), "state": nn.ModuleDict()})
+        self.least = max(getattr(loss, "least", 1) for _, loss in self.terms.values())
+        self.pairs: dict[str, tuple[str, str]] = {}
         self._teacher = teacher
+        self._count = 0
 
     def wants(self, kind: str) -> bool:
-        """Whether some loss wants "labels", "logits" or "features"."""
-        return any(loss.wants == kind for _, loss in self.terms.values())
+        """Whether some loss wants the teacher's "logits" or "features"."""
+        kinds = ("logits", "branch") if kind == "logits" else (kind,)
+        return any(loss.wants in kinds for _, loss in self.terms.values())
 
-    def prepare(self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, seed: int) -> None:
-        """Run once on a few samples [n, ...] without gradients: make the projectors, from `seed`, and find what does not fit."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+    def prepare(
+        self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, seed: int, count: int | None = None
+    ) -> None:
+        """Run once on a few samples [n, ...] of a training split of `count`: pair modules that the recipe does not name, make
+        what the losses learn, from `seed`, and find what does not fit.
+
+        Raises UserError as a call does, and for a loss that nothing of the model has a gradient of.
+        """
+        self._count = count or len(inputs)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
-            self(model, inputs, targets)
+            self._pair(model, inputs)
+            terms = self(model, inputs, targets)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            for name, value in terms.items():
+                if not trained or not _reached(value, trained):
+                    raise _no_gradient(name)
+        self.learned.train()
 
     def __call__(
-        self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None = None
+        self,
+        model: nn.Module,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        teacher: torch.Tensor | None = None,
+        *,
+        progress: float = 0.0,
+        samples: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """{loss: weight times its value} for inputs [batch, ...], targets [batch]; `teacher`: its logits if already known.
 
-        Raises UserError where teacher and student do not fit each other, EdgekdError for a loss without a gradient.
+        `progress` and `samples` are told to the losses that want them; without `samples` they are the first of the split.
+        Raises UserError where teacher and student do not fit each other, where the teacher's output is not finite, where the
+        batch is too small, and for a loss without a gradient.
         """
-        with capture(model, self._modules("student"), "student") as own:
+        with capture(model, self._modules("student", MODULES), "student") as own:
             logits = model(inputs)
         known, features = self._asked(inputs, teacher)
         if known is not None and known.shape != logits.shape:
             shapes = f"the teacher gives logits {list(known.shape)}, the student {list(logits.shape)}"
             raise UserError(shapes, hint="both need the same classes, in the same order")
+        also = {
+            "labels": targets,
+            "progress": progress,
+            "samples": torch.arange(len(inputs)) if samples is None else samples,
+        }
         found = {}
         for name, (weight, loss) in self.terms.items():
-            if loss.wants == "features":
-                theirs = features[loss.teacher]
-                value = loss(self._projected(name, loss, own[loss.student], theirs), theirs)
-            else:
-                value = loss(logits, targets if loss.wants == "labels" else known)
-            found[name] = weight * value
+            if len(inputs) < getattr(loss, "least", 1):
+                message = f'the loss "{name}" needs a batch of {loss.least} or more, this one has {len(inputs)}'
+                raise UserError(message, hint="more training samples, or a loss on single samples")
+            ours = own[loss.student] if loss.wants in MODULES else logits
+            theirs = {"labels": targets, "features": features.get(getattr(loss, "teacher", ""))}.get(loss.wants, known)
+            found[name] = weight * self._value(name, loss, ours, theirs, also)
             if torch.is_grad_enabled() and not found[name].requires_grad:
-                raise EdgekdError(f'the loss "{name}" has no gradient: nothing that it reads can be trained')
+                raise _no_gradient(name)
         return found
+
+    def _value(self, name: str, loss: Any, ours: torch.Tensor, theirs: Any, also: dict[str, Any]) -> torch.Tensor:
+        given = {key: also[key] for key in getattr(loss, "also", ())}
+        if hasattr(loss, "state"):
+            given["state"] = self._made("state", name, lambda: loss.state(ours, theirs, self._count or len(ours)))
+        if hasattr(loss, "projector"):
+            ours = self._made("projector", name, lambda: loss.projector(ours, theirs))(ours)
+        value: torch.Tensor = loss(ours, theirs, **given)
+        return value
+
+    def _made(self, kind: str, name: str, make: Callable[[], nn.Module]) -> nn.Module:
+        """The projector or state of a loss; in eval mode until training begins, so that a trial leaves it as it was."""
+        parts = self.learned[kind]
+        assert isinstance(parts, nn.ModuleDict)
+        if name not in parts:
+            parts[name] = make().eval()
+        return parts[name]
 
     def _asked(
         self, inputs: torch.Tensor, known: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """The teacher's logits and features: what is wanted and not yet known is asked of the teacher."""
+        features: dict[str, torch.Tensor] = {}
         if self.wants("features"):
-            logits, features = self._teacher().features(inputs, self._modules("teacher"))
-            return (logits if known is None else known), features
-        if self.wants("logits") and known is None:
-            return self._teacher().outputs(inputs), {}
-        return known, {}
+            logits, features = self._teacher().features(inputs, self._modules("teacher", ("features",)))
+            known = logits if known is None else known
+        elif self.wants("logits") and known is None:
+            known = self._teacher().outputs(inputs)
+        for what, x in {**{f'output of "{name}" is': x for name, x in features.items()}, "logits are": known}.items():
+            if x is not None and not bool(torch.isfinite(x).all()):
+                raise UserError(f"the teacher's {what} NaN or infinite", hint="check its weights, and its inputs")
+        return known, features
 
-    def _modules(self, whose: str) -> list[str]:
-        return sorted({getattr(loss, whose) for _, loss in self.terms.values() if loss.wants == "features"})
+    def _modules(self, whose: str, kinds: Sequence[str]) -> list[str]:
+        return sorted({getattr(loss, whose) for _, loss in self.terms.values() if loss.wants in kinds})
 
-    def _projected(self, name: str, loss: Any, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        if not hasattr(loss, "projector"):
-            return student
-        if name not in self.projectors:
-            self.projectors[name] = loss.projector(student, teacher)
-        projected: torch.Tensor = self.projectors[name](student)
-        return projected
+    def _pair(self, model: nn.Module, inputs: torch.Tensor) -> None:
+        """Name the modules that the recipe leaves open; `pairs` says which they are."""
+        for name, (weight, loss) in self.terms.items():
+            if loss.wants not in MODULES or all(getattr(loss, whose, "-") for whose in ("student", "teacher")):
+                continue
+            own = shapes(model, inputs, "student", [loss.student] if loss.student else [])
+            chosen = {"student": loss.student or deepest(own)}
+            if loss.wants == "features":
+                theirs = self._teacher().shapes(inputs, [loss.teacher] if loss.teacher else [])
+                chosen = dict(zip(("student", "teacher"), pair(own, theirs, loss.student, loss.teacher), strict=True))
+            self.terms[name] = weight, replace(loss, **chosen)
+            self.pairs[name] = chosen["student"], chosen.get("teacher", "logits")
+
+
+def _reached(value: torch.Tensor, parameters: list[nn.Parameter]) -> bool:
+    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return any(gradient is not None for gradient in gradients)
+
+
+def _no_gradient(name: str) -> EdgekdError:
+    message = f'the loss "{name}" has no gradient: nothing that it reads of the student can be trained'
+    return UserError(message, hint="name a later module, or train the one that it reads")

@@ -21,6 +21,7 @@ from typing import Any
 from edgekd.errors import UserError, nearest
 
 FOLDERS = ("stages", "losses", "criteria", "observers", "sources", "teachers", "backends")
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 _plugins: dict[str, dict[str, Path]] = {}
 
 
@@ -123,11 +124,68 @@ def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
 
 def parameters(folder: str, name: str) -> list[str]:
     """Fields of the dataclass called `name`, read without importing it; the first, which edgekd fills in, left out."""
+    return [field["name"] for field in _fields(_body(folder, name))][1:]
+
+
+def constant(folder: str, name: str, attribute: str) -> Any:
+    """What the class called `name` sets `attribute` to, read without importing it; None if it is not there or not a literal."""
+    for node in _body(folder, name):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if attribute in map(ast.unparse, targets) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            try:
+                return ast.literal_eval(node.value)
+            except ValueError:
+                return None
+    return None
+
+
+def describe(folder: str, name: str) -> dict[str, Any]:
+    """What the file says of `name`, read without importing it: {"name", "summary", "text", "fields"}.
+
+    `text` is the class's docstring, with its source; each field is {"name", "type", "range", "default"}, as the file writes
+    them, `default` None where there is none.
+    """
     tree = ast.parse(file_of(folder, name).read_text("utf-8"))
-    exported = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
-    kind = ast.literal_eval(exported)[0]
-    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind)
-    return [ast.unparse(n.target) for n in body if isinstance(n, ast.AnnAssign)][1:]
+    summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+    kind = _class(tree)
+    fields = _fields(kind.body if kind else [])
+    return {"name": name, "summary": summary, "text": (kind and ast.get_docstring(kind)) or "", "fields": fields}
+
+
+def _class(tree: ast.Module) -> ast.ClassDef | None:
+    """The class that a file exports; None for a file that exports another way."""
+    exported = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    names = ast.literal_eval(exported[0]) if exported else []
+    return next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in names), None)
+
+
+def _body(folder: str, name: str) -> list[ast.stmt]:
+    kind = _class(ast.parse(file_of(folder, name).read_text("utf-8")))
+    return kind.body if kind else []
+
+
+def _fields(body: list[ast.stmt]) -> list[dict[str, Any]]:
+    found = [n for n in body if isinstance(n, ast.AnnAssign) and "ClassVar" not in ast.unparse(n.annotation)]
+    return [
+        {
+            "name": ast.unparse(node.target),
+            "type": _type(node.annotation)[0],
+            "range": _type(node.annotation)[1],
+            "default": ast.unparse(node.value) if node.value else None,
+        }
+        for node in found
+    ]
+
+
+def _type(annotation: ast.expr) -> tuple[str, str]:
+    """`Annotated[float, Field(gt=0)]` as ("float", "> 0"); the range of any other is empty."""
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        kind, *more = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        limits = [word for call in more if isinstance(call, ast.Call) for word in call.keywords if word.arg in SIGNS]
+        return ast.unparse(kind), ", ".join(f"{SIGNS[str(word.arg)]} {ast.unparse(word.value)}" for word in limits)
+    return ast.unparse(annotation), ""
 
 
 def summaries(folder: str) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd import registry
 from edgekd.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
             raise UserError(f'{where}: weight of "{name}" is {weight!r}', hint="a number above zero")
         found.append(Use(name, float(weight), rest))
     return tuple(found)
+
+
+def taught(losses: Iterable[Use]) -> bool:
+    """Whether some loss wants a teacher, read from its file without importing it."""
+    return any(registry.constant("losses", use.use, "wants") != "labels" for use in losses)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,10 @@ class Stage(ABC):
     def names(self) -> list[tuple[str, str, str]]:
         """(field, registry, name) of each registry file that the fields name. Imports none of them."""
         return []
+
+    def objective(self) -> tuple[str, tuple[Use, ...]]:
+        """(field, the losses that it trains with), for a stage that trains."""
+        return "", ()
 
     def check(self) -> None:
         """Build what the fields name, so that a wrong value is said before any work. Raises UserError. May import torch."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+    from edgekd.errors import UserError
 
 
 class Teacher(ABC):
@@ -19,8 +21,14 @@ class Teacher(ABC):
 
     def features(self, inputs: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits, and the outputs of the modules called `names`. Raises UserError if this kind of teacher has none."""
+        raise self._black_box()
+
+    def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
+        """{module: the shape of what it gives}, as `edgekd.features.shapes`. Raises UserError if this kind has none."""
+        raise self._black_box()
+
+    def _black_box(self) -> UserError:
         from edgekd.errors import UserError
 
-        raise UserError(
-            f"a {type(self).__name__} gives logits only, not features", hint="use a torch teacher, or a loss on logits"
-        )
+        message = f"a {type(self).__name__} gives logits only, not features"
+        return UserError(message, hint="use a torch teacher, or a loss on logits")

@@ -1,7 +1,7 @@
 """The one training loop: distillation, recovery after pruning and quantization-aware training all run it.
 
 It goes on from where a kill left it, to the same bits: whatever is random comes from (seed, epoch) alone, and a checkpoint
-after each epoch holds model, projectors, optimizer, best weights and history together.
+after each epoch holds model, what the losses learn or remember, optimizer, best weights and history together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def train(
     a run that goes on calls it first with the epoch where it goes on, so compare with ≥. `set_mode(model, training)` and
     `load(model, tensors)` are for models with their own ways.
 
-    Returns {"best": index of the best epoch, "epochs": [{"loss", "terms", "validation", "lr"}]}.
+    Returns {"best": index of the best epoch, "epochs": [{"loss", "terms", "validation", "lr"}]} and, where modules were paired
+    by depth and shape, "pairs": {loss: [student's, teacher's]}.
     Raises EdgekdError, naming epoch, step and loss, when the loss is not finite.
     """
     data = context.data()
@@ -57,11 +58,14 @@ def train(
     with torch.random.fork_rng(devices=[]):
         set_mode(model, False)
         layout = fastest_layout(model, inputs[:2])
-        objective.prepare(model, inputs[:2], targets[:2], derive(context.seed, "projectors"))
+        few = slice(max(2, objective.least))
+        objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
+        for name, (student, teacher) in objective.pairs.items():
+            context.progress.say(f"  {label}: {name} compares {student} with the teacher's {teacher}")
         run = _Run(model, objective, _optimizer(model, objective, training), layout, load)
         origin = run.origin(label, training, context.seed)
         run.resume(path, origin)
-        steps = sum(1 for _ in batches(len(inputs), training.batch, seed=0))
+        steps = sum(1 for _ in batches(len(inputs), training.batch, 0, objective.least))
         with context.progress.task(label, total=steps * training.epochs) as task:
             task.advance(steps * len(run.epochs))
             for epoch in range(len(run.epochs), training.epochs):
@@ -76,7 +80,8 @@ def train(
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the stub lacks this form
     load(model, run.best)
     set_mode(model, False)
-    return {"best": run.best_epoch, "epochs": run.epochs}
+    history = {"best": run.best_epoch, "epochs": run.epochs}
+    return {**history, "pairs": objective.pairs} if objective.pairs else history
 
 
 def logits_of(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, batch: int = 256) -> torch.Tensor:
@@ -99,15 +104,16 @@ def view(data: Dataset, seed: int) -> torch.Tensor:
     return torch.cat([data.augment(chunk, generator) for chunk in data.train[0].split(CHUNK)])
 
 
-def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
-    """Shuffled indices of `count` samples, `size` at a time. A last batch of one, on which batch norm has no variance, is left out.
+def batches(count: int, size: int, seed: int, least: int = 2) -> Iterator[torch.Tensor]:
+    """Shuffled indices of `count` samples, `size` at a time. A last batch of one, on which batch norm has no variance, is left
+    out, and so is one smaller than `least`, on which a loss cannot be computed.
 
     >>> sorted(len(batch) for batch in batches(10, 4, seed=0)), [len(batch) for batch in batches(9, 4, seed=0)]
     ([2, 4, 4], [4, 4])
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     for batch in order.split(size):
-        if len(batch) > 1 or size == 1 or count == 1:
+        if len(batch) >= min(max(least, 2), size, count):
             yield batch
 
 
@@ -166,7 +172,7 @@ class _Run:
     def state(self, origin: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        tensors |= {f"projectors/{name}": value for name, value in self.objective.projectors.state_dict().items()}
+        tensors |= {f"learned/{name}": value for name, value in self.objective.learned.state_dict().items()}
         for index, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 if value is not None:
@@ -178,12 +184,12 @@ class _Run:
         found = checkpoint.read(path)
         if found is None or found[1]["origin"] != origin:
             return
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "projectors": {}, "optimizer": {}}
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "learned": {}, "optimizer": {}}
         for key, value in found[0].items():
             kind, _, name = key.partition("/")
             parts[kind][name] = value
         self.load(self.model, parts["model"])
-        self.objective.projectors.load_state_dict(parts["projectors"])
+        self.objective.learned.load_state_dict(parts["learned"])
         for key, value in parts["optimizer"].items():
             index, _, name = key.partition("/")
             parameter = self.parameters[int(index)]
@@ -193,7 +199,7 @@ class _Run:
 
 
 def _optimizer(model: nn.Module, objective: Objective, training: Training) -> torch.optim.Optimizer:
-    trained = [p for module in (model, objective.projectors) for p in module.parameters() if p.requires_grad]
+    trained = [p for module in (model, objective.learned) for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
@@ -208,16 +214,18 @@ def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: s
     data = context.data()
     inputs, logits = _inputs(data, epoch, training, context, run.objective.wants("logits"))
     targets = data.train[1]
-    order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch)))
+    order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), run.objective.least))
     steps = training.epochs * len(order)
     warmup = min(round(training.warmup_epochs * len(order)), steps // 2)
     sums = dict.fromkeys(run.objective.terms, 0.0)
     for step, batch in enumerate(order):
-        lr = rate(epoch * len(order) + step, steps, warmup, training.lr)
+        done = epoch * len(order) + step
+        lr = rate(done, steps, warmup, training.lr)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         x = inputs[batch].contiguous(memory_format=run.layout)
-        terms = run.objective(run.model, x, targets[batch], None if logits is None else logits[batch])
+        known = None if logits is None else logits[batch]
+        terms = run.objective(run.model, x, targets[batch], known, progress=done / steps, samples=batch)
         run.optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         norm = nn.utils.clip_grad_norm_(run.parameters, training.clip)

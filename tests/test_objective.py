@@ -13,8 +13,9 @@ from edgekd.errors import EdgekdError, UserError
 from edgekd.losses.attention_map import AttentionMap
 from edgekd.losses.cross_entropy import CrossEntropy
 from edgekd.losses.kl import Kl
-from edgekd.objective import Objective
+from edgekd.objective import Objective, check
 from edgekd.stage import uses
+from edgekd.teacher import Teacher
 from edgekd.teachers.module import Module
 
 INPUTS, TARGETS = (x[:6] for x in tiny_data().train)
@@ -75,7 +76,7 @@ def test_projectors_are_drawn_from_the_seed_and_learn() -> None:
     for one, seed in zip(made, (1, 1, 2), strict=True):
         one.prepare(tiny_student(), INPUTS, TARGETS, seed)
     assert torch.equal(torch.get_rng_state(), before)
-    first, same, other = ([*one.projectors.parameters()] for one in made)
+    first, same, other = ([*one.learned.parameters()] for one in made)
     assert [list(p.shape) for p in first] == [[32, 8, 1, 1], [32], [32, 8, 1, 1], [32]]
     assert all(map(torch.equal, first, same))
     assert not torch.equal(first[0], other[0])
@@ -110,5 +111,98 @@ def test_an_unknown_loss_and_a_loss_that_wants_nonsense_are_said(
         "from dataclasses import dataclass\n__all__ = ['Odd']\n@dataclass(frozen=True)\nclass Odd:\n    wants = 'luck'\n"
     )
     monkeypatch.setattr(registry, "_plugins", {"losses": {"odd": plugin}})
-    with pytest.raises(UserError, match=r"odd\.py: `wants` is 'luck'\nhint: known: features, labels, logits"):
+    with pytest.raises(UserError, match=r"odd\.py: `wants` is 'luck'\nhint: known: branch, features, labels, logits"):
         objective({"use": "odd"})
+
+
+def test_modules_that_are_not_named_are_paired(tmp_path: Path) -> None:
+    both = objective({"use": "hint"}, {"use": "attention_map", "student": "stem"})
+    both.prepare(tiny_student(), INPUTS, TARGETS, 0)
+    assert both.pairs == {"hint": ("down", "down"), "attention_map": ("stem", "stem")}
+    named = objective({"use": "hint", "student": "down", "teacher": "down"})
+    named.prepare(tiny_student(), INPUTS, TARGETS, 0)
+    assert named.pairs == {}
+    student = tiny_student()
+    assert torch.equal(both(student, INPUTS, TARGETS)["hint"], named(student, INPUTS, TARGETS)["hint"])
+
+
+@pytest.mark.parametrize("names", [{}, {"student": "down", "teacher": "down"}])
+def test_a_black_box_has_no_features(names: dict[str, str]) -> None:
+    class Box(Teacher):
+        def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(inputs), 4)
+
+    with pytest.raises(UserError, match="a Box gives logits only, not features\nhint: use a torch teacher"):
+        Objective(uses([{"use": "hint", **names}], "losses"), Box).prepare(tiny_student(), INPUTS, TARGETS, 0)
+
+
+def test_a_loss_that_reads_only_what_is_frozen_is_named() -> None:
+    """The projector has a gradient, the student has none: found before any training."""
+    student = tiny_student()
+    student.stem.requires_grad_(False)
+    with pytest.raises(UserError, match='the loss "hint" has no gradient.*\nhint: name a later module'):
+        objective({"use": "kl"}, {**HINT, "student": "stem"}).prepare(student, INPUTS, TARGETS, 0)
+
+
+def test_a_teacher_that_is_not_finite_is_said_with_what_is_not() -> None:
+    broken = tiny_student(16, 7)
+    broken.block.bn2.bias.data[0] = float("inf")  # type: ignore[union-attr]
+    with pytest.raises(UserError, match='the teacher\'s output of "block" is NaN or infinite'):
+        objective({**HINT, "teacher": "block"}, teacher=broken.eval()).prepare(tiny_student(), INPUTS, TARGETS, 0)
+    with pytest.raises(UserError, match="the teacher's logits are NaN or infinite\nhint: check its weights"):
+        objective({"use": "kl"}, teacher=broken.eval()).prepare(tiny_student(), INPUTS, TARGETS, 0)
+
+
+WANTING = '''
+"""A loss that wants all there is, for a test."""
+from dataclasses import dataclass
+import torch
+__all__ = ["Wanting"]
+class Seen(torch.nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.register_buffer("times", torch.zeros(count))
+@dataclass(frozen=True)
+class Wanting:
+    wants = "logits"
+    also = ("labels", "progress", "samples")
+    least = 3
+    def state(self, student, teacher, count):
+        return Seen(count)
+    def __call__(self, student, teacher, *, labels, progress, samples, state):
+        if state.training:
+            state.times[samples] += 1
+        return progress * student[range(len(labels)), labels].square().mean()
+'''
+
+
+def wanting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wanting.py").write_text(WANTING)
+    monkeypatch.setattr(registry, "_plugins", {"losses": {"wanting": tmp_path / "wanting.py"}})
+
+
+def test_a_loss_is_given_labels_progress_samples_and_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanting(tmp_path, monkeypatch)
+    made, student = objective({"use": "wanting"}), tiny_student()
+    made.prepare(student, INPUTS[:3], TARGETS[:3], 0, count=100)
+    state = made.learned["state"]["wanting"]  # type: ignore[index]
+    assert state.times.tolist() == [0] * 100  # a trial leaves it as it was
+    samples = torch.tensor([7, 3, 99])
+    found = made(student, INPUTS[:3], TARGETS[:3], progress=0.5, samples=samples)["wanting"]
+    expected = 0.5 * student(INPUTS[:3]).gather(1, TARGETS[:3, None]).square().mean()
+    torch.testing.assert_close(found, expected)
+    assert state.times.nonzero().flatten().tolist() == [3, 7, 99]
+
+
+def test_a_batch_too_small_for_a_loss_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanting(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match='the loss "wanting" needs a batch of 3 or more, this one has 2'):
+        objective({"use": "wanting"})(tiny_student(), INPUTS[:2], TARGETS[:2])
+    with pytest.raises(UserError, match='the loss "wanting" compares the samples of a batch, 3 at least; batch is 2'):
+        check(uses([{"use": "wanting"}], "losses"), batch=2)
+    check(uses([{"use": "wanting"}], "losses"), batch=3)
+
+
+def test_a_stage_without_modules_refuses_losses_on_features() -> None:
+    with pytest.raises(UserError, match='"attention_map" wants features, and a quantized program keeps no modules'):
+        check(uses([{"use": "kl"}, {"use": "attention_map"}], "losses"), batch=8, modules=False)

@@ -77,3 +77,15 @@ def test_a_plugin_that_is_wrong(plugin: Path) -> None:
     registry.add_plugin(f"losses={plugin.with_name('other.py')}")
     with pytest.raises(UserError, match="__all__"):
         registry.find("losses", "other")
+
+
+def test_constants_and_fields_are_read_without_importing(plugin: Path) -> None:
+    plugin.write_text("1 / 0\n" + PLUGIN.replace('wants = "logits"', 'wants = "log" + "its"\n    also = ("labels",)'))
+    registry.add_plugin(f"losses={plugin}")
+    assert registry.constant("losses", "mine", "also") == ("labels",)
+    assert registry.constant("losses", "mine", "wants") is None  # not a literal
+    assert registry.constant("losses", "mine", "nothing") is None
+    assert registry.describe("losses", "mine")["fields"] == [
+        {"name": "share", "type": "float", "range": "", "default": "0.5"}
+    ]
+    assert registry.parameters("teachers", "onnx") == ["probabilities"]

@@ -11,6 +11,7 @@ from short_training import HINT, KL, LABELS, NOISY, SHORT, run, same, stop_at
 from tiny import tiny_context, tiny_data, tiny_student
 from torch import nn
 
+from edgekd import checkpoint
 from edgekd.data import Dataset
 from edgekd.schedule import Training
 from edgekd.training import logits_of
@@ -42,6 +43,26 @@ def test_interrupted_it_goes_on_to_the_same_bits(
     finished, finished_history = run(context, training, *losses, on_epoch=stop_at(0))
     assert same(whole, finished)
     assert history == finished_history
+
+
+def test_what_losses_learn_remember_and_draw_goes_on_too(tmp_path: Path) -> None:
+    """A schedule, a memory of samples, projectors with parametrizations, a branch, and random draws."""
+    names = ("taid", "self_progressive", "crd", "orthogonal", "ofa", "permuted_dark", "sampled")
+    losses = [{"use": name, **({"negatives": 16, "width": 8} if name == "crd" else {})} for name in names]
+    whole, history = run(tiny_context(tmp_path / "whole", data=NOISY), SHORT, *losses)
+    context = tiny_context(tmp_path / "cut", data=NOISY)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, SHORT, *losses, on_epoch=stop_at(2))
+    torch.manual_seed(99)
+    seen: list[int] = []
+    resumed, resumed_history = run(context, SHORT, *losses, on_epoch=seen.append)
+    assert seen == [2]
+    assert same(whole, resumed)
+    assert history == resumed_history
+    assert history["pairs"] == {"crd": ("down", "down"), "orthogonal": ("down", "down"), "ofa": ("down", "logits")}
+    tensors, _ = checkpoint.read(context.work / "distill.checkpoint") or ({}, {})
+    assert float(tensors["learned/state.taid.t"]) > 0.4
+    assert tensors["learned/state.self_progressive.answers"].sum(1).allclose(torch.ones(256))
 
 
 def test_a_damaged_checkpoint_or_another_runs_is_ignored(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ class AttentionMap:
     """
 
     wants: ClassVar[str] = "features"
-    student: str
-    teacher: str
-    power: Annotated[float, Field(ge=1)] = 2.0
+    student: str = ""
+    teacher: str = ""
+    power: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Features [batch, channels, height, width] → mean over the batch. Raises UserError for other shapes."""

@@ -25,8 +25,8 @@ class Hint:
     """
 
     wants: ClassVar[str] = "features"
-    student: str
-    teacher: str
+    student: str = ""
+    teacher: str = ""
 
     def projector(self, student: torch.Tensor, teacher: torch.Tensor) -> nn.Module:
         """From the student's number of channels to the teacher's. Raises UserError for features of different kinds."""

@@ -21,7 +21,7 @@ class Kl:
     """
 
     wants: ClassVar[str] = "logits"
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes] of both → mean over the batch, in nats times τ²."""

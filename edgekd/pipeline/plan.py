@@ -81,6 +81,11 @@ class Plan:
         return [v for v in self.versions if v.name not in left_out]
 
     @property
+    def trained(self) -> list[str]:
+        """Names of the stages' steps, in the order of the recipe."""
+        return [version.name for version in self.versions if version.name not in ("teacher", "student")]
+
+    @property
     def reference(self) -> Version:
         """The last float student before compression: what a drop of the metric is measured from."""
         students = [v for v in self.versions if v.name != "teacher"]

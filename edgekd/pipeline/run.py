@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgekd.errors import EdgekdError, StoreError
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.step import Step
+from edgekd.pipeline.trial import try_losses
 from edgekd.units import format_seconds
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     if None in found.values():
         _check(plan)
     races = [name for name in plan.steps if name.startswith("race on ")]
+    waiting = [name for name in plan.trained if found[name] is None]
     for name, step in plan.steps.items():
+        if name in waiting[:1]:
+            try_losses(plan, waiting)
         if name not in races:
             _one(plan, outcome, name, step, found[name], fresh)
     for target in plan.targets:

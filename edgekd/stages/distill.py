@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.errors import UserError
 from edgekd.schedule import Training
-from edgekd.stage import Context, Stage, uses
+from edgekd.stage import Context, Stage, Use, taught, uses
 
 if TYPE_CHECKING:
     from edgekd.student import Student
@@ -26,24 +26,25 @@ class Distill(Training, Stage):
     losses: tuple[dict[str, Any], ...]
 
     def __post_init__(self) -> None:
-        if not uses(self.losses, "distill: losses"):
+        if not self.objective()[1]:
             raise UserError("distill: losses: there is none", hint='as in losses = [{ use = "kl", temperature = 4.0 }]')
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]  # it depends on the losses
         """Labels alone need no teacher."""
-        alone = {name for _, _, name in self.names()} == {"cross_entropy"}
-        return frozenset({"data"} if alone else {"data", "teacher"})
+        return frozenset({"data", "teacher"} if taught(self.objective()[1]) else {"data"})
+
+    def objective(self) -> tuple[str, tuple[Use, ...]]:
+        return "losses", uses(self.losses, "distill: losses")
 
     def names(self) -> list[tuple[str, str, str]]:
-        return [("losses", "losses", use.use) for use in uses(self.losses, "distill: losses")]
+        return [("losses", "losses", use.use) for use in self.objective()[1]]
 
     def check(self) -> None:
-        """Build the losses. Raises UserError for an unknown field or a value out of range."""
-        from edgekd import registry
+        """Build the losses. Raises UserError for an unknown field, a value out of range, or too small a batch."""
+        from edgekd.objective import check
 
-        for use in uses(self.losses, "distill: losses"):
-            registry.build("losses", use.use, use.fields)
+        check(self.objective()[1], self.batch)
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns the history: {"best", "epochs"}, as `edgekd.training.train` tells it."""
@@ -59,7 +60,7 @@ class Distill(Training, Stage):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(context.seed)
                 network = student.unloaded()
-        objective = Objective(uses(self.losses, "distill: losses"), context.teacher)
+        objective = Objective(self.objective()[1], context.teacher)
         history = train(network, objective, context, self, label="distill")
         save_next(out, student, network.state_dict())
         return history

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from edgekd.errors import UserError
 from edgekd.schedule import Training
-from edgekd.stage import Context, Stage, uses
+from edgekd.stage import Context, Stage, Use, uses
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,20 +49,22 @@ class Prune(Training, Stage):
     epochs: Annotated[int, Field(ge=0)] = 4
 
     def __post_init__(self) -> None:
-        if not uses(self.losses, "prune: losses"):
+        if not self.objective()[1]:
             raise UserError("prune: losses: there is none", hint='as in losses = [{ use = "kl", temperature = 4.0 }]')
 
+    def objective(self) -> tuple[str, tuple[Use, ...]]:
+        return "losses", uses(self.losses, "prune: losses")
+
     def names(self) -> list[tuple[str, str, str]]:
-        losses = [("losses", "losses", use.use) for use in uses(self.losses, "prune: losses")]
+        losses = [("losses", "losses", use.use) for use in self.objective()[1]]
         return [("criterion", "criteria", self.criterion), *losses]
 
     def check(self) -> None:
-        """Build criterion and losses. Raises UserError for an unknown field or a value out of range."""
-        from edgekd import registry
+        """Build criterion and losses. Raises UserError for an unknown field, a value out of range, or too small a batch."""
+        from edgekd.objective import check
 
         self._criterion()
-        for use in uses(self.losses, "prune: losses"):
-            registry.build("losses", use.use, use.fields)
+        check(self.objective()[1], self.batch)
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns widths by group, what was left whole and why, size and validation metric at each step, and the history.
@@ -137,7 +139,7 @@ class Prune(Training, Stage):
         from edgekd.objective import Objective
         from edgekd.training import train
 
-        objective = Objective(uses(self.losses, "prune: losses"), context.teacher)
+        objective = Objective(self.objective()[1], context.teacher)
         return train(network, objective, context, self, label="prune: recovery")
 
 

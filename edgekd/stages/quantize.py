@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgekd.errors import UserError
 from edgekd.schedule import Training
-from edgekd.stage import Context, Stage, uses
+from edgekd.stage import Context, Stage, Use, taught, uses
 
 if TYPE_CHECKING:
     from edgekd.student import Student
@@ -57,21 +57,23 @@ class Quantize(Stage):
         found = {"calibration", "target"}
         if self.qat is not None:
             found |= {"data"}
-            if {name for _, folder, name in self.names() if folder == "losses"} != {"cross_entropy"}:
+            if taught(self.objective()[1]):
                 found |= {"teacher"}
         return frozenset(found)
 
+    def objective(self) -> tuple[str, tuple[Use, ...]]:
+        return "qat", uses(self.qat.losses, "quantize: qat.losses") if self.qat else ()
+
     def names(self) -> list[tuple[str, str, str]]:
         observer = [("observer", "observers", self.observer)] if self.observer else []
-        losses = uses(self.qat.losses, "quantize: qat.losses") if self.qat else ()
-        return [*observer, *(("qat", "losses", use.use) for use in losses)]
+        return [*observer, *(("qat", "losses", use.use) for use in self.objective()[1])]
 
     def check(self) -> None:
-        """Build the losses. Raises UserError for an unknown field or a value out of range."""
-        from edgekd import registry
+        """Build the losses. Raises UserError for a wrong field, too small a batch, or a loss on features: none are kept."""
+        from edgekd.objective import check
 
-        for use in uses(self.qat.losses, "quantize: qat.losses") if self.qat else ():
-            registry.build("losses", use.use, use.fields)
+        if self.qat is not None:
+            check(self.objective()[1], self.qat.batch, modules=False)
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns the metric after calibration on the validation split and, with QAT, its history."""
@@ -104,7 +106,7 @@ class Quantize(Stage):
             if epoch >= first_frozen:
                 freeze_batch_norm(prepared)
 
-        objective = Objective(uses(qat.losses, "quantize: qat.losses"), context.teacher)
+        objective = Objective(self.objective()[1], context.teacher)
         return train(
             prepared,
             objective,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from edgekd.features import capture
+from edgekd.features import capture, shapes
 from edgekd.teacher import Teacher
 
 __all__ = ["Module"]
@@ -35,3 +35,7 @@ class Module(Teacher):
         with capture(self.network, names, "teacher") as caught:
             logits = self.network(inputs)
         return logits, caught
+
+    def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
+        """{module: the shape of what it gives}, in order. Raises UserError, naming the nearest, for an unknown name."""
+        return shapes(self.network, inputs, "teacher", named)

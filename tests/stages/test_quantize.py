@@ -10,9 +10,12 @@ from tiny import accuracy, tiny_context, tiny_data, tiny_saved, tiny_student
 
 from edgekd import registry
 from edgekd.errors import UserError
+from edgekd.objective import Objective
 from edgekd.quant.grid import AFFINE
 from edgekd.quant.pt2e import calibrate, convert, prepare
+from edgekd.stage import uses
 from edgekd.student import Student
+from edgekd.teachers.module import Module
 from edgekd.training import logits_of
 
 KL = {"use": "kl", "temperature": 2.0}
@@ -53,6 +56,20 @@ def test_qat_learns_from_the_teacher(tmp_path: Path) -> None:
     inputs = tiny_data().validation[0]
     fake, program = logits_of(student.fake_quantized(), inputs), logits_of(student.module(), inputs)
     assert bool((fake.argmax(1) == program.argmax(1)).float().mean() > 0.98)
+
+
+def test_every_loss_on_logits_trains_a_fake_quantized_graph() -> None:
+    """In one objective, with a gradient to the graph from each."""
+    names = [n for n in registry.names("losses") if registry.constant("losses", n, "wants") in ("labels", "logits")]
+    inputs, targets = (x[:8] for x in tiny_data().train)
+    graph = prepare(tiny_student(trained=True).eval(), inputs[:2], AFFINE, "minmax", qat=True)
+    calibrate(graph, [inputs])
+    graph.eval()
+    objective = Objective(uses([{"use": name} for name in names], "losses"), lambda: Module(tiny_student(16, 7)))
+    objective.prepare(graph, inputs, targets, seed=0)
+    found = objective(graph, inputs, targets)
+    assert list(found) == names
+    assert all(value.isfinite() for value in found.values())
 
 
 def test_what_it_reads_follows_from_its_fields() -> None:

@@ -1,0 +1,53 @@
+"""The labels and, more and more, the student's own answers of the epoch before: no teacher is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot, softmax
+
+__all__ = ["SelfProgressive"]
+
+
+class _Past(nn.Module):
+    """The last answer to each training sample, [count, classes]; all zero for one not yet seen."""
+
+    answers: torch.Tensor
+
+    def __init__(self, count: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("answers", torch.zeros(count, classes))
+
+
+@dataclass(frozen=True)
+class SelfProgressive:
+    """−Σ_c y_c log q_c, with q = softmax(student), y = (1 − α) · label + α · what the student said when it last saw the sample.
+
+    α = `alpha` · the share of the training that is done; the paper raises it once an epoch. A sample not yet seen has its
+    label alone. It remembers [training samples, classes], which each checkpoint holds too.
+    Source: Kim et al. 2021, arXiv 2006.12000 (PS-KD); `alpha` and the first epoch as in the authors' code.
+    """
+
+    wants: ClassVar[str] = "labels"
+    also: ClassVar[tuple[str, ...]] = ("progress", "samples")
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
+
+    def state(self, student: torch.Tensor, teacher: torch.Tensor, count: int) -> _Past:
+        """Room for one answer to each training sample."""
+        return _Past(count, student.shape[1])
+
+    def __call__(
+        self, student: torch.Tensor, teacher: torch.Tensor, *, progress: float, samples: torch.Tensor, state: _Past
+    ) -> torch.Tensor:
+        """student: logits [batch, classes]; teacher: targets [batch]; samples [batch] → mean over the batch, in nats."""
+        label = one_hot(teacher, student.shape[1]).to(student.dtype)
+        past = state.answers[samples]
+        past = torch.where(past.sum(1, keepdim=True) > 0, past, label)
+        target = torch.lerp(label, past, self.alpha * progress)
+        if state.training:
+            state.answers[samples] = softmax(student.detach(), dim=1)
+        return cross_entropy(student, target)

@@ -1,0 +1,36 @@
+"""The trial: before the first stage trains, each stage's losses are computed once on a few samples.
+
+A module that no network has, a teacher that gives NaN, a loss that reaches nothing: all is said in seconds, not hours later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from typing import TYPE_CHECKING
+
+from edgekd.errors import EdgekdError
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.plan import Plan
+
+
+def try_losses(plan: Plan, names: Collection[str]) -> None:
+    """Try the losses of the stages whose steps are called `names`, on student and teacher as given.
+
+    Pruning leaves the names of modules as they are, so what fits now fits then. Raises UserError with the recipe's line.
+    """
+    from edgekd.objective import Objective
+
+    network = cache(lambda: plan.student("student").network())
+    teacher = cache(lambda: plan.roots.teacher(plan.entry("teacher").path))
+    for index, stage in enumerate(plan.recipe.stages):
+        field, losses = stage.objective()
+        if plan.trained[index] not in names or not losses:
+            continue
+        try:
+            objective = Objective(losses, teacher)
+            inputs, targets = (x[: max(2, objective.least)] for x in plan.roots.data().train)
+            objective.prepare(network(), inputs, targets, plan.values.seed)
+        except EdgekdError as error:
+            raise plan.recipe.error(["stage", index, field], error.message, error.hint) from None
