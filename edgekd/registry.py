@@ -121,13 +121,25 @@ def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
         raise UserError(f'{folder} "{name}": {field}: {first["msg"]}') from None
 
 
+def fields_of(folder: str, name: str) -> list[str]:
+    """Fields of the dataclass called `name`, read without importing it: what a recipe may set."""
+    file = file_of(folder, name)
+    try:
+        tree = ast.parse(file.read_text("utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{file}:{error.lineno}: {error.msg}") from None
+    exported = next(
+        (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), None
+    )
+    names = ast.literal_eval(exported) if exported is not None else []
+    bodies = [n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name in names]
+    annotated = [n for body in bodies for n in body if isinstance(n, ast.AnnAssign)]
+    return [ast.unparse(n.target) for n in annotated if not ast.unparse(n.annotation).startswith("ClassVar")]
+
+
 def parameters(folder: str, name: str) -> list[str]:
-    """Fields of the dataclass called `name`, read without importing it; the first, which edgekd fills in, left out."""
-    tree = ast.parse(file_of(folder, name).read_text("utf-8"))
-    exported = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
-    kind = ast.literal_eval(exported)[0]
-    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind)
-    return [ast.unparse(n.target) for n in body if isinstance(n, ast.AnnAssign)][1:]
+    """Fields of the dataclass called `name` but for the first, which edgekd fills in."""
+    return fields_of(folder, name)[1:]
 
 
 def summaries(folder: str) -> Iterator[tuple[str, str]]:
