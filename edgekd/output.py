@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd import bundle
 from edgekd.backend import open_backend
 from edgekd.errors import StoreError
+from edgekd.pipeline.calibration import PREVIEW, step_of
 from edgekd.store import write_whole
 
 if TYPE_CHECKING:
@@ -39,10 +40,15 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
                 _bundle(folder / "bundles" / name, plan, candidate, report, target)
             else:
                 shutil.rmtree(folder / "bundles" / name, ignore_errors=True)
+        previews = {}
+        for shown in report["calibration"]:
+            if shown["preview"]:
+                previews[shown["preview"]] = (plan.entry(step_of(shown["version"])).path / PREVIEW).read_bytes()
+                write_whole(folder / shown["preview"], previews[shown["preview"]])
         texts = {
             "report.json": json.dumps(report, indent=1) + "\n",
             "report.md": markdown.render(report),
-            "report.html": html.render(report, samples),
+            "report.html": html.render(report, samples, previews),
             "edgekd.lock": json.dumps(_lock(report), indent=1) + "\n",
         }
         for file, text in texts.items():

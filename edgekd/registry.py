@@ -122,9 +122,14 @@ def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
         raise UserError(f'{folder} "{name}": {field}: {first["msg"]}') from None
 
 
+def fields_of(folder: str, name: str) -> list[str]:
+    """Fields of the dataclass called `name`, read without importing it: what a recipe may set."""
+    return [field["name"] for field in _fields(_body(folder, name))]
+
+
 def parameters(folder: str, name: str) -> list[str]:
-    """Fields of the dataclass called `name`, read without importing it; the first, which edgekd fills in, left out."""
-    return [field["name"] for field in _fields(_body(folder, name))][1:]
+    """Fields of the dataclass called `name` but for the first, which edgekd fills in."""
+    return fields_of(folder, name)[1:]
 
 
 def constant(folder: str, name: str, attribute: str) -> Any:
@@ -147,11 +152,19 @@ def describe(folder: str, name: str) -> dict[str, Any]:
     `text` is the class's docstring, with its source; each field is {"name", "type", "range", "default"}, as the file writes
     them, `default` None where there is none.
     """
-    tree = ast.parse(file_of(folder, name).read_text("utf-8"))
+    tree = _tree(folder, name)
     summary = (ast.get_docstring(tree) or "").partition("\n")[0]
     kind = _class(tree)
     fields = _fields(kind.body if kind else [])
     return {"name": name, "summary": summary, "text": (kind and ast.get_docstring(kind)) or "", "fields": fields}
+
+
+def _tree(folder: str, name: str) -> ast.Module:
+    file = file_of(folder, name)
+    try:
+        return ast.parse(file.read_text("utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{file}:{error.lineno}: {error.msg}") from None
 
 
 def _class(tree: ast.Module) -> ast.ClassDef | None:
@@ -162,7 +175,7 @@ def _class(tree: ast.Module) -> ast.ClassDef | None:
 
 
 def _body(folder: str, name: str) -> list[ast.stmt]:
-    kind = _class(ast.parse(file_of(folder, name).read_text("utf-8")))
+    kind = _class(_tree(folder, name))
     return kind.body if kind else []
 
 

@@ -45,10 +45,17 @@ class Calibration(BaseModel):
     name: str
     source: str
     count: int = Field(ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63, strict=True)
     observer: str = "minmax"
     split: str = "train"
+    path: str = ""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     notes: str = ""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the inputs depend on, of all that the file says; of a `path`, its content counts instead."""
+        return self.model_dump(include={"source", "count", "seed", "split", "options"})
 
 
 def names(kind: str) -> list[str]:
@@ -87,18 +94,34 @@ def find_target(name: str, folder: Path) -> Target:
 
 
 def find_calibration(name: str, folder: Path) -> Calibration:
-    """The calibration recipe called `name`, or that the TOML file at this path describes."""
+    """The calibration recipe called `name`, or that the TOML file at this path describes; its `path` is made absolute.
+
+    Raises UserError for whatever is wrong with it that can be known without importing the source.
+    """
     path, facts = _read("calibration", name, folder)
     try:
         recipe = Calibration(name=path.stem, **facts)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="see calibration/README.md"
-        ) from None
-    registry.file_of("sources", recipe.source)
-    registry.file_of("observers", recipe.observer)
-    return recipe
+        where, hint = ".".join(map(str, first["loc"])), "see calibration/README.md"
+        if first["type"] == "extra_forbidden":
+            hint = nearest(where, Calibration.model_fields)
+        raise UserError(f"{path}: {where}: {first['msg']}", hint=hint) from None
+    try:
+        known = registry.fields_of("sources", recipe.source)
+        registry.file_of("observers", recipe.observer)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", hint=error.hint) from None
+    for option in recipe.options:
+        if option not in known:
+            message = f'{path}: options.{option}: source "{recipe.source}" has no such option'
+            raise UserError(message, hint=nearest(option, known) if known else "it has no options")
+    if not recipe.path:
+        return recipe
+    place = (path.parent / recipe.path).resolve()
+    if not place.exists():
+        raise UserError(f"{path}: path: {place} does not exist", hint="paths are relative to the calibration recipe")
+    return recipe.model_copy(update={"path": str(place)})
 
 
 def _this_machine() -> dict[str, Any]:

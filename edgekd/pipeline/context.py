@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file
 
-from edgekd import registry
 from edgekd.errors import UserError
 from edgekd.pipeline.roots import Roots
 from edgekd.stage import Context
-from edgekd.student import Student, write_tensors
+from edgekd.student import write_tensors
 
 if TYPE_CHECKING:
     from edgekd.progress import Progress
@@ -28,17 +27,17 @@ BATCH = 64
 def stage_context(
     roots: Roots,
     *,
-    student: Student,
     teacher: Callable[[], Teacher],
     logits_key: Callable[[str], str],
     calibration: Calibration | None,
+    inputs: Callable[[], torch.Tensor],
     store: Store,
     work: Path,
     progress: Progress,
     channel_multiple: int,
     grid: str,
 ) -> Context:
-    """A Context whose teacher, data and calibration are made when first asked for."""
+    """A Context whose teacher, data and logits are made when first asked for; `inputs` are those to calibrate on."""
     teacher = cache(teacher)
 
     def teacher_logits(name: str, inputs: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -51,9 +50,7 @@ def stage_context(
     def batches() -> list[torch.Tensor]:
         if calibration is None:
             raise UserError("this stage names no calibration recipe", hint='calibration = "train-512"')
-        source = registry.build("sources", calibration.source, {})
-        inputs = source.inputs(student, roots.data, calibration)
-        return list(inputs.split(BATCH))
+        return list(inputs().split(BATCH))
 
     return Context(
         factory=roots.student_factory,

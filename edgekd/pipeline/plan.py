@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
+from edgekd.pipeline import calibration as calibrations
 from edgekd.pipeline.sources import digests_of
 from edgekd.pipeline.step import Candidate, Step, Version, judged, key_of
-from edgekd.target import Target, find_calibration, find_target
+from edgekd.target import Calibration, Target, find_calibration, find_target
 
 if TYPE_CHECKING:
     from edgekd.pipeline.roots import Roots
@@ -42,6 +43,7 @@ class Plan:
         self.values = recipe.values
         self.steps: dict[str, Step] = {}
         self.entries: dict[str, Entry] = {}
+        self.calibrations: dict[str, Calibration] = {}
         self.targets = [find_target(name, recipe.folder) for name in self.values.targets.names]
         self.digests = digests_of(recipe, store, lambda: self.roots.data)
         self.versions: list[Version] = []
@@ -143,12 +145,11 @@ class Plan:
 
     def _stage(self, name: str, use: str, stage: Stage, before: str) -> None:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
-        inputs = (before, *(("teacher",) if with_teacher else ()))
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
+        shown = self._calibration(name, calibration, before) if calibration is not None else ""
+        inputs = (before, *(("teacher",) if with_teacher else ()), *((shown,) if shown else ()))
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
         if calibration is not None:
-            files["calibration"] = digest.of_json(calibration.model_dump(exclude={"name", "notes"}))
-            files["source"] = digest.of_source(registry.file_of("sources", calibration.source))
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))
         multiple = max(target.channel_multiple for target in self.targets)
         grid = self._grid()
@@ -165,12 +166,12 @@ class Plan:
             student = self.student(before)
             context = stage_context(
                 self.roots,
-                student=student,
                 teacher=lambda: self.roots.teacher(self.entry("teacher").path),
                 logits_key=lambda of: self._key(
                     "logits", ["teacher"], of, ["data"], [HERE / "context.py", PACKAGE / "training.py"]
                 ),
                 calibration=calibration,
+                inputs=lambda: calibrations.read(self.entry(shown).path),
                 store=self.store,
                 work=self.store.work(key),
                 progress=self.progress,
@@ -179,7 +180,15 @@ class Plan:
             )
             return stage.run(student, context, out)
 
-        self._add(name, Step(name, key, (*inputs, *sorted(stage.reads - {"teacher"})), make))
+        reads = sorted(stage.reads - {"teacher", "calibration"})
+        self._add(name, Step(name, key, (*inputs, *reads), make))
+
+    def _calibration(self, stage: str, recipe: Calibration, before: str) -> str:
+        name, digests = calibrations.step_of(stage), calibrations.digests_of(recipe)
+        key = self._key("calibration", [before], {}, ["data"], [HERE / "calibration.py"], digests=digests)
+        self.calibrations[stage] = recipe
+        self._add(name, calibrations.step(self, name, key, recipe, before))
+        return name
 
     def _grid(self) -> str:
         """The grid that the targets' backends have kernels for. Raises EdgekdError if they differ."""

@@ -13,6 +13,7 @@ from edgekd import digest
 from edgekd.backend import read_json
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
+from edgekd.pipeline.calibration import preview_of, step_of
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
 from edgekd.pipeline.step import Candidate as Planned
@@ -41,6 +42,7 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "ledger": [row.model_dump() for row in rows],
         "first_loss": lost.model_dump() if lost else None,
         "targets": [_target(plan, target, outcome) for target in plan.targets],
+        "calibration": [_calibration(plan, stage) for stage in plan.calibrations],
         "plan": [
             {
                 "step": name,
@@ -72,6 +74,20 @@ def provenance(plan: Plan) -> dict[str, Any]:
         "versions": {"edgekd": edgekd.__version__, **{name: package_version(name) for name in PACKAGES}},
         "digests": digests,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _calibration(plan: Plan, stage: str) -> dict[str, Any]:
+    """What the stage calibrated on; the quantize stage says which observer it took."""
+    recipe, entry = plan.calibrations[stage], plan.entry(step_of(stage))
+    facts = {k: entry.facts[k] for k in ("source", "synthetic", "count", "seed", "shape", "options", "notes")}
+    return {
+        **facts,
+        "version": stage,
+        "recipe": recipe.name,
+        "observer": plan.entry(stage).facts.get("observer", recipe.observer),
+        "seconds": entry.seconds,
+        "preview": preview_of(stage) if entry.facts["previewed"] else None,
     }
 
 

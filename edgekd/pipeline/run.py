@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgekd.errors import EdgekdError, StoreError
+from edgekd.pipeline import calibration
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.step import Step
 from edgekd.pipeline.trial import try_losses
+from edgekd.target import find_calibration
 from edgekd.units import format_seconds
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def _check(plan: Plan) -> None:
     for index, stage in enumerate(plan.recipe.stages):
         try:
             stage.check()
+            if stage.calibration:
+                calibration.check(find_calibration(stage.calibration, plan.recipe.folder), plan.roots)
         except EdgekdError as error:
             raise plan.recipe.error(["stage", index], error.message, error.hint) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ WIDE, NARROW = 880, 350
 """Each picture is laid out twice, in pixels, so that its text is the page's text on a desk and on a phone."""
 
 
-def render(report: Mapping[str, Any], samples: Mapping[str, Sequence[float]]) -> str:
-    """The page. `samples` holds raw seconds by candidate name, or by "target/candidate" where there are several targets.
+def render(
+    report: Mapping[str, Any], samples: Mapping[str, Sequence[float]], previews: Mapping[str, bytes] | None = None
+) -> str:
+    """The page. `samples` holds raw seconds by candidate name, or by "target/candidate" where there are several targets;
+    `previews` the pictures that the report names, as PNG.
 
     Raises pydantic.ValidationError if `report` is not what the schema says.
     """
@@ -37,6 +41,7 @@ def render(report: Mapping[str, Any], samples: Mapping[str, Sequence[float]]) ->
         rows=_rows(read),
         pictures={target.name: _pictures(read, target, samples) for target in read.targets},
         budget=budget(read),
+        previews={name: b64encode(picture).decode() for name, picture in (previews or {}).items()},
         longest=max((step.seconds for step in read.plan), default=0.0) or 1.0,
         ran=[step for step in read.plan if not step.cached],
     )

@@ -21,6 +21,7 @@ def render(report: Mapping[str, Any]) -> str:
     parts += _ledger(read)
     for target in read.targets:
         parts += _candidates(read, target)
+    parts += _calibration(read)
     parts += _plan(read)
     parts += _provenance(read)
     return "\n\n".join(parts) + "\n"
@@ -105,6 +106,16 @@ def _candidate(one: Candidate, metric: str) -> list[str]:
         words.speed(one.versus_teacher) if one.versus_teacher else words.NONE,
         plain(one.reason),
     ]
+
+
+def _calibration(report: Report) -> list[str]:
+    parts = ["## What the integer ranges were drawn from"] if report.calibration else []
+    for shown in report.calibration:
+        parts.append(plain(words.calibration(shown)))
+        parts += [f"- {plain(note)}" for note in shown.notes]
+        if shown.preview:
+            parts.append(f"![inputs that {plain(shown.version)} was calibrated on](<{shown.preview}>)")
+    return parts
 
 
 def _plan(report: Report) -> list[str]:

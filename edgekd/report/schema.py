@@ -222,6 +222,27 @@ class Step(Part):
     reads: tuple[str, ...] = Field((), description="what it reads besides the step before")
 
 
+class CalibrationSet(Part):
+    """What a stage calibrated on: the inputs that set the integer ranges."""
+
+    version: str = Field(description="the student that was calibrated")
+    recipe: str = Field(description="a file in `calibration/`, or beside the recipe")
+    source: str = Field(description="a file in `edgekd/sources/`")
+    synthetic: bool = Field(description="whether the inputs are made up, so that no data was read")
+    count: PositiveInt = Field(description="inputs")
+    seed: int = Field(description="that they were drawn or made by")
+    shape: tuple[PositiveInt, ...] = Field(description="of one input")
+    options: dict[str, bool | int | float | str] = Field(
+        description="of the source, as the calibration recipe sets them"
+    )
+    observer: str = Field(description="that drew the ranges: a file in `edgekd/observers/`")
+    seconds: Annotated[NonNegativeFloat, VARIES] = Field(description="that drawing or making them took")
+    notes: tuple[str, ...] = Field((), description="what is odd about them")
+    preview: str | None = Field(
+        None, description="beside the report: a picture of up to 64; null if they are no images"
+    )
+
+
 class Machine(Part):
     """The machine that compiled and measured."""
 
@@ -253,6 +274,7 @@ class Report(Part):
     ledger: tuple[LedgerRow, ...] = Field(description="where the score went, row by row")
     first_loss: FirstLoss | None = Field(description="null if no row lost more than its share")
     targets: tuple[TargetReport, ...] = Field(description="what was compiled for")
+    calibration: tuple[CalibrationSet, ...] = Field((), description="what integer ranges were drawn from")
     plan: tuple[Step, ...] = Field(description="what was run, in order")
     provenance: Provenance = Field(description="what the result came from")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgekd.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from edgekd.report.schema import Ratio
+    from edgekd.report.schema import CalibrationSet, Ratio
 
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -171,3 +171,15 @@ def short(metric: str) -> str:
     'f1'
     """
     return metric.rpartition(":")[2]
+
+
+def calibration(shown: CalibrationSet) -> str:
+    """What a stage calibrated on, in a sentence."""
+    made = "made up by" if shown.synthetic else "from"
+    options = ", ".join(f"{name} {value}" for name, value in shown.options.items())
+    return (
+        f'"{shown.version}": {shown.count:,} input{"" if shown.count == 1 else "s"} {made} {shown.source}'
+        f" (calibration recipe {shown.recipe}{f': {options}' if options else ''}; seed {shown.seed})"
+        f" in {seconds(shown.seconds)}; ranges by {shown.observer}."
+        f"{' No data was read for them.' if shown.synthetic else ''}"
+    )

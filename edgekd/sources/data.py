@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from edgekd.data import SPLITS, Dataset
+from edgekd.data import SPLITS
 from edgekd.errors import UserError, nearest
-from edgekd.source import Source
+from edgekd.source import Given, Source
 from edgekd.student import Student
 from edgekd.target import Calibration
 
@@ -20,10 +21,12 @@ __all__ = ["Data"]
 class Data(Source):
     """The test split is refused: it is read once, for the report."""
 
-    def inputs(self, student: Student, data: Callable[[], Dataset], recipe: Calibration) -> torch.Tensor:
+    def check(self, recipe: Calibration, network: Callable[[], nn.Module]) -> None:
         if recipe.split not in SPLITS[:2]:
             hint = nearest(recipe.split, SPLITS[:2])
             raise UserError(f'calibration "{recipe.name}" reads split "{recipe.split}"', hint=hint)
-        inputs, _ = data().split(recipe.split)
+
+    def inputs(self, student: Student, recipe: Calibration, given: Given) -> torch.Tensor:
+        inputs, _ = given.data().split(recipe.split)
         order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(recipe.seed))
         return inputs[order[: recipe.count].sort().values]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from edgekd.data import Dataset
 from edgekd.errors import UserError
-from edgekd.source import Source
+from edgekd.source import Given, Source
 from edgekd.student import Student
 from edgekd.target import Calibration
 
@@ -20,7 +19,9 @@ __all__ = ["Gaussian"]
 class Gaussian(Source):
     """Fits inputs that are normalised to mean 0 and deviation 1."""
 
-    def inputs(self, student: Student, data: Callable[[], Dataset], recipe: Calibration) -> torch.Tensor:
+    synthetic: ClassVar[bool] = True
+
+    def inputs(self, student: Student, recipe: Calibration, given: Given) -> torch.Tensor:
         example = student.example(recipe.count)
         if not example.is_floating_point():
             raise UserError(
