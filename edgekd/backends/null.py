@@ -120,6 +120,7 @@ class Null(Backend):
                 "threads": threads,
                 "integer_nodes": int(integer),
                 "float_nodes": int(not integer),
+                "delegated_share": 1.0 if integer else None,
                 "options": {},
             },
         )
