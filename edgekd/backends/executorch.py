@@ -23,16 +23,13 @@ from edgekd.backend import (
     Backend,
     Session,
     Signature,
-    fixed_shapes,
     read_engine,
     read_json,
-    refused_graph,
-    refused_grid,
-    refused_precision,
     share,
     write_engine,
 )
 from edgekd.errors import EdgekdError
+from edgekd.refusals import fixed_shapes, refused_graph, refused_grid, refused_precision
 
 if TYPE_CHECKING:
     from torch import fx

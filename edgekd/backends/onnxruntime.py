@@ -24,12 +24,11 @@ from edgekd.backend import (
     Signature,
     read_engine,
     read_json,
-    refused_grid,
-    refused_precision,
     share,
     write_engine,
 )
 from edgekd.errors import EdgekdError
+from edgekd.refusals import refused_grid, refused_precision
 
 if TYPE_CHECKING:
     import onnx

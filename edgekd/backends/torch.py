@@ -18,15 +18,13 @@ from edgekd.backend import (
     Backend,
     Session,
     Signature,
-    fixed_shapes,
     read_engine,
     read_json,
-    refused_graph,
-    refused_precision,
     share,
     write_engine,
 )
 from edgekd.errors import EdgekdError
+from edgekd.refusals import fixed_shapes, refused_graph, refused_precision
 
 __all__ = ["Torch"]
 

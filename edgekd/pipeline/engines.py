@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress
     from edgekd.student import Student
 
-COMPILE_TIMEOUT = 1800.0
-
 
 def export(student: Student, out: Path) -> dict[str, Any]:
     """Write the program: `model.onnx`, the same as a graph for torch, the student's signature, its precision and grid."""
@@ -39,7 +37,7 @@ def export(student: Student, out: Path) -> dict[str, Any]:
 
 
 def compile_engine(
-    program: Path, out: Path, backend: str, target: Mapping[str, Any], threads: int, timeout: float = COMPILE_TIMEOUT
+    program: Path, out: Path, backend: str, target: Mapping[str, Any], threads: int, timeout: float
 ) -> dict[str, Any]:
     """Ask what the backend cannot take, then compile. Raises EdgekdError with the reason if either fails.
 

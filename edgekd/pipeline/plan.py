@@ -32,12 +32,15 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent
 TORCH = ("torch", "torchao", "torch-pruning")
 EXPORT = ("torch", "torchao", "onnxscript", "onnx")
+COMPILE_TIMEOUT = 1800.0  # seconds, for one engine
 
 
 class Plan:
     """Steps by name, in order; `entries` holds the results that are there, filled as the plan is run."""
 
-    def __init__(self, recipe: Loaded, store: Store, progress: Progress, compile_timeout: float = 1800.0) -> None:
+    def __init__(
+        self, recipe: Loaded, store: Store, progress: Progress, compile_timeout: float = COMPILE_TIMEOUT
+    ) -> None:
         self.recipe, self.store, self.progress = recipe, store, progress
         self.compile_timeout = compile_timeout
         self.values = recipe.values
