@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekd.errors import UserError
-from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.plan import COMPILE_TIMEOUT, Plan
 from edgekd.progress import Progress
 from edgekd.recipe import Loaded
 from edgekd.recipe import load as load_recipe
@@ -16,11 +17,21 @@ from edgekd.store import Store, default_folder
 
 
 def prepare(
-    recipe: str | Path, *, overrides: Sequence[str] = (), store: str | Path | None = None, quiet: bool = False
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    backends: Sequence[str] = (),
+    store: str | Path | None = None,
+    quiet: bool = False,
+    compile_timeout: float = COMPILE_TIMEOUT,
 ) -> Plan:
-    """Read a recipe and plan it; nothing is made yet. Raises UserError for whatever is wrong with the recipe."""
-    loaded: Loaded = load_recipe(Path(recipe), overrides)
-    return Plan(loaded, Store(Path(store) if store else default_folder()), Progress(quiet=quiet))
+    """Read a recipe and plan it; nothing is made yet. Raises UserError for whatever is wrong with the recipe.
+
+    `backends`: only these, whatever recipe and target list.
+    """
+    narrowed = [f"targets.backends={json.dumps(list(backends))}"] if backends else []
+    loaded: Loaded = load_recipe(Path(recipe), [*overrides, *narrowed])
+    return Plan(loaded, Store(Path(store) if store else default_folder()), Progress(quiet=quiet), compile_timeout)
 
 
 def compile(
@@ -28,12 +39,15 @@ def compile(
     out: str | Path = "out",
     *,
     overrides: Sequence[str] = (),
+    backends: Sequence[str] = (),
     store: str | Path | None = None,
     quiet: bool = True,
     fresh: bool = False,
+    compile_timeout: float = COMPILE_TIMEOUT,
 ) -> dict[str, Any]:
     """Run a recipe and write its report and bundles into `out`; returns the report. `fresh` makes every step again.
 
+    `backends`: only these. `compile_timeout`: seconds for one engine; one that takes longer is a failed candidate.
     Raises UserError for the user's mistakes (before any work where they can be known), EdgekdError for what failed.
     """
     from edgekd.output import write_output
@@ -49,7 +63,9 @@ def compile(
         ) from None
     if not os.access(folder, os.W_OK) or not _writable(folder):
         raise UserError(f"cannot write into {folder}", hint="choose another folder with --out")
-    plan = prepare(recipe, overrides=overrides, store=store, quiet=quiet)
+    plan = prepare(
+        recipe, overrides=overrides, backends=backends, store=store, quiet=quiet, compile_timeout=compile_timeout
+    )
     outcome = run(plan, fresh)
     report = report_of(plan, outcome)
     write_output(folder, plan, report)

@@ -1,6 +1,7 @@
 """What a backend is: a compiler and its runtime behind one protocol, and the two folders that pass through it.
 
     program/   model.onnx      float, or int8 as QuantizeLinear/DequantizeLinear pairs with s8 activations
+               graph.json      the same for torch, its constants in weights.safetensors (edgekd/quant/torch_graph.py)
                program.json    {"precision": "float32" | "int8", "grid": "none" | "affine" | …}
                signature.json  inputs, outputs, preprocessing, labels
     engine/    engine.json     facts of the compilation, and the options that `load` opens it with
@@ -8,7 +9,7 @@
                …               the engine's own files
 
 A backend is one file in `edgekd/backends/`. Importing it imports no runtime; `load` and what it returns need numpy and
-the runtime, never torch.
+the runtime; torch only where that is the runtime, or a part of it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from edgekd.errors import UserError, nearest
 
 Array = NDArray[Any]
 FORMAT = 1
+ABOUT = ("engine.json", "signature.json", "entry.json")  # the last is the store's
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class Backend(ABC):
     def missing(self) -> str:
         """Empty when this backend can be used here, else the pip command for what it lacks. Imports nothing."""
         absent = [package for module, package in self.packages.items() if find_spec(module) is None]
-        return f"pip install {' '.join(_pinned(package) for package in absent)}" if absent else ""
+        wanted = dict.fromkeys(spec for package in absent for spec in _wanted(package))
+        return f"pip install {' '.join(wanted)}" if wanted else ""
 
     @final
     def versions(self) -> dict[str, str]:
@@ -183,14 +186,19 @@ class Backend(ABC):
         """Open the engine in the folder `engine`, with the options that it was compiled for."""
 
 
-def _pinned(package: str) -> str:
-    """`package` with the versions that edgekd asks for, quoted for a shell, where edgekd's metadata tells them."""
+def _wanted(package: str) -> list[str]:
+    """What to install for `package`, quoted for a shell: its extra of edgekd, if it is of one, and the versions asked for."""
     try:
         wanted = metadata.requires("edgekd") or []
     except metadata.PackageNotFoundError:
-        return package
-    specs = (spec.partition(";")[0].replace(" ", "") for spec in wanted)
-    return next((shlex.quote(spec) for spec in specs if re.split(r"[<>=!~\[]", spec)[0] == package), package)
+        return [package]
+    for line in wanted:
+        spec, _, marker = line.partition(";")
+        spec = spec.replace(" ", "")
+        if re.split(r"[<>=!~\[]", spec)[0] == package:
+            extra = re.search(r"extra *== *[\"']([\w-]+)", marker)
+            return [*([shlex.quote(f"edgekd[{extra[1]}]")] if extra else []), shlex.quote(spec)]
+    return [package]
 
 
 def open_backend(name: str) -> Backend:
@@ -219,20 +227,22 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", "utf-8")
 
 
-def refused_precision(program: Path, target: Mapping[str, Any]) -> list[str]:
-    """One line if the target does not list the program's precision; a target that lists none takes all."""
-    precision = read_json(program / "program.json").get("precision")
-    listed = list(target.get("precisions") or [precision])
-    if precision in listed:
-        return []
-    return [f"the program is {precision}; the target {target.get('name', '')} takes {', '.join(map(str, listed))}"]
+def share(part: int, whole: int) -> float | None:
+    """`part` of `whole`, from 0 to 1; None of nothing."""
+    return part / whole if whole else None
+
+
+def own_files(engine: Path) -> list[Path]:
+    """What the backend wrote into an engine's folder: what an app must carry, beside the two files that describe it."""
+    return sorted(p for p in engine.iterdir() if p.is_file() and p.name not in ABOUT)
 
 
 def write_engine(program: Path, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the program's signature and write engine.json, with format and bytes of the engine's file added."""
+    """Copy the program's signature and write engine.json, with format and the bytes of all the engine's own files added."""
     Signature.read(program)
     (out / "signature.json").write_bytes((program / "signature.json").read_bytes())
-    whole = {**facts, "format": FORMAT, "bytes": (out / str(facts["file"])).stat().st_size}
+    size = sum(file.stat().st_size for file in own_files(out))
+    whole = {**facts, "format": FORMAT, "bytes": size}
     write_json(out / "engine.json", whole)
     return whole
 

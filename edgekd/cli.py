@@ -46,6 +46,9 @@ Plugins = Annotated[
 ]
 
 
+Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="only this one, or these")]
+
+
 def _version(asked: bool) -> None:
     if asked:
         from edgekd import __version__
@@ -70,6 +73,8 @@ def compile(
     overrides: Sets = None,
     store: StoreOpt = None,
     plugin: Plugins = None,
+    backend: Backends = None,
+    compile_timeout: Annotated[float, typer.Option(min=0.1, help="seconds that compiling one engine may take")] = 1800,
     fresh: Annotated[bool, typer.Option("--fresh", help="make every step again")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -83,7 +88,10 @@ def compile(
     for spec in plugin or []:
         registry.add_plugin(spec)
     with redirect_stdout(sys.stderr):  # stdout is data: what the user's code prints is talk
-        report = api.compile(recipe, out, overrides=overrides or [], store=store, quiet=quiet, fresh=fresh)
+        report = api.compile(
+            recipe, out, overrides=overrides or [], backends=backend or [], store=store, quiet=quiet, fresh=fresh,
+            compile_timeout=compile_timeout,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(report, indent=1))
     else:
@@ -97,7 +105,12 @@ def compile(
 
 @app.command()
 def plan(
-    recipe: RecipeArg, overrides: Sets = None, store: StoreOpt = None, plugin: Plugins = None, as_json: Json = False
+    recipe: RecipeArg,
+    overrides: Sets = None,
+    backend: Backends = None,
+    store: StoreOpt = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
 ) -> None:
     """Print each step, cached or to do, and what it reads."""
     from edgekd import api, registry
@@ -106,7 +119,7 @@ def plan(
     for spec in plugin or []:
         registry.add_plugin(spec)
     with redirect_stdout(sys.stderr):
-        planned = api.prepare(recipe, overrides=overrides or [], store=store)
+        planned = api.prepare(recipe, overrides=overrides or [], backends=backend or [], store=store)
     hits = cached(planned)
     rows = [
         {"step": name, "cached": hits[name], "reads": list(step.reads), "key": step.key}

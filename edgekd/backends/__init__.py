@@ -6,6 +6,7 @@ Contract (`tests/backends/test_contract.py` holds every file to it):
 * `unsupported` answers before any compilation, one line per node;
 * `compile` writes the engine's files, `signature.json` and `engine.json` (through `backend.write_engine`) into `out`,
   gives the same bytes for the same program, and records every option that `load` needs;
-* `load` needs numpy and the runtime only, and opens what an earlier process compiled;
+* `load` needs numpy and the runtime only, and opens what an earlier process compiled; torch is imported by the backends
+  whose runtime it is, or whose Python runtime is made of it (`torch`, `executorch`), and by no other;
 * sessions do not time themselves: `edgekd/latency/clock.py` times them all the same way.
 """

@@ -27,12 +27,12 @@ from edgekd.backend import (
     Signature,
     read_engine,
     read_json,
-    refused_precision,
     write_engine,
     write_json,
 )
 from edgekd.errors import UserError, nearest
 from edgekd.latency.clock import Noise, VirtualClock
+from edgekd.refusals import refused_precision
 
 __all__ = ["Null"]
 
@@ -120,6 +120,7 @@ class Null(Backend):
                 "threads": threads,
                 "integer_nodes": int(integer),
                 "float_nodes": int(not integer),
+                "delegated_share": 1.0 if integer else None,
                 "options": {},
             },
         )

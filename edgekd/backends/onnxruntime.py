@@ -24,10 +24,11 @@ from edgekd.backend import (
     Signature,
     read_engine,
     read_json,
-    refused_precision,
+    share,
     write_engine,
 )
 from edgekd.errors import EdgekdError
+from edgekd.refusals import refused_grid, refused_precision
 
 if TYPE_CHECKING:
     import onnx
@@ -39,8 +40,9 @@ PROVIDER = "CPUExecutionProvider"
 GRIDS = ("affine", "symmetric")
 QUIET_LOG = 3
 # Kernels that multiply and add in integers, and those that do so in float, by their names in the optimised graph.
-INTEGER = frozenset(
-    {"QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+INTEGER_WEIGHTED = frozenset(
+    {"QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
+    | {"DynamicQuantizeMatMul"}
 )
 INTEGER_PREFIX = "QLinear"
 FLOAT = frozenset(
@@ -84,10 +86,7 @@ class OnnxRuntime(Backend):
         """Each distinct node is opened as a model of its own, so the runtime itself says what it has kernels for."""
         import onnx
 
-        lines = refused_precision(program, target)
-        about = read_json(program / "program.json")
-        if about.get("precision") == "int8" and about.get("grid") not in GRIDS:
-            lines.append(f"quantized on the grid {about.get('grid')}; onnxruntime takes {' or '.join(GRIDS)}")
+        lines = [*refused_precision(program, target), *refused_grid(program, GRIDS)]
         model = onnx.load(program / FILE)
         refused = [
             f"node {node.name or node.output[0]} ({node.domain or 'ai.onnx'} {node.op_type}): {reason}"
@@ -115,7 +114,9 @@ class OnnxRuntime(Backend):
             "entries": _entries(target, threads, about["precision"]),
         }
         kernels = self._kernels(out / FILE, options, signature)
-        integer = sum(n for op, n in kernels.items() if op in INTEGER or op.startswith(INTEGER_PREFIX))
+        weighted = sum(n for op, n in kernels.items() if op in INTEGER_WEIGHTED)
+        moved = sum(n for op, n in kernels.items() if op.startswith(INTEGER_PREFIX) and op not in INTEGER_WEIGHTED)
+        floats = sum(n for op, n in kernels.items() if op in FLOAT)
         facts = {
             "backend": self.name,
             "file": FILE,
@@ -123,8 +124,9 @@ class OnnxRuntime(Backend):
             "precision": about["precision"],
             "grid": about.get("grid", "none"),
             "threads": threads,
-            "integer_nodes": integer,
-            "float_nodes": sum(n for op, n in kernels.items() if op in FLOAT),
+            "integer_nodes": weighted + moved,
+            "float_nodes": floats,
+            "delegated_share": share(weighted, weighted + floats) if about["precision"] == "int8" else None,
             "kernels": kernels,
             "options": options,
         }

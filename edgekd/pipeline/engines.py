@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekd import worker
+from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.metric import parity
 
@@ -17,30 +19,42 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress
     from edgekd.student import Student
 
-COMPILE_TIMEOUT = 1800.0
-
 
 def export(student: Student, out: Path) -> dict[str, Any]:
-    """Write the program: `model.onnx`, the student's signature, and its precision and grid."""
-    from edgekd.quant.onnx_export import export_onnx
+    """Write the program: `model.onnx`, the same as a graph for torch, the student's signature, its precision and grid."""
+    from edgekd.quant.onnx_export import export_onnx, exported
+    from edgekd.quant.torch_graph import write_graph
 
     quantized = student.quantized
     names = {f"{side}_name": student.signature[f"{side}s"][0]["name"] for side in ("input", "output")}
-    export_onnx(student.module(), student.example(), out / "model.onnx", **names)
+    program = exported(student.module(), student.example())
+    write_graph(program, out)
+    export_onnx(program, student.example(), out / "model.onnx", **names)
     facts = {"precision": "int8" if quantized else "float32", "grid": quantized["grid"] if quantized else "none"}
     (out / "program.json").write_text(json.dumps(facts), "utf-8")
     (out / "signature.json").write_text(json.dumps(student.signature), "utf-8")
     return {**facts, "bytes": (out / "model.onnx").stat().st_size}
 
 
-def compile_engine(program: Path, out: Path, backend: str, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Ask what the backend cannot take, then compile. Raises EdgekdError with the reason if either fails."""
+def compile_engine(
+    program: Path, out: Path, backend: str, target: Mapping[str, Any], threads: int, timeout: float
+) -> dict[str, Any]:
+    """Ask what the backend cannot take, then compile. Raises EdgekdError with the reason if either fails.
+
+    `timeout` is in seconds, for both together. A backend that is not installed is a reason with the command that adds it.
+    """
+    if command := open_backend(backend).missing():
+        raise EdgekdError(f'the backend "{backend}" is not installed: {command}')
+    end = time.monotonic() + timeout
     request = {"backend": backend, "program": str(program), "target": dict(target), "threads": threads}
     request["plugins"] = plugins()
-    lines = worker.call("unsupported", request, timeout=COMPILE_TIMEOUT)["lines"]
+    env = worker.thread_env(threads)
+    lines = worker.call("unsupported", request, env=env, timeout=timeout)["lines"]
     if lines:
-        raise EdgekdError(f"unsupported by {backend}: {'; '.join(lines[:3])}")
-    return worker.call("compile", {**request, "out": str(out)}, env=worker.thread_env(threads), timeout=COMPILE_TIMEOUT)
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise EdgekdError(f"unsupported by {backend}: {'; '.join(lines[:3])}{more}")
+    left = max(end - time.monotonic(), 0.001)
+    return worker.call("compile", {**request, "out": str(out)}, env=env, timeout=left)
 
 
 def evaluate(

@@ -33,13 +33,17 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent
 TORCH = ("torch", "torchao", "torch-pruning")
 EXPORT = ("torch", "torchao", "onnxscript", "onnx")
+COMPILE_TIMEOUT = 1800.0  # seconds, for one engine
 
 
 class Plan:
     """Steps by name, in order; `entries` holds the results that are there, filled as the plan is run."""
 
-    def __init__(self, recipe: Loaded, store: Store, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Loaded, store: Store, progress: Progress, compile_timeout: float = COMPILE_TIMEOUT
+    ) -> None:
         self.recipe, self.store, self.progress = recipe, store, progress
+        self.compile_timeout = compile_timeout
         self.values = recipe.values
         self.steps: dict[str, Step] = {}
         self.entries: dict[str, Entry] = {}
@@ -256,7 +260,7 @@ class Plan:
             from edgekd.pipeline.engines import compile_engine
 
             with self.progress.task(f"compile {candidate.name}"):
-                return compile_engine(self.entry(program).path, out, backend, facts, threads)
+                return compile_engine(self.entry(program).path, out, backend, facts, threads, self.compile_timeout)
 
         self._add(candidate.step("compile"), Step(candidate.step("compile"), key, (program, "target"), make))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import edgekd
 from edgekd import digest
-from edgekd.backend import read_json
+from edgekd.backend import open_backend, read_json
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
 from edgekd.pipeline.calibration import preview_of, step_of
@@ -64,6 +64,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
     """Machine, versions, digests and time."""
     host = find_target("host", plan.recipe.folder)
     digests = {"recipe": digest.of_json(plan.recipe.raw), **plan.digests}
+    runtimes = {k: v for c in plan.candidates for k, v in open_backend(c.backend).versions().items()}
     return {
         "machine": {
             "chip": host.chip,
@@ -71,7 +72,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
         },
-        "versions": {"edgekd": edgekd.__version__, **{name: package_version(name) for name in PACKAGES}},
+        "versions": {"edgekd": edgekd.__version__, **{name: package_version(name) for name in PACKAGES}, **runtimes},
         "digests": digests,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -223,6 +224,9 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
         "parity": judged_engine["parity"],
         "integer_nodes": engine.get("integer_nodes"),
         "float_nodes": engine.get("float_nodes"),
+        "delegated_share": engine.get("delegated_share"),
+        "note": engine.get("note", ""),
+        "compile_seconds": plan.entry(candidate.step("compile")).seconds,
         "cold_start": cold[0]["seconds"] if cold else None,
         "peak_memory": cold[0]["peak"] if cold else None,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgekd.errors import EdgekdError, StoreError
 from edgekd.pipeline import calibration
 from edgekd.pipeline.plan import Plan
-from edgekd.pipeline.step import Step
+from edgekd.pipeline.step import Candidate, Step
 from edgekd.pipeline.trial import try_losses
 from edgekd.target import find_calibration
 from edgekd.units import format_seconds
@@ -47,12 +47,24 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
         whole = [c for c in plan.candidates if c.target == target]
         left = [c for c in whole if c.step("compile") in plan.entries]
         name = f"race on {target.name}"
-        if left and len(left) < len(whole):
-            plan.add_race(target, left)
-            found[name] = None if fresh else plan.store.get(plan.steps[name].key)
-        if left:
+        while left:
+            if len(left) < len(whole):
+                plan.add_race(target, left)
+                found[name] = None if fresh else plan.store.get(plan.steps[name].key)
             _one(plan, outcome, name, plan.steps[name], found[name], fresh)
+            guilty = next((c for c in left if _ended_at(c, outcome.failed.get(name, ""))), None)
+            if guilty is None:
+                break
+            outcome.failed[guilty.step("evaluate")] = outcome.failed.pop(name)
+            plan.entries.pop(guilty.step("compile"))
+            left.remove(guilty)
     return outcome
+
+
+def _ended_at(candidate: Candidate, reason: str) -> bool:
+    """Whether a race failed, for `reason`, while it was opening or warming up this engine: the others race without it."""
+    first = reason.partition("\n")[0]
+    return first.endswith((f"opening {candidate.name}", f"warming up {candidate.name}"))
 
 
 def _check(plan: Plan) -> None:

@@ -9,29 +9,37 @@ from pathlib import Path
 import onnx
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from edgekd.quant.torchao import quiet
 
-__all__ = ["OPSET", "export_onnx"]
+__all__ = ["OPSET", "export_onnx", "exported"]
 
 OPSET = 20
 
 
+def exported(module: nn.Module, example: torch.Tensor) -> ExportedProgram:
+    """`module` (a float student in eval mode, or a converted program) as a graph, for inputs shaped like `example`."""
+    with torch.no_grad(), quiet():
+        return torch.export.export(module, (example,))
+
+
 def export_onnx(
-    module: nn.Module,
+    program: nn.Module | ExportedProgram,
     example: torch.Tensor,
     path: str | Path,
     *,
     input_name: str = "input",
     output_name: str = "output",
 ) -> None:
-    """Write `module` (a float student in eval mode, or a converted program) for inputs shaped like `example` [batch, …].
+    """Write `program` (or the module that it is `exported` from) for inputs shaped like `example` [batch, …].
 
     One input, one output, everything in the one file. The exporter's chatter is kept off stdout.
     """
+    if isinstance(program, nn.Module):
+        program = exported(program, example)
     with torch.no_grad(), quiet(), contextlib.redirect_stdout(io.StringIO()):
-        program = torch.export.export(module, (example,))
-        exported = torch.onnx.export(
+        written = torch.onnx.export(
             program,
             (example,),
             dynamo=True,
@@ -40,6 +48,6 @@ def export_onnx(
             output_names=[output_name],
             verbose=False,
         )
-    if exported is None:
+    if written is None:
         raise RuntimeError("torch.onnx.export gave nothing")
-    onnx.save(exported.model_proto, str(path))
+    onnx.save(written.model_proto, str(path))

@@ -105,9 +105,16 @@ def facts(one: Candidate, metric: str) -> list[str]:
         said.append(f"validation {words.short(metric)} {words.score(one.metric_validation, metric)}")
     if one.integer_nodes is not None and one.float_nodes is not None and one.integer:
         said.append(f"{one.integer_nodes} integer and {one.float_nodes} float nodes")
+    if one.delegated_share is not None:
+        where = "in integers" if one.integer else "on the delegate"
+        said.append(f"{one.delegated_share:.0%} of the nodes with weights {where}")
+    if one.note:
+        said.append(one.note)
     if one.parity is not None:
         steps = f"{one.parity.steps:.3g} step{'' if one.parity.steps == 1 else 's'}"
         said.append(f"as the program in torch {words.share(one.parity.top1)}, within {steps}")
+    if one.compile_seconds is not None:
+        said.append(f"compiled in {words.seconds(one.compile_seconds)}")
     if one.cold_start is not None:
         said.append(f"cold start {words.seconds(one.cold_start)}")
     if one.peak_memory is not None:

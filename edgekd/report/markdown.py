@@ -88,9 +88,10 @@ def _ledger_row(row: LedgerRow, change: Change | None, metric: str) -> list[str]
 
 def _candidates(report: Report, target: TargetReport) -> list[str]:
     metric = report.metric.name
-    head = f"Engine Verdict Median p90 Size {plain(words.short(metric)).replace(' ', '_')} Against_float Against_teacher Why"
+    head = f"Engine Verdict Median p90 Size {plain(words.short(metric)).replace(' ', '_')}"
+    head += " Against_float Against_teacher Delegated Compiled_in Why"
     rows = [_candidate(one, metric) for one in target.candidates]
-    return [f"## Candidates for {plain(target.name)}", table(head, "llrrrrrrl", rows)]
+    return [f"## Candidates for {plain(target.name)}", table(head, "llrrrrrrrrl", rows)]
 
 
 def _candidate(one: Candidate, metric: str) -> list[str]:
@@ -104,7 +105,9 @@ def _candidate(one: Candidate, metric: str) -> list[str]:
         words.score(one.metric, metric),
         words.speed(one.versus_float) if one.versus_float else words.NONE,
         words.speed(one.versus_teacher) if one.versus_teacher else words.NONE,
-        plain(one.reason),
+        words.share(one.delegated_share),
+        words.seconds(one.compile_seconds),
+        plain("; ".join(filter(None, [one.reason, one.note]))),
     ]
 
 

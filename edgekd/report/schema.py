@@ -150,6 +150,17 @@ class Candidate(Part):
     parity: Parity | None = Field(None, description="with the program in torch")
     integer_nodes: NonNegativeInt | None = Field(None, description="nodes of the engine that compute in integers")
     float_nodes: NonNegativeInt | None = Field(None, description="nodes of the engine that compute in float")
+    delegated_share: Share | None = Field(
+        None,
+        description="of the nodes with weights, those that compute in integers (int8), or that the delegate runs (float, "
+        "where the runtime has one)",
+    )
+    note: str = Field(
+        "", description="what to know of the engine: which nodes fell back to slower kernels, how it is run"
+    )
+    compile_seconds: Annotated[NonNegativeFloat | None, VARIES] = Field(
+        None, description="that compiling it took, when it was compiled"
+    )
     cold_start: Annotated[PositiveFloat | None, VARIES] = Field(
         None, description="seconds from opening it to its first output"
     )

@@ -48,6 +48,7 @@ def test_an_int8_engine_multiplies_integers_and_equals_the_program(tmp_path: Pat
     assert kernels["QLinearConv"] == 2
     assert facts["float_nodes"] == 0
     assert facts["integer_nodes"] >= 3
+    assert facts["delegated_share"] == 1.0
     held = onnx.load(engine / "model.onnx")
     assert {n.domain for n in held.graph.node} <= {"", "ai.onnx"}, "portable: only standard operators"
     zeros = {i.name: i.data_type for i in held.graph.initializer}
@@ -100,7 +101,7 @@ def test_each_node_that_it_cannot_take_is_a_line(tmp_path: Path) -> None:
 def test_another_grid_is_refused(tmp_path: Path) -> None:
     program = write_program(tmp_path / "p", int8_model(), "int8", grid="power_of_two")
     assert BACKEND.unsupported(program, {}) == [
-        "quantized on the grid power_of_two; onnxruntime takes affine or symmetric"
+        "quantized on the grid power_of_two; this backend takes affine or symmetric"
     ]
 
 

@@ -1,0 +1,196 @@
+"""ExecuTorch with the XNNPACK delegate: the torch program lowered to one .pte file; the int8 program keeps its integers.
+
+XNNPACK takes the program's s8 activations and s8 weights per channel as they are. A layer whose output stays float (the
+logits) is computed in float from the weights' dequantized values: XNNPACK has no kernel from integers to floats. What the
+delegate does not take runs on ExecuTorch's portable kernels; engine.json names it.
+
+Its Python runtime hands tensors over as torch's, so loading an engine imports torch; an app in C++ needs none of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from edgekd.backend import (
+    Array,
+    Backend,
+    Session,
+    Signature,
+    read_engine,
+    read_json,
+    share,
+    write_engine,
+)
+from edgekd.errors import EdgekdError
+from edgekd.refusals import fixed_shapes, refused_graph, refused_grid, refused_precision
+
+if TYPE_CHECKING:
+    from torch import fx
+
+__all__ = ["ExecuTorch"]
+
+FILE = "model.pte"
+GRIDS = ("affine", "symmetric")
+# Operators that its kernels cannot run whatever their arguments are, and why.
+REFUSED = {"aten.conv3d": "its convolutions have one or two spatial dimensions"}
+WEIGHTED = frozenset(
+    {"aten.convolution.default", "aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.bmm.default"}
+)
+
+
+class ExecuTorchSession(Session):
+    """One loaded method. Inputs are lent without a copy; outputs are copied out of the memory that the method planned."""
+
+    def __init__(self, signature: Signature, module: Any) -> None:
+        super().__init__(signature)
+        from torch import from_numpy
+
+        self._module, self._tensor = module, from_numpy
+
+    def compute(self, inputs: Sequence[Array]) -> list[Array]:
+        if self._module is None:
+            raise EdgekdError("this session was closed")
+        try:
+            found = self._module.forward([self._tensor(value) for value in inputs])
+        except RuntimeError as error:
+            raise EdgekdError(f"executorch cannot run the engine: {error}") from None
+        return [output.numpy() for output in found]
+
+    def close(self) -> None:
+        self._module = None
+
+
+@final
+class ExecuTorch(Backend):
+    """ExecuTorch, XNNPACK delegate."""
+
+    name: ClassVar[str] = "executorch"
+    packages: ClassVar[Mapping[str, str]] = {"executorch": "executorch", "torch": "torch"}
+
+    def grid(self, target: Mapping[str, Any]) -> str:
+        return "affine"
+
+    def unsupported(self, program: Path, target: Mapping[str, Any]) -> list[str]:
+        """What the program itself tells; an operator without any kernel is only known, and named, by the lowering."""
+        return [
+            *refused_precision(program, target),
+            *refused_grid(program, GRIDS),
+            *fixed_shapes(program),
+            *refused_graph(program, REFUSED),
+        ]
+
+    def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
+        """Raises EdgekdError naming the nodes that neither the delegate nor a portable kernel can run."""
+        about, signature = read_json(program / "program.json"), Signature.read(program)
+        with quiet():
+            lowered = _lowered(program, signature)
+            nodes = _nodes(lowered.exported_program().graph_module)
+            try:
+                (out / FILE).write_bytes(lowered.to_executorch().buffer)
+            except RuntimeError as error:
+                raise EdgekdError(f"executorch has no kernel for a node of the program: {error}") from None
+        fallback = Counter(name for name, where in nodes if where == "portable")
+        counts = Counter(where for name, where in nodes if name in WEIGHTED)
+        weighted = counts.total()
+        quantized = about["precision"] == "int8"
+        facts = {
+            "backend": self.name,
+            "file": FILE,
+            "versions": self.versions(),
+            "precision": about["precision"],
+            "grid": about.get("grid", "none"),
+            "threads": threads,
+            "integer_nodes": counts["integer"],
+            "float_nodes": weighted - counts["integer"],
+            "delegated_share": share(counts["integer"] if quantized else weighted - counts["portable"], weighted),
+            "fallback": dict(sorted(fallback.items())),
+            "note": _note(fallback),
+            "options": {"threads": threads},
+        }
+        with self._open(out / FILE, signature, threads) as session:
+            session.run(signature.noise(0))
+        return write_engine(program, out, facts)
+
+    def load(self, engine: Path) -> ExecuTorchSession:
+        facts, file = read_engine(engine, self.name)
+        return self._open(file, Signature.read(engine), int(facts["options"]["threads"]))
+
+    def _open(self, file: Path, signature: Signature, threads: int) -> ExecuTorchSession:
+        """The extension module itself: `executorch.runtime` imports the whole compiler for it, seconds and 130 MB."""
+        import torch  # noqa: F401  loads the libraries that the extension links to
+
+        runtime = import_module("executorch.extension.pybindings._C")
+        if runtime._threadpool_get_thread_count() != threads:
+            runtime._unsafe_reset_threadpool(threads)
+        try:
+            module = runtime._load_for_executorch(str(file))
+        except RuntimeError as error:
+            raise EdgekdError(f"{file}: executorch refuses the program: {error}") from None
+        return ExecuTorchSession(signature, module)
+
+
+def _lowered(program: Path, signature: Signature) -> Any:
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from edgekd.quant.torch_graph import read_graph
+    from edgekd.quant.torch_rewrite import rewrite
+
+    example = tuple(torch.from_numpy(value) for value in signature.noise(0))
+    graph = rewrite(read_graph(program), example)
+    with torch.no_grad():
+        exported = torch.export.export(graph, example)
+    return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+
+
+def _nodes(module: fx.GraphModule) -> list[tuple[str, str]]:
+    """(operator, "integer", "float" or "portable") of each node, those inside the delegate included."""
+    found = []
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and hasattr(held := getattr(module, str(node.target)), "original_module"):
+            inside = [inner for inner in held.original_module.graph.nodes if _computes(inner)]
+            found += [(_name(inner), "integer" if _reads_integers(inner) else "float") for inner in inside]
+        elif _computes(node):
+            found.append((_name(node), "portable"))
+    return found
+
+
+def _computes(node: fx.Node) -> bool:
+    return node.op == "call_function" and hasattr(node.target, "_schema")
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _reads_integers(node: fx.Node) -> bool:
+    """Whether a weighted node of the delegate multiplies integers: its weight is one that is dequantized."""
+    return _name(node) in WEIGHTED and any(
+        "dequantize_per_channel" in str(source.target) for source in node.all_input_nodes
+    )
+
+
+def _note(fallback: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{n} × {name}" for name, n in fallback.items())
+    return f"on portable kernels: {listed}" if listed else ""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the compiler's warnings and logs, which say nothing about the program."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
