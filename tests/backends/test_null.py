@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backends.folders import int8_model, write_program
+from backends.null_rule import matrix, split_mix
 
 from edgekd.backend import open_backend
 from edgekd.backends.null import NullSession
@@ -23,23 +24,6 @@ def opened(tmp_path: Path, precision: str = "float32", **settings: Any) -> NullS
     session = backend.load(out)
     assert isinstance(session, NullSession)
     return session
-
-
-def split_mix(seed: int, count: int) -> list[int]:
-    """SplitMix64 in plain integers."""
-    drawn, mask = [], 2**64 - 1
-    for _ in range(count):
-        seed = (seed + 0x9E3779B97F4A7C15) & mask
-        z = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        drawn.append(z ^ (z >> 31))
-    return drawn
-
-
-def matrix(seed: int, rows: int, columns: int) -> np.ndarray:
-    """What the rule says: uniform with variance 1/rows, from the 24 highest bits."""
-    unit = np.array([z >> 40 for z in split_mix(seed, rows * columns)]) / 2**24
-    return ((2 * unit - 1) * (3 / rows) ** 0.5).reshape(rows, columns)
 
 
 def test_the_generator_is_split_mix() -> None:
