@@ -2,10 +2,11 @@
 
     bundle.json     format, signature (with preprocessing and labels), engine facts, promised figures, sha256 of every file
     engine/         the engine, as its backend wrote it
-    golden.npz      inputs and the outputs that the engine gave for them
+    golden.npz      `inputs` [samples, ...] and the `outputs` that the engine gave for them; of several ports `inputs_0` and so on
     licences/       of the model's data, of edgekd and of the runtime
 
-`load` needs numpy and the runtime, not torch. It checks every digest first and runs no code from the bundle.
+`load` needs numpy and the runtime, not torch. It checks every digest first and runs no code from the bundle. The same in C++
+is cmake/src/bundle.cpp.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ def write(
             _copy_licences(package, scratch / "licences")
         signature = json.loads((engine / "signature.json").read_text("utf-8"))
         manifest = {"format": FORMAT, "signature": signature, **facts, "files": digest.of_folder(scratch)}
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), "utf-8")
+        strict = json.loads(json.dumps(manifest), parse_constant=lambda _: None)  # JSON knows neither NaN nor Infinity
+        (scratch / MANIFEST).write_text(json.dumps(strict, indent=1, sort_keys=True), "utf-8")
         scratch.chmod(0o755)
         if final.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent)) / "old"
@@ -92,8 +94,10 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: {error}", hint="copy or compile the bundle again") from None
     if manifest.get("format") != FORMAT:
-        message = f"{folder}: bundle format {manifest.get('format')}, this edgekd reads {FORMAT}"
-        raise UserError(message, hint="use the edgekd that wrote it")
+        writer = str(manifest.get("edgekd") or "")
+        message = f"{folder}: bundle format {manifest.get('format')}{writer and f', written by edgekd {writer}'}"
+        hint = f"pip install edgekd=={writer}" if writer else "use the edgekd that wrote it"
+        raise UserError(f"{message}; this edgekd reads {FORMAT}", hint=hint)
     found = digest.of_folder(folder, frozenset({MANIFEST}))
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):
@@ -102,6 +106,11 @@ def read(folder: Path) -> dict[str, Any]:
             )
             raise UserError(f"{folder / name} {what}", hint="copy or compile the bundle again")
     return manifest
+
+
+def golden_names(side: str, ports: Sequence[object]) -> list[str]:
+    """What the arrays of golden.npz are called: `inputs`, or of several ports `inputs_0`, `inputs_1`, …; so the outputs."""
+    return [side] if len(ports) == 1 else [f"{side}_{index}" for index in range(len(ports))]
 
 
 def load(folder: str | os.PathLike[str]) -> Session:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekd.bundle_cli import cmake_dir, verify
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, StoreOpt, store_app
 
@@ -22,6 +23,7 @@ Examples:
   edgekd compile recipe.toml --out out      teacher + student -> measured bundle
   edgekd compile recipe.toml --set distill.epochs=2 --set seed=1
   edgekd measure out/bundles/host other/bundles/host
+  edgekd verify out/bundles/host            its golden inputs, here
   edgekd doctor                             what this machine can compile and measure
 """
 
@@ -61,6 +63,9 @@ def _version(asked: bool) -> None:
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+    cmake: Annotated[
+        bool, typer.Option("--cmake-dir", callback=cmake_dir, is_eager=True, help="print the folder for find_package")
     ] = False,
 ) -> None:
     pass
@@ -210,6 +215,9 @@ def measure(
     for row in rows_of(found):
         table.add_row(*row)
     _console().print(table)
+
+
+app.command()(verify)
 
 
 @app.command()

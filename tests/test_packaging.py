@@ -132,7 +132,7 @@ def test_the_sdist_builds_the_wheel_that_the_checkout_builds(sdist: Path, tmp_pa
     }
     shared = {
         f"edgekd/share/{p.relative_to(ROOT).as_posix()}"
-        for kind in DATA
+        for kind in (*DATA, "cmake")
         for p in (ROOT / kind).rglob("*")
         if p.is_file()
     }

@@ -5,7 +5,8 @@ Its settings are `target["null"]`, all optional:
     seconds, seconds_per_byte   a call takes seconds + seconds_per_byte * bytes of the program's model.onnx,
     integer                     times this factor when the program is int8 (default 0.5)
     noise                       fields of edgekd.latency.clock.Noise (default: none)
-    seed, step                  outputs = inputs, flattened, times a fixed matrix drawn from the seed; rounded to step
+    seed, step                  outputs = inputs, flattened, times a fixed matrix drawn from the seed; rounded to step.
+                                cmake/src/session_null.cpp draws the same
     unsupported                 lines to answer when asked what it cannot take
 """
 
@@ -67,12 +68,11 @@ class NullSession(Session):
         flat = np.concatenate([x.reshape(batch, -1).astype(np.float32) for x in inputs], axis=1)
         matrices = self._matrices.get(flat.shape[1])
         if matrices is None:
-            random = np.random.default_rng(self._seed)
             widths = [math.prod(port.concrete(1)[1:]) for port in self.signature.outputs]
-            matrices = [
-                random.standard_normal((flat.shape[1], width), dtype=np.float32) / np.float32(math.sqrt(flat.shape[1]))
-                for width in widths
-            ]
+            drawn = _uniform(self._seed, flat.shape[1] * sum(widths)) * math.sqrt(3 / flat.shape[1])
+            ends = np.cumsum([flat.shape[1] * width for width in widths])[:-1]
+            parts = np.split(drawn.astype(np.float32), ends)
+            matrices = [part.reshape(flat.shape[1], width) for part, width in zip(parts, widths, strict=True)]
             self._matrices[flat.shape[1]] = matrices
         self.clock.advance()
         return [self._shaped(flat @ m, port) for m, port in zip(matrices, self.signature.outputs, strict=True)]
@@ -84,6 +84,18 @@ class NullSession(Session):
 
     def close(self) -> None:
         self._matrices.clear()
+
+
+def _uniform(seed: int, count: int) -> Array:
+    """`count` numbers in [-1, 1) from the 24 highest bits of SplitMix64, which every language can draw alike.
+
+    Source: Steele, Lea, Flood 2014, doi 10.1145/2660193.2660195, figure 17.
+    """
+    z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    top = (z ^ (z >> np.uint64(31))) >> np.uint64(40)
+    return np.asarray(2 * (top / 2**24) - 1)
 
 
 @final

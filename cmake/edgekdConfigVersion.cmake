@@ -1,0 +1,13 @@
+# find_package(edgekd 0.1) takes the same minor version, or a newer one of the same major version from 1.0 on.
+include("${CMAKE_CURRENT_LIST_DIR}/edgekdVersion.cmake")
+set(PACKAGE_VERSION "${EDGEKD_VERSION}")
+string(REGEX MATCH "^(0\\.[0-9]+|[0-9]+)" edgekd_series "${PACKAGE_VERSION}")
+string(REGEX MATCH "^(0\\.[0-9]+|[0-9]+)" edgekd_wanted "${PACKAGE_FIND_VERSION}")
+if(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION OR NOT edgekd_wanted STREQUAL edgekd_series)
+  set(PACKAGE_VERSION_COMPATIBLE FALSE)
+else()
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+  if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+    set(PACKAGE_VERSION_EXACT TRUE)
+  endif()
+endif()

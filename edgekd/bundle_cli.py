@@ -1,0 +1,51 @@
+"""What the command does for those who embed a bundle: `edgekd verify`, `edgekd --cmake-dir`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekd.store_cli import Json
+
+
+def cmake_dir(asked: bool) -> None:
+    """Print where CMake's find_package(edgekd) looks: `cmake -Dedgekd_DIR=$(python -m edgekd --cmake-dir)`."""
+    if asked:
+        from edgekd.target import data_dir
+
+        print(data_dir("cmake"))
+        raise typer.Exit
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="a folder that compile wrote: out/bundles/host", metavar="BUNDLE")],
+    slowdown: Annotated[
+        float, typer.Option(help="also fail if the median is above so many times the promised one; 0: it is only told")
+    ] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Check a bundle: its golden inputs through its engine.
+
+    Exit 0: the outputs are the golden ones within the bundle's tolerance; 1: they are not; 2: the bundle was changed.
+    """
+    from edgekd.units import format_seconds
+    from edgekd.verify import verify as verify_bundle
+
+    found = verify_bundle(bundle, slowdown)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        promised = f" (promised {format_seconds(found.promised)})" if found.promised else ""
+        print(f"{'ok' if found.ok else 'no'}  {bundle}: {found.backend} {found.runtime}")
+        print(
+            f"    {found.samples} golden samples, top-1 agreement {found.top1:.4g}, largest difference {found.difference}"
+        )
+        print(f"    median {format_seconds(found.median)}{promised}, {found.calls} calls")
+        if found.reason:
+            print(f"    {found.reason}")
+    if not found.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,247 @@
+// What an app may do with a student, right and wrong, and what it is told. `calls WHAT BUNDLE [N]`.
+#include "check.hpp"
+
+#include <edgekd/student.hpp>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+using edgekd::Student;
+
+namespace {
+
+using Buffer = std::vector<float>;
+
+bool says(const edgekd::Status& status, edgekd::Code code, const char* text) {
+    const bool so = status.code() == code && std::strstr(status.message(), text) != nullptr;
+    if (!so) std::fprintf(stderr, "told %d: %s\n", static_cast<int>(status.code()), status.message());
+    return so;
+}
+
+// The test bundle is x float32[1, 1, 8, 8] -> y float32[1, 5].
+Student opened(const char* bundle) {
+    Student student;
+    const auto status = student.open(bundle);
+    if (!status) std::fprintf(stderr, "%s\n", status.message());
+    CHECK(status);
+    return student;
+}
+
+void metadata(const char* bundle) {
+    Student student = opened(bundle);
+    CHECK(student.input_count() == 1 && student.output_count() == 1);
+    const edgekd::Port in = student.input(), out = student.output();
+    CHECK(std::string(in.name) == "x" && in.dtype == EDGEKD_FLOAT32 && in.rank == 4 && in.count == 64);
+    CHECK(in.shape[0] == 1 && in.shape[1] == 1 && in.shape[2] == 8 && in.shape[3] == 8);
+    CHECK(std::string(out.name) == "y" && out.rank == 2 && out.count == 5);
+    CHECK(student.input(1).name == nullptr && student.output(7).name == nullptr);
+    CHECK(student.label_count() == 5 && std::string(student.label(4)) == "e" && student.label(5) == nullptr);
+    CHECK(student.constant("mean").size() == 2 && student.constant("mean")[1] == 0.25);
+    CHECK(student.constant("crop.size").size() == 1 && student.constant("crop.size")[0] == 8);
+    CHECK(student.constant("layout").empty() && student.constant("no").empty() && student.constant(nullptr).empty());
+    CHECK(std::string(student.setting("layout")) == "NCHW" && student.setting("mean") == nullptr);
+    CHECK(std::string(student.name()) == "tiny");
+    CHECK(edgekd_dtype_bytes(EDGEKD_INT64) == 8 && std::string(edgekd_dtype_name(EDGEKD_BOOL)) == "bool");
+    CHECK(edgekd_dtype_bytes(static_cast<edgekd_dtype>(15)) == 0);
+
+    Student moved = std::move(student);
+    Buffer x(64), y(5);
+    CHECK(moved.run(x, y));
+    CHECK(!student && student.name() == nullptr && student.label(0) == nullptr);  // NOLINT: a moved-from student is empty
+    CHECK(says(student.run(x, y), EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+}
+
+void wrong_calls(const char* bundle) {
+    Student student = opened(bundle);
+    Buffer x(64, 1.0f), y(5), small(63), none;
+    std::vector<double> doubles(64);
+    const std::int64_t right[] = {1, 1, 8, 8}, turned[] = {1, 8, 8, 1}, flat[] = {64};
+    CHECK(student.run({edgekd::Input(x, right)}, {y}));
+    CHECK(says(student.run(small, y), EDGEKD_INVALID_ARGUMENT, "input \"x\" has 63 elements; the student's is [1, 1, 8, 8]"));
+    CHECK(says(student.run({edgekd::Input(x, turned)}, {y}), EDGEKD_INVALID_ARGUMENT, "has shape [1, 8, 8, 1]; the student's is [1, 1, 8, 8]"));
+    CHECK(says(student.run({edgekd::Input(x, flat)}, {y}), EDGEKD_INVALID_ARGUMENT, "has shape [64]"));
+    CHECK(says(student.run({edgekd::Input(small, right)}, {y}), EDGEKD_INVALID_ARGUMENT, "input \"x\" has"));
+    CHECK(says(student.run(doubles, y), EDGEKD_INVALID_ARGUMENT, "input \"x\" has dtype float64; the student's is float32"));
+    CHECK(says(student.run(x, small), EDGEKD_INVALID_ARGUMENT, "output \"y\" has 63 elements; the student's is [1, 5]"));
+    CHECK(says(student.run({x, x}, {y}), EDGEKD_INVALID_ARGUMENT, "1 input(s), got 2"));
+    CHECK(says(student.run({x}, {y, y}), EDGEKD_INVALID_ARGUMENT, "1 output(s), got 2"));
+    CHECK(says(student.run(none, y), EDGEKD_INVALID_ARGUMENT, "input \"x\" is a null pointer"));
+    edgekd_const_tensor in = {x.data(), 64, EDGEKD_FLOAT32, nullptr, 0};
+    edgekd_tensor out = {y.data(), 5, EDGEKD_FLOAT32, nullptr, 0};
+    CHECK(says({edgekd_run(student.raw(), nullptr, 1, &out, 1)}, EDGEKD_INVALID_ARGUMENT, "inputs are a null pointer"));
+    CHECK(says({edgekd_run(student.raw(), &in, 1, nullptr, 1)}, EDGEKD_INVALID_ARGUMENT, "outputs are a null pointer"));
+    CHECK(says({edgekd_run(nullptr, &in, 1, &out, 1)}, EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+    in.dtype = static_cast<edgekd_dtype>(14);
+    CHECK(says({edgekd_run(student.raw(), &in, 1, &out, 1)}, EDGEKD_INVALID_ARGUMENT, "has dtype unknown"));
+    in.dtype = EDGEKD_FLOAT32;
+    in.data = reinterpret_cast<const char*>(x.data()) + 1;
+    CHECK(says({edgekd_run(student.raw(), &in, 1, &out, 1)}, EDGEKD_INVALID_ARGUMENT, "is not aligned for float32"));
+    CHECK(student.run(x, y));  // and none of that did harm
+
+    edgekd_student* raw = nullptr;
+    edgekd_port port;
+    CHECK(says({edgekd_open(nullptr, nullptr, &raw)}, EDGEKD_INVALID_ARGUMENT, "folder is a null pointer"));
+    CHECK(says({edgekd_open(bundle, nullptr, nullptr)}, EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+    CHECK(says({edgekd_open("/no/such/bundle", nullptr, &raw)}, EDGEKD_NOT_FOUND, "/no/such/bundle: not a bundle"));
+    CHECK(says({edgekd_open_linked("nobody", nullptr, &raw)}, EDGEKD_NOT_FOUND, "no student \"nobody\" is linked; linked: "));
+    CHECK(says({edgekd_open_linked(nullptr, nullptr, &raw)}, EDGEKD_INVALID_ARGUMENT, "name is a null pointer"));
+    CHECK(says({edgekd_open_files(nullptr, 2, nullptr, &raw)}, EDGEKD_INVALID_ARGUMENT, "files are a null pointer"));
+    CHECK(says({edgekd_open_files(nullptr, 0, nullptr, &raw)}, EDGEKD_NOT_FOUND, "no bundle.json"));
+    CHECK(says({edgekd_input_port(student.raw(), 1, &port)}, EDGEKD_INVALID_ARGUMENT, "no input 1: the student has 1"));
+    CHECK(says({edgekd_input_port(student.raw(), 0, nullptr)}, EDGEKD_INVALID_ARGUMENT, "port is a null pointer"));
+    CHECK(says({edgekd_self_test(nullptr, 0, nullptr)}, EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+    CHECK(raw == nullptr && edgekd_input_count(nullptr) == 0 && edgekd_label_count(nullptr) == 0);
+    CHECK(edgekd_constant(nullptr, nullptr, nullptr) == nullptr && edgekd_setting(nullptr, nullptr) == nullptr);
+    edgekd_close(nullptr);
+    edgekd_status copied = Student().run(x, y).raw;
+    CHECK(copied.code == EDGEKD_INVALID_ARGUMENT);
+}
+
+void self_test(const char* bundle) {
+    Student student = opened(bundle);
+    edgekd::Report report{};
+    CHECK(student.self_test(&report));
+    CHECK(report.samples == 4 && report.top1 == 1.0 && report.difference <= 1e-4 && report.tolerance_absolute == 1e-4);
+    CHECK(report.calls >= 5 && report.median > 0 && report.promised == 1e-9);
+    CHECK(says(student.self_test(nullptr, 2.0), EDGEKD_SELF_TEST_FAILED, "too slow: median "));
+    CHECK(student.self_test());
+}
+
+std::size_t resident_pages() {
+    std::ifstream statm("/proc/self/statm");
+    std::size_t whole = 0, resident = 0;
+    statm >> whole >> resident;
+    return resident;
+}
+
+void reopen(const char* bundle, int times) {
+    Buffer x(64, 0.5f), y(5), first(5);
+    std::size_t before = 0;
+    for (int i = 0; i < times; ++i) {
+        Student student = opened(bundle);
+        CHECK(student.run(x, i == 0 ? first : y));
+        CHECK(i == 0 || y == first);
+        if (i == times / 4) before = resident_pages();
+    }
+    const std::size_t after = resident_pages();
+    std::printf("pages %zu %zu\n", before, after);
+    CHECK(after < before + before / 10 + 1000);
+}
+
+struct Held {
+    std::string path;
+    std::vector<unsigned char> bytes;
+};
+
+std::vector<Held> held(const char* bundle) {
+    std::vector<Held> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(bundle)) {
+        if (!entry.is_regular_file()) continue;
+        std::ifstream stream(entry.path(), std::ios::binary);
+        files.push_back({std::filesystem::relative(entry.path(), bundle).generic_string(),
+                         {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()}});
+    }
+    return files;
+}
+
+edgekd::Status open_held(const std::vector<Held>& files, Student& student) {
+    std::vector<edgekd::File> views;
+    static const unsigned char nothing = 0;
+    for (const Held& file : files) {
+        const unsigned char* begin = file.bytes.empty() ? &nothing : file.bytes.data();
+        views.push_back({file.path.c_str(), begin, begin + file.bytes.size()});
+    }
+    return student.open_files(views);
+}
+
+// The bundle cut at random places is refused at each; so are a file too many, and flipped bits.
+void damaged(const char* bundle, int times) {
+    const std::vector<Held> whole = held(bundle);
+    std::mt19937 random(1);
+    Student student;
+    CHECK(open_held(whole, student));
+    Buffer x(64, 0.5f), y(5), z(5);
+    CHECK(student.run(x, y));
+    CHECK(opened(bundle).run(x, z) && y == z);
+    std::size_t total = 0;
+    for (const Held& file : whole) total += file.bytes.size();
+    for (int i = 0; i < times; ++i) {
+        std::vector<Held> cut = whole;
+        std::size_t at = std::uniform_int_distribution<std::size_t>(0, total - 1)(random);
+        std::size_t file = 0;
+        for (; at >= cut[file].bytes.size(); ++file) at -= cut[file].bytes.size();
+        if (i % 2 == 0) cut[file].bytes.resize(at);
+        else cut[file].bytes[at] = static_cast<unsigned char>(cut[file].bytes[at] ^ (1u << (i / 2 % 8)));
+        const auto status = open_held(cut, student);
+        if (i % 2 == 0 || cut[file].path != "bundle.json") CHECK(says(status, EDGEKD_DAMAGED, ""));
+    }
+    for (int i = 0; i < times; ++i) {  // the manifest has no digest of its own: its strict reader must hold
+        std::vector<Held> cut = whole;
+        for (Held& file : cut)
+            if (file.path == "bundle.json")
+                file.bytes.resize(std::uniform_int_distribution<std::size_t>(0, file.bytes.size() - 1)(random));
+        CHECK(says(open_held(cut, student), EDGEKD_DAMAGED, "bundle.json is damaged: byte "));
+    }
+    std::vector<Held> more = whole;
+    more.push_back({"extra", {1}});
+    CHECK(says(open_held(more, student), EDGEKD_DAMAGED, "extra is not of the bundle"));
+    more = whole;
+    for (std::size_t i = 0; i < more.size(); ++i)
+        if (more[i].path == "golden.npz") more.erase(more.begin() + static_cast<std::ptrdiff_t>(i--));
+    CHECK(says(open_held(more, student), EDGEKD_DAMAGED, "golden.npz is missing"));
+    CHECK(!student);
+}
+
+// A bundle with a dynamic batch: x [batch, 1, 8, 8] -> y [batch, 5].
+void batches(const char* bundle) {
+    Student student = opened(bundle);
+    CHECK(student.input().shape[0] == -1 && student.input().count == 0);
+    Buffer x(3 * 64), y(3 * 5), one(5), wrong(10);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) / 17;
+    CHECK(student.run(x, y));
+    for (std::size_t i = 0; i < 3; ++i) {
+        CHECK(student.run(edgekd::Span<const float>(x.data() + 64 * i, 64), one));
+        for (std::size_t k = 0; k < 5; ++k) CHECK(std::abs(one[k] - y[5 * i + k]) < 1e-5f);
+    }
+    CHECK(says(student.run(x, wrong), EDGEKD_INVALID_ARGUMENT, "output \"y\" has 10 elements; the student's is [any, 5]"));
+    CHECK(says(student.run(Buffer(65), one), EDGEKD_INVALID_ARGUMENT, "input \"x\" has 65 elements"));
+    const std::int64_t four[] = {4, 1, 8, 8}, three[] = {3, 1, 8, 8}, none[] = {0, 1, 8, 8};
+    CHECK(student.run({edgekd::Input(x, three)}, {y}));
+    CHECK(says(student.run({edgekd::Input(x, four)}, {y}), EDGEKD_INVALID_ARGUMENT, "has shape [4, 1, 8, 8]"));
+    CHECK(says(student.run({edgekd::Input(x, none)}, {y}), EDGEKD_INVALID_ARGUMENT, "has shape [0, 1, 8, 8]"));
+}
+
+// Open with what the environment and the options say, and print what came of it.
+int open_only(const char* bundle, bool any_version) {
+    Student student;
+    edgekd::Options options{};
+    options.any_version = any_version ? 1 : 0;
+    const auto status = student.open(bundle, options);
+    std::printf("%d %s\n", static_cast<int>(status.code()), status ? student.runtime_version() : status.message());
+    return 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    if (count < 3) return 2;
+    const std::string what = words[1];
+    const char* bundle = words[2];
+    const int times = count > 3 ? std::atoi(words[3]) : 100;
+    if (what == "metadata") metadata(bundle);
+    else if (what == "wrong_calls") wrong_calls(bundle);
+    else if (what == "self_test") self_test(bundle);
+    else if (what == "reopen") reopen(bundle, times);
+    else if (what == "damaged") damaged(bundle, times);
+    else if (what == "batches") batches(bundle);
+    else if (what == "open") return open_only(bundle, count > 3);
+    else return 2;
+    return failures == 0 ? 0 : 1;
+}
