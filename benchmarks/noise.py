@@ -68,5 +68,7 @@ def judged(machine: Machine, truth: float, rule: Rule, most: int, seed: int, sec
 def rates(machine: Machine, truth: float, rule: Rule, most: int, runs: int, seed: int = 0) -> Mapping[str, float]:
     """Shares of `runs` checks that passed, regressed or were inconclusive, and the mean number of processes that they took."""
     found = [judged(machine, truth, rule, most, seed * 1_000_003 + run) for run in range(runs)]
-    counted = {state: sum(verdict == state for verdict, _ in found) / runs for state in ("pass", "regressed", "inconclusive")}
+    counted = {
+        state: sum(verdict == state for verdict, _ in found) / runs for state in ("pass", "regressed", "inconclusive")
+    }
     return {**counted, "processes": math.fsum(last.processes for _, last in found) / runs}

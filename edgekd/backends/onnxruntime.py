@@ -17,16 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from edgekd.backend import (
-    Array,
-    Backend,
-    Session,
-    Signature,
-    read_engine,
-    read_json,
-    refused_precision,
-    write_engine,
-)
+from edgekd.backend import Array, Backend, Session, Signature, read_engine, read_json, refused_precision, write_engine
 from edgekd.errors import EdgekdError
 
 if TYPE_CHECKING:
@@ -153,10 +144,9 @@ class OnnxRuntime(Backend):
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]]:
         """ONNX Runtime's own profiler, after as many calls to warm up; the shape is that of the first output."""
         facts, file = read_engine(engine, self.name)
-        signature = Signature.read(engine)
+        feed = {port.name: value for port, value in zip(Signature.read(engine).inputs, inputs, strict=True)}
         with tempfile.TemporaryDirectory() as folder:
-            session = _open(file, facts["options"], profile=Path(folder) / "profile")
-            feed = {port.name: value for port, value in zip(signature.inputs, inputs, strict=True)}
+            session = _open(file, {**facts["options"], "profile": Path(folder) / "profile"})
             for _ in range(2 * calls):
                 session.run(None, feed)
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
@@ -165,19 +155,17 @@ class OnnxRuntime(Backend):
 
 def operators_of(events: Sequence[Mapping[str, Any]], calls: int) -> list[dict[str, Any]]:
     """Rows of `Backend.profile` from the trace events of twice `calls` calls, the first half of which is left out."""
-    taken: dict[str, list[float]] = {}
+    took: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time"):
             (shape,) = event["args"]["output_type_shape"][:1] or [{"": []}]
-            label = f"{event['args']['op_name']} {'×'.join(map(str, *shape.values()))}"
-            taken.setdefault(label, []).append(event["dur"] * 1e-6)
-    found = {label: (len(s) // (2 * calls), sum(s[len(s) // 2 :]) / calls) for label, s in taken.items()}
-    return [{"operator": label, "nodes": nodes, "seconds": seconds} for label, (nodes, seconds) in found.items()]
+            label = [event["args"]["op_name"], "×".join(map(str, *shape.values()))]
+            took.setdefault(" ".join(label), []).append(event["dur"] * 1e-6)
+    half = {label: s[len(s) // 2 :] for label, s in took.items()}
+    return [{"operator": k, "nodes": len(s) // calls, "seconds": sum(s) / calls} for k, s in half.items()]
 
 
-def _open(
-    model: Path | bytes, options: Mapping[str, Any], optimised: Path | None = None, profile: Path | None = None
-) -> Any:
+def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | None = None) -> Any:
     """An InferenceSession. Raises EdgekdError with the runtime's own words if it refuses the model."""
     import onnxruntime as ort
 
@@ -192,8 +180,8 @@ def _open(
         settings.add_session_config_entry(key, value)
     if optimised:
         settings.optimized_model_filepath = str(optimised)
-    if profile:
-        settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
+    if "profile" in options:
+        settings.enable_profiling, settings.profile_file_prefix = True, str(options["profile"])
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, settings, providers=[PROVIDER])

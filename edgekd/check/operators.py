@@ -13,6 +13,7 @@ from edgekd.errors import EdgekdError
 
 CALLS = 200
 TIMEOUT = 120.0
+NOTHING: Mapping[str, Any] = {"nodes": 0, "seconds": 0.0}
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,24 @@ class Operator:
 def difference(baseline: Iterable[Mapping[str, Any]], candidate: Iterable[Mapping[str, Any]]) -> list[Operator]:
     """Rows {"operator", "nodes", "seconds"} of both profiles, joined by operator; what adds most comes first.
 
+    An operator whose shape is in one engine only is joined with the next such of its kind: "Conv 1×8×8×8 → 1×16×8×8".
+
     >>> [(o.name, round(o.added, 6)) for o in difference([{"operator": "Conv", "nodes": 1, "seconds": 1e-4}],
     ...     [{"operator": "Conv", "nodes": 1, "seconds": 3e-4}, {"operator": "Relu", "nodes": 1, "seconds": 5e-5}])]
     [('Conv', 0.0002), ('Relu', 5e-05)]
     """
     sides = [{row["operator"]: row for row in rows} for rows in (baseline, candidate)]
+    pairs = [(name, name) for name in sides[1] if name in sides[0]]
+    left = [[name for name in side if name not in sides[1 - i]] for i, side in enumerate(sides)]
+    for name in left[1]:
+        kind = name.partition(" ")[0]
+        old = next((n for n in left[0] if n.partition(" ")[0] == kind), "")
+        left[0] = [n for n in left[0] if n != old]
+        pairs.append((old, name))
     found = []
-    for name in dict.fromkeys([*sides[1], *sides[0]]):
-        old, new = (side.get(name, {"nodes": 0, "seconds": 0.0}) for side in sides)
+    for was, now in [*pairs, *((name, "") for name in left[0])]:
+        old, new = (side.get(name, NOTHING) for side, name in zip(sides, (was, now), strict=True))
+        name = f"{was} → {now.partition(' ')[2]}" if was and now and was != now else now or was
         found.append(Operator(name, old["nodes"], new["nodes"], old["seconds"], new["seconds"]))
     return sorted(found, key=lambda one: -one.added)
 

@@ -68,7 +68,7 @@ def run(
     cold: dict[str, list[ColdStart]] = {"baseline": [], "candidate": []}
     turns: list[Turn] = []
     looks: list[Look] = []
-    started, longest, failure = clock(), 0.0, ""
+    started, longest, failure, tell = clock(), 0.0, "", _waiting(progress)
     with progress.task("measure side by side", total=max_seconds) as task:
         while True:
             begun = clock()
@@ -83,11 +83,11 @@ def run(
                     block=BLOCK,
                     threads=candidate.threads,
                     seed=seed,
-                    wait=0.0 if turns else WAIT,
+                    wait=0.0 if turns or candidate.backend == SIMULATED else WAIT,
                     quiet=QUIET,
                     timeout=time_limit(len(folders), SECONDS),
                     plugins=plugins,
-                    tell=_waiting(progress),
+                    tell=tell,
                     first=first,
                 )
             except UserError:

@@ -153,8 +153,10 @@ def look(samples: Mapping[str, Samples], rule: Rule, number: int = 1, seed: int 
     """
     random = np.random.default_rng([seed, number])
     slowdown, control = (Estimate.of(logs, random) for logs in contrasts(samples))
-    baseline = float(np.median(np.concatenate([samples[name] for name in RUNNERS[:2]], axis=1)))
-    candidate = float(np.median(np.concatenate([samples[name] for name in RUNNERS[2:]], axis=1)))
+    baseline, candidate = (
+        float(np.median(np.concatenate([samples[name].ravel() for name in names])))
+        for names in (RUNNERS[:2], RUNNERS[2:])
+    )
     limit = rule.limit(baseline)
     bound, low, high = math.log(limit), control.low(CONTROL_ALPHA), control.high(CONTROL_ALPHA)
     reach = max(high, -low)

@@ -36,7 +36,9 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     folders = {name: Path(folder) for name, folder in request["engines"]}
     indices = {name: index for index, name in enumerate(folders)}
     random, first, cold = np.random.default_rng([seed, process]), request.get("first"), None
-    opening = sorted(_shuffled(folders, np.random.default_rng([seed, process, OPENING])), key=lambda name: name != first)
+    opening = sorted(
+        _shuffled(folders, np.random.default_rng([seed, process, OPENING])), key=lambda name: name != first
+    )
     with pinned(request["cores"]), ExitStack() as opened:
         sessions: dict[str, Session] = {}
         inputs: dict[str, Sequence[Array]] = {}
