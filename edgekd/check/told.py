@@ -127,7 +127,7 @@ def picture(last: Look, width: int = WIDTH) -> str:
 
     >>> from edgekd.latency.statistics import Ratio
     >>> picture(Look(1, 6, 1e-3, 1.15e-3, Ratio(1.15, 1.12, 1.18), Ratio(1, 0.99, 1.01), 1.05, 0.0, "regressed"), 25)
-    '    ┊    ┃      ├──●─┤   '
+    '   ┊    ┃      ├──●──┤   '
     """
     marks = (1.0, last.limit, last.ratio.low, last.ratio.high)
     low, high = math.log(min(marks)), math.log(max(marks))

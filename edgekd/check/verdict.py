@@ -30,7 +30,7 @@ LEAST = 3  # processes without which nothing is said
 ALPHA = 0.025  # probability of "regressed" for a candidate exactly at the limit, all looks together
 PASS_ALPHA = 0.05  # of "pass" for one at the limit, at a look
 CONTROL_ALPHA = 0.025  # each side of the control's interval: 95%
-RESAMPLES, POOL = 4000, 400
+RESAMPLES, POOL = 4000, 200
 
 
 @dataclass(frozen=True)
