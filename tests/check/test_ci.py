@@ -49,7 +49,7 @@ def action() -> dict[str, Any]:
 
 
 def test_the_actions_step_gates_and_tells(tmp_path: Path, tools: Path) -> None:
-    """A stored-baseline regression: bytes, at once; then one allowed by an option, with spaces in the paths."""
+    """A candidate twice as slow, with spaces in its path, and a signal that an option turns off."""
     (step,) = action()["runs"]["steps"]
     one = made(tmp_path / "my bundles" / "one")
     two = made(tmp_path / "my bundles" / "two", seconds=2e-3)
