@@ -185,6 +185,13 @@ class Backend(ABC):
     def load(self, engine: Path) -> Session:
         """Open the engine in the folder `engine`, with the options that it was compiled for."""
 
+    def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]] | None:
+        """What each operator takes, if the runtime has a profiler: rows of {"operator", "nodes", "seconds"}, means of a call.
+
+        `operator` names kind and shape, so that two engines of one network can be compared; `nodes` have that name.
+        """
+        return None
+
 
 def _wanted(package: str) -> list[str]:
     """What to install for `package`, quoted for a shell: its extra of edgekd, if it is of one, and the versions asked for."""

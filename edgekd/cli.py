@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekd.bundle_cli import cmake_dir, verify
+from edgekd.check_cli import EPILOG, check
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, StoreOpt, store_app
 
@@ -24,6 +25,7 @@ Examples:
   edgekd compile recipe.toml --set distill.epochs=2 --set seed=1
   edgekd measure out/bundles/host other/bundles/host
   edgekd verify out/bundles/host            its golden inputs, here
+  edgekd check out/bundles/host --baseline main/bundles/host
   edgekd doctor                             what this machine can compile and measure
 """
 
@@ -179,12 +181,12 @@ def doctor(as_json: Json = False) -> None:
 
     checks = examine()
     if as_json:
-        print(json.dumps([vars(check) for check in checks], indent=1))
+        print(json.dumps([vars(one) for one in checks], indent=1))
         return
-    for check in checks:
-        print(f"{'ok ' if check.good else 'no '} {check.what:<14} {check.found}")
-        if check.cure:
-            print(f"{'':18} hint: {check.cure}")
+    for one in checks:
+        print(f"{'ok ' if one.good else 'no '} {one.what:<14} {one.found}")
+        if one.cure:
+            print(f"{'':18} hint: {one.cure}")
 
 
 @app.command()
@@ -218,6 +220,7 @@ def measure(
 
 
 app.command()(verify)
+app.command(epilog=EPILOG)(check)
 
 
 @app.command()

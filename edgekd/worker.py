@@ -36,6 +36,8 @@ TASKS = {
     "evaluate": ("edgekd.tasks:evaluate", "evaluating"),
     "measure": ("edgekd.latency.rounds:measure", "measuring"),
     "cold_start": ("edgekd.latency.rounds:cold_start", "measuring the cold start"),
+    "profile": ("edgekd.latency.rounds:profile", "profiling"),
+    "instructions": ("edgekd.latency.instructions:instructions", "counting instructions"),
 }
 TAIL_LINES, TAIL_BYTES = 12, 16_384
 LINE_BYTES = 512 * 2**20

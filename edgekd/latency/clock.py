@@ -41,7 +41,8 @@ class Noise:
 
     `spread`, `process`: standard deviation of the log of a call's, and of a whole process's, factor. `outliers`: the
     probability of a call that takes `outlier_factor` times as long. `cold_calls`: so many first calls of a process take
-    `cold_factor` times as long.
+    `cold_factor` times as long. `slow_processes`: the probability of a process that takes `slow_factor` times as long in all
+    calls, so that processes are of two kinds. `backwards`: the probability of a call after which the clock reads earlier.
     """
 
     spread: float = 0.0
@@ -50,6 +51,9 @@ class Noise:
     outlier_factor: float = 10.0
     cold_calls: int = 0
     cold_factor: float = 3.0
+    slow_processes: float = 0.0
+    slow_factor: float = 1.05
+    backwards: float = 0.0
 
 
 class VirtualClock:
@@ -67,6 +71,8 @@ class VirtualClock:
         """Begin the noise of a new process. The same seed and numbers give the same noise; the time goes on."""
         self._random = np.random.default_rng([self.seed, *process])
         self._factor = math.exp(self._random.normal(0.0, self.noise.process)) if self.noise.process else 1.0
+        if self.noise.slow_processes and self._random.random() < self.noise.slow_processes:
+            self._factor *= self.noise.slow_factor
         self._calls = 0
 
     def advance(self) -> None:
@@ -80,7 +86,8 @@ class VirtualClock:
             took *= noise.cold_factor
         self._calls += 1
         self.latency = took
-        self._now += round(took * 1e9)
+        back = self.noise.backwards and self._random.random() < self.noise.backwards
+        self._now += round(took * (-1e9 if back else 1e9))
 
     def __call__(self) -> int:
         return self._now

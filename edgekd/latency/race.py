@@ -122,6 +122,62 @@ class Race:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What one process of a race recorded: `run` as rounds.py gives it, the machine's share in use before, the cores."""
+
+    run: dict[str, Any]
+    busy: float
+    cores: tuple[int, ...]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Rounds and calls, which all processes of a race share."""
+        found: dict[str, Any] = self.run["plan"]
+        return found
+
+    @property
+    def cold_start(self) -> ColdStart | None:
+        """Of the engine asked for as first, if one was."""
+        return ColdStart(**self.run["cold_start"]) if self.run["cold_start"] else None
+
+
+def measure_once(
+    engines: Mapping[str, Path],
+    process: int,
+    *,
+    plan: Mapping[str, Any] | None,
+    inputs: Sequence[Path] | None,
+    seconds: float,
+    block: float,
+    threads: int,
+    seed: int,
+    wait: float,
+    quiet: float,
+    timeout: float,
+    plugins: Sequence[str],
+    tell: Progress,
+    first: str | None = None,
+) -> Turn:
+    """One fresh process of a race; the arguments are `race`'s. `plan`: that of its first process, or none in that."""
+    share, per_cpu = machine.wait_until_quiet(wait, quiet, lambda share: tell({"busy": share}))
+    cores = tuple(machine.choose_cores(threads, per_cpu))
+    request = {
+        "engines": [[name, str(folder)] for name, folder in engines.items()],
+        "inputs": [str(p) for p in inputs] if inputs else None,
+        "seed": seed,
+        "plugins": list(plugins),
+        "process": process,
+        "seconds": seconds,
+        "block": block,
+        "cores": list(cores),
+        "plan": plan,
+        "first": first,
+    }
+    run = worker.call("measure", request, env=worker.thread_env(threads), timeout=timeout, on_progress=tell)
+    return Turn(run, share, cores)
+
+
 def race(
     engines: Mapping[str, Path],
     *,
@@ -157,48 +213,59 @@ def race(
     if processes < 1 or cold_starts < 0 or threads < 1 or not (seconds > 0 and block > 0):
         raise UserError("a race needs at least one process and thread, and times of more than 0 seconds")
     tell = on_progress or (lambda _: None)
-    shared = {"inputs": [str(p) for p in inputs] if inputs else None, "seed": seed, "plugins": list(plugins)}
-    listed = [[name, str(folder)] for name, folder in engines.items()]
-    limit = timeout or 120 + 10 * len(engines) * (seconds / processes + 5)
-    busy: list[float] = []
-    cores: list[tuple[int, ...]] = []
-    runs: list[dict[str, Any]] = []
-    env = worker.thread_env(threads)
+    limit = timeout or time_limit(len(engines), seconds / processes)
+    turns: list[Turn] = []
     for process in range(processes):
-        share, per_cpu = machine.wait_until_quiet(wait, quiet, lambda share: tell({"busy": share}))
-        busy.append(share)
-        cores.append(tuple(machine.choose_cores(threads, per_cpu)))
-        request = {
-            **shared,
-            "engines": listed,
-            "process": process,
-            "seconds": seconds / processes,
-            "block": block,
-            "cores": list(cores[-1]),
-            "plan": runs[0]["plan"] if runs else None,
-        }
-        place = _placed(tell, process, processes)
-        runs.append(worker.call("measure", request, env=env, timeout=limit, on_progress=place))
+        turn = measure_once(
+            engines,
+            process,
+            plan=turns[0].plan if turns else None,
+            inputs=inputs,
+            seconds=seconds / processes,
+            block=block,
+            threads=threads,
+            seed=seed,
+            wait=wait,
+            quiet=quiet,
+            timeout=limit,
+            plugins=plugins,
+            tell=_placed(tell, process, processes),
+        )
+        turns.append(turn)
+    env = worker.thread_env(threads)
+    shared = {"inputs": [str(p) for p in inputs] if inputs else None, "seed": seed, "plugins": list(plugins)}
     cold: dict[str, list[ColdStart]] = {name: [] for name in engines}
     for name, folder in engines.items():
         for _ in range(cold_starts):
             tell({"doing": f"cold start of {name}"})
-            request = {**shared, "engine": str(folder), "cores": list(cores[-1])}
+            request = {**shared, "engine": str(folder), "cores": list(turns[-1].cores)}
             cold[name].append(ColdStart(**worker.call("cold_start", request, env=env, timeout=limit)))
-    plan = runs[0]["plan"]
+    return gathered(facts, turns, cold, seed, threads)
+
+
+def time_limit(engines: int, seconds: float) -> float:
+    """Seconds after which a process that should measure each engine for `seconds` hangs: well above what it should take."""
+    return 120 + 10 * engines * (seconds + 5)
+
+
+def gathered(
+    facts: Mapping[str, Any], turns: Sequence[Turn], cold: Mapping[str, Sequence[ColdStart]], seed: int, threads: int
+) -> Race:
+    """The race that these processes were. `facts`: engine.json of each engine; `cold`: its cold starts."""
+    runs = [turn.run for turn in turns]
     runners = {
         name: Runner(
             name,
             facts[name],
             np.array([run["engines"][name]["samples"] for run in runs]),
-            plan["repeat"][name],
+            turns[0].plan["repeat"][name],
             tuple(WarmUp(**run["engines"][name]["warm_up"]) for run in runs),
             tuple(cold[name]),
         )
-        for name in engines
+        for name in facts
     }
-    others = tuple(run["others"] for run in runs)
-    return Race(runners, [run["order"] for run in runs], tuple(busy), others, tuple(cores), seed, threads)
+    busy, others = tuple(turn.busy for turn in turns), tuple(run["others"] for run in runs)
+    return Race(runners, [run["order"] for run in runs], busy, others, tuple(t.cores for t in turns), seed, threads)
 
 
 def _placed(tell: Progress, process: int, processes: int) -> Progress:

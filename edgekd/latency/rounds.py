@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.backend import Array, Session, Signature, load_engine
+from edgekd.backend import Array, Session, Signature, load_engine, open_backend, read_json
 from edgekd.errors import UserError
 from edgekd.latency.clock import VirtualClock, calls_per_sample, no_collection, time_block, warm_up
 from edgekd.latency.machine import Others, peak_memory, pinned
@@ -20,6 +20,7 @@ from edgekd.worker import Progress
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 60
 PROGRESS_SECONDS = 0.25  # whoever shows it wakes up for it, so not more often
+OPENING = 1  # of the random numbers that order the opening
 
 
 def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -27,20 +28,31 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
     `plan` is null in a race's first process, which finds it; the others are told, so that all have equally many rounds
     and calls. Gives {"plan": {"rounds", "calls", "repeat"}, "order", "engines": {name: {"samples", "warm_up"}}, "others"}.
+    Engines are opened in random order, since what is opened first lies elsewhere in memory. An engine asked for as "first"
+    is opened before the others, and "cold_start" says what its first result cost.
     """
     add_plugins(request)
     process, seed = int(request["process"]), int(request["seed"])
     folders = {name: Path(folder) for name, folder in request["engines"]}
-    random = np.random.default_rng([seed, process])
+    indices = {name: index for index, name in enumerate(folders)}
+    random, first, cold = np.random.default_rng([seed, process]), request.get("first"), None
+    opening = sorted(
+        _shuffled(folders, np.random.default_rng([seed, process, OPENING])), key=lambda name: name != first
+    )
     with pinned(request["cores"]), ExitStack() as opened:
         sessions: dict[str, Session] = {}
         inputs: dict[str, Sequence[Array]] = {}
-        for index, name in enumerate(folders):
+        for name in opening:
             progress({"doing": f"opening {name}"})
-            session = opened.enter_context(load_engine(folders[name]))
-            if isinstance(session.clock, VirtualClock):
-                session.clock.restart(seed, process, index)
-            sessions[name], inputs[name] = session, sample_inputs(session.signature, request["inputs"], seed)
+            inputs[name] = sample_inputs(Signature.read(folders[name]), request["inputs"], seed)
+            if name == first:
+                sessions[name], cold = first_result(folders[name], inputs[name])
+                opened.enter_context(sessions[name])
+            else:
+                sessions[name] = opened.enter_context(load_engine(folders[name]))
+            clock = sessions[name].clock
+            if isinstance(clock, VirtualClock):
+                clock.restart(seed, process, indices[name])
         others = Others()
         with no_collection():
             warm = {}
@@ -66,7 +78,7 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         share = others.share()
         progress({"doing": racing, "done": rounds, "total": rounds})
     engines = {name: {"samples": samples[name], "warm_up": warm[name].to_json()} for name in folders}
-    return {"plan": plan, "order": order, "engines": engines, "others": share}
+    return {"plan": plan, "order": order, "engines": engines, "others": share, "cold_start": cold}
 
 
 def make_plan(medians: Mapping[str, float], repeat: Mapping[str, int], seconds: float, block: float) -> dict[str, Any]:
@@ -112,20 +124,36 @@ def sample_inputs(signature: Signature, files: Sequence[str] | None, seed: int) 
     return made
 
 
-def cold_start(request: dict[str, Any], _: Progress) -> dict[str, Any]:
-    """{"engine", "inputs", "seed", "cores"} to {"seconds", "base", "peak"}: what a first result costs a new process.
+def first_result(engine: Path, inputs: Sequence[Array]) -> tuple[Session, dict[str, Any]]:
+    """An opened engine, and {"seconds", "base", "peak"} of its first result: what it costs a process that is new.
 
     Seconds from before the runtime is imported to the first result; on a simulated device, the first call's. Bytes of
     the largest resident set before (`base`: Python and numpy), and after (`peak`).
     """
+    base, started = peak_memory(), time.perf_counter()
+    session = load_engine(engine)
+    session.run(inputs)
+    seconds, peak = time.perf_counter() - started, peak_memory()
+    if isinstance(session.clock, VirtualClock):
+        seconds = session.clock.latency
+    return session, {"seconds": seconds, "base": base, "peak": peak}
+
+
+def cold_start(request: dict[str, Any], _: Progress) -> dict[str, Any]:
+    """{"engine", "inputs", "seed", "cores"} to {"seconds", "base", "peak"}: what a first result costs a new process."""
     add_plugins(request)
     engine = Path(request["engine"])
     with pinned(request["cores"]):
         inputs = sample_inputs(Signature.read(engine), request["inputs"], request["seed"])
-        base, started = peak_memory(), time.perf_counter()
-        with load_engine(engine) as session:
-            session.run(inputs)
-            seconds, peak = time.perf_counter() - started, peak_memory()
-            if isinstance(session.clock, VirtualClock):
-                seconds = session.clock.latency
-    return {"seconds": seconds, "base": base, "peak": peak}
+        session, found = first_result(engine, inputs)
+        session.close()
+    return found
+
+
+def profile(request: dict[str, Any], _: Progress) -> dict[str, Any]:
+    """{"engine", "inputs", "calls"} to {"operators"}: what the engine's backend says of its operators, null if nothing."""
+    add_plugins(request)
+    engine = Path(request["engine"])
+    backend = open_backend(str(read_json(engine / "engine.json").get("backend")))
+    inputs = sample_inputs(Signature.read(engine), request["inputs"], 0)
+    return {"operators": backend.profile(engine, inputs, int(request["calls"]))}

@@ -91,30 +91,36 @@ def p99(samples: Samples) -> float | None:
     return percentile(samples, 0.99)
 
 
-def student_t(freedom: int, probability: float) -> float:
-    """The quantile of Student's t: the t with P(T <= t) = `probability` > 0.5, by bisection.
+def _within(freedom: int, t: float) -> float:
+    """P(|T| <= t) of Student's t.
 
-    Source: Abramowitz & Stegun 1964, 26.7.3 and 26.7.4: A(t|v) = P(|T| <= t) as a finite series in the cosine of
-    atan(t / sqrt(v)).
+    Source: Abramowitz & Stegun 1964, 26.7.3 and 26.7.4: A(t|v) as a finite series in the cosine of atan(t / sqrt(v)).
     """
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = cosine if odd else 1.0, 0.0
+    for k in range(1, (freedom + 1) // 2 if odd else freedom // 2 + 1):
+        total += term
+        term *= cosine**2 * ((2 * k) / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
-    def within(t: float) -> float:
-        angle = math.atan(t / math.sqrt(freedom))
-        sine, cosine = math.sin(angle), math.cos(angle)
-        odd = freedom % 2
-        term, total = cosine if odd else 1.0, 0.0
-        for k in range(1, (freedom + 1) // 2 if odd else freedom // 2 + 1):
-            total += term
-            term *= cosine**2 * ((2 * k) / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
-        return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
+@cache
+def student_t(freedom: int, probability: float) -> float:
+    """The quantile of Student's t: the t with P(T <= t) = `probability` > 0.5, by bisection."""
     low, high = 0.0, 1.0
-    while within(high) < 2 * probability - 1:
+    while _within(freedom, high) < 2 * probability - 1:
         high *= 2
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < 2 * probability - 1 else (low, middle)
+        low, high = (middle, high) if _within(freedom, middle) < 2 * probability - 1 else (low, middle)
     return (low + high) / 2
+
+
+def student_tail(freedom: int, t: float) -> float:
+    """P(T > t) of Student's t, for t of at least 0."""
+    return max(0.0, (1 - _within(freedom, t)) / 2)
 
 
 def _interval(point: float, per_process: NDArray[np.float64], resampled: NDArray[np.float64]) -> tuple[float, float]:

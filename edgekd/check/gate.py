@@ -1,0 +1,250 @@
+"""One check: two bundles, or a bundle and a stored report, to a result with every signal's verdict."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgekd import __version__, worker
+from edgekd.check import gates, lock, operators, session, stored
+from edgekd.check.gates import Gate
+from edgekd.check.operators import Operator
+from edgekd.check.pair import SIMULATED, Side, comparable, open_side
+from edgekd.check.session import Session
+from edgekd.check.verdict import Rule
+from edgekd.errors import EdgekdError, UserError
+from edgekd.latency import instructions
+from edgekd.latency.machine import choose_cores
+from edgekd.pipeline.engines import plugins
+from edgekd.progress import Progress
+
+Verdict = Literal["pass", "regressed", "inconclusive"]
+EXIT = {"pass": 0, "regressed": 1, "inconclusive": 3}
+TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One check as asked for. `allowed`: tolerances of other signals than latency; NaN is not gated."""
+
+    candidate: Path
+    baseline: Path
+    name: str = ""
+    target: str | None = None
+    rule: Rule = field(default_factory=Rule)
+    allowed: Mapping[str, float] = field(default_factory=dict)
+    max_seconds: float = session.MAX_SECONDS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for numbers that mean nothing."""
+        if not 0 < self.rule.tolerance < 10:
+            raise UserError(f"--tolerance {self.rule.tolerance:g} is not a share above 0", hint="as in --tolerance 5%")
+        if not 0 <= self.rule.floor < 1e6:
+            raise UserError(f"--floor {self.rule.floor:g} s is not a time of at least 0", hint="as in --floor 20us")
+        if not 0 < self.max_seconds < 1e6:
+            raise UserError(f"--max-seconds {self.max_seconds:g} is not a time above 0", hint="as in --max-seconds 90")
+
+    @property
+    def title(self) -> str:
+        return self.name or str(self.candidate)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a check found. `latency` is None where it was not gated (a stored baseline)."""
+
+    asked: Asked
+    candidate: Side
+    latency: Session | None
+    gates: tuple[Gate, ...]
+    operators: tuple[Operator, ...] | None
+    notes: tuple[str, ...]
+    seconds: float
+    latency_verdict: Verdict | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Regressed if anything is; else inconclusive if latency is."""
+        if self.latency_verdict == "regressed" or any(gate.state == "regressed" for gate in self.gates):
+            return "regressed"
+        return self.latency_verdict or "pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, seconds and bytes. Raw samples are in `race`, as `edgekd measure` has them."""
+        found: dict[str, Any] = {
+            "name": self.asked.title,
+            "verdict": self.verdict,
+            "candidate": str(self.candidate.folder),
+            "baseline": str(self.asked.baseline),
+            "target": self.candidate.target.get("name"),
+            "tolerance": self.asked.rule.tolerance,
+            "floor": self.asked.rule.floor,
+            "latency": None,
+            "gates": [asdict(gate) for gate in self.gates],
+            "operators": None if self.operators is None else [asdict(one) for one in self.operators],
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+        if self.latency is not None:
+            found["latency"] = {
+                "verdict": self.latency_verdict,
+                "reason": self.latency.reason,
+                "advice": self.latency.advice,
+                "p": self.latency.p,
+                "looks": [asdict(one) for one in self.latency.looks],
+                "seconds": self.latency.seconds,
+                "race": self.latency.race.to_json() if self.latency.race else None,
+            }
+        return found
+
+
+def check(asked: Asked, progress: Progress) -> Result:
+    """Run one check. Raises UserError for bundles that are damaged or cannot be compared, before anything is measured."""
+    candidate = open_side(asked.candidate, asked.target)
+    if asked.baseline.suffix == ".json":
+        return _stored(asked, candidate)
+    target = asked.target or (candidate.target.get("name") if (asked.baseline / "bundles").is_dir() else None)
+    baseline = open_side(asked.baseline, target)
+    notes = comparable(candidate, baseline)
+    started = time.perf_counter()
+    scratch = Path(tempfile.mkdtemp(prefix="edgekd-check-"))
+    try:
+        with lock.device(
+            "local", lambda path: progress.say(f"  waiting: another check measures on this device ({path})")
+        ):
+            return _measured(asked, candidate, baseline, notes, scratch, progress, started)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _measured(
+    asked: Asked, candidate: Side, baseline: Side, notes: list[str], scratch: Path, progress: Progress, started: float
+) -> Result:
+    sides, allowed = (baseline, candidate), asked.allowed
+    fed = _inputs(candidate, scratch)
+    found = [*gates.recorded([s.manifest for s in sides], allowed), *gates.built([s.facts for s in sides], allowed)]
+    if fed is None:
+        notes.append("outputs were not compared: the candidate's bundle holds no golden inputs")
+    else:
+        found += _outputs(candidate, baseline, fed, scratch, allowed, notes)
+    measured = session.run(
+        candidate,
+        baseline,
+        asked.rule,
+        inputs=fed,
+        max_seconds=asked.max_seconds,
+        seed=asked.seed,
+        plugins=plugins(),
+        progress=progress,
+    )
+    simulated = candidate.backend == SIMULATED
+    found += [_instructions(candidate, baseline, fed, allowed, simulated)]
+    found += gates.started(measured.cold["baseline"], measured.cold["candidate"], allowed, simulated)
+    profile = None
+    if measured.verdict == "regressed":
+        profile = operators.profiles(candidate, baseline, fed, plugins())
+    order = list(gates.SIGNALS)
+    return Result(
+        asked,
+        candidate,
+        measured,
+        tuple(sorted(found, key=lambda gate: order.index(gate.name))),
+        None if profile is None else tuple(profile),
+        tuple(notes),
+        time.perf_counter() - started,
+        measured.verdict,
+    )
+
+
+def _stored(asked: Asked, candidate: Side) -> Result:
+    started = time.perf_counter()
+    manifest, facts = stored.read(asked.baseline, str(candidate.target.get("name")))
+    found = [
+        *gates.recorded([manifest, candidate.manifest], asked.allowed),
+        *gates.built([facts, candidate.facts], asked.allowed),
+    ]
+    scratch, notes = Path(tempfile.mkdtemp(prefix="edgekd-check-")), [stored.NOTE]
+    try:
+        fed, golden = _inputs(candidate, scratch), candidate.golden()
+        if fed is not None:
+            outputs = _run(candidate, fed, scratch)
+            within, tolerance = candidate.manifest.get("tolerance") or {}, asked.allowed.get("parity")
+            found.append(gates.parity(outputs, golden.get("outputs"), within, tolerance))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Result(asked, candidate, None, tuple(found), None, tuple(notes), time.perf_counter() - started, None)
+
+
+def _inputs(side: Side, scratch: Path) -> Path | None:
+    """The golden inputs as a .npy file, for an engine with one input."""
+    held = side.golden().get("inputs")
+    if held is None or len(side.manifest["signature"]["inputs"]) != 1:
+        return None
+    np.save(scratch / "golden.npy", held)
+    return scratch / "golden.npy"
+
+
+def _run(side: Side, fed: Path, scratch: Path) -> np.ndarray:
+    """The first output of an engine for the golden inputs, in a fresh process."""
+    files = [str(scratch / f"outputs-{i}.npy") for i in range(len(side.manifest["signature"]["outputs"]))]
+    request = {"engine": str(side.engine), "inputs": [str(fed)], "outputs": files, "plugins": plugins()}
+    worker.call("evaluate", request, env=worker.thread_env(side.threads), timeout=TIMEOUT)
+    found: np.ndarray = np.load(files[0], allow_pickle=False)
+    return found
+
+
+def _outputs(
+    candidate: Side, baseline: Side, fed: Path, scratch: Path, allowed: Mapping[str, float], notes: list[str]
+) -> list[Gate]:
+    """Parity of the candidate with its golden outputs, and agreement of both engines. An engine that fails has neither."""
+    try:
+        ours = _run(candidate, fed, scratch)
+        theirs = _run(baseline, fed, scratch)
+    except UserError:
+        raise
+    except EdgekdError as error:
+        notes.append(f"outputs were not compared: {error.message.splitlines()[0]}")
+        return []
+    within, golden = candidate.manifest.get("tolerance") or {}, candidate.golden().get("outputs")
+    return [
+        gates.parity(ours, golden, within, allowed.get("parity")),
+        gates.agreement(ours, theirs, allowed.get("agreement")),
+    ]
+
+
+def _instructions(
+    candidate: Side, baseline: Side, fed: Path | None, allowed: Mapping[str, float], simulated: bool
+) -> Gate:
+    tolerance = allowed.get("instructions")
+    why = "a simulated device has none" if simulated else instructions.unavailable()
+    if why:
+        return gates.judge("instructions", None, None, tolerance, why)
+    counts: list[float | None] = []
+    for side in (baseline, candidate):
+        request: dict[str, Any] = {"engine": str(side.engine), "inputs": [str(fed)] if fed else None}
+        request |= {"cores": choose_cores(side.threads), "plugins": plugins()}
+        try:
+            answer = worker.call("instructions", request, env=worker.thread_env(side.threads), timeout=TIMEOUT)
+        except EdgekdError:
+            answer = {"instructions": None}
+        counts.append(answer["instructions"])
+    return gates.judge("instructions", counts[0], counts[1], tolerance, "" if None not in counts else "perf failed")
+
+
+def to_json(results: Sequence[Result], verdict: Verdict) -> dict[str, Any]:
+    """A whole run of the command."""
+    return {
+        "schema": 1,
+        "edgekd": __version__,
+        "verdict": verdict,
+        "exit": EXIT[verdict],
+        "checks": [result.to_json() for result in results],
+    }

@@ -1,0 +1,200 @@
+"""What is gated besides latency: one row a signal, each with its own tolerance. Those not measured here are deterministic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edgekd.errors import UserError, nearest
+from edgekd.latency.race import ColdStart
+
+State = Literal["pass", "regressed", "unknown", "off"]
+Kind = Literal["growth", "rise", "fall"]
+# Kernels that compute nothing: they turn values into another layout or type for the kernel beside them.
+REFORMATS = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "ReorderInput", "ReorderOutput")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What is compared. `kind`: a share of the baseline's by which it may grow, or an amount by which it may rise or fall.
+
+    `floor`: a difference of at most so much never counts.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    tolerance: float
+    about: str
+    floor: float = 0.0
+    measured: bool = False
+
+
+SIGNALS = {
+    signal.name: signal
+    for signal in (
+        Signal("metric", "fall", "share", 0.005, "score on the test split, as each bundle's compile recorded it"),
+        Signal("teacher", "fall", "share", 0.01, "top-1 agreement with the teacher on the test split, as recorded"),
+        Signal("parity", "rise", "times", 0.0, "largest distance to the golden outputs, over what the bundle allows"),
+        Signal("agreement", "fall", "share", 0.25, "golden inputs for which both engines name the same class"),
+        Signal("bytes", "growth", "bytes", 0.01, "size of the engine"),
+        Signal("delegated", "fall", "share", 0.02, "share of the engine's nodes that compute in integers"),
+        Signal("reformats", "rise", "count", 2, "nodes that only change layout or type"),
+        Signal("instructions", "growth", "count", 0.005, "instructions a call", measured=True),
+        Signal("cold_start", "growth", "seconds", 0.25, "from a new process to a first result", 0.02, measured=True),
+        Signal("peak_memory", "growth", "bytes", 0.10, "what a first result adds to a process", 2e6, measured=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One signal's verdict. `baseline` and `candidate` in the signal's unit; None: not known, and `note` says why."""
+
+    name: str
+    state: State
+    baseline: float | None
+    candidate: float | None
+    tolerance: float
+    note: str = ""
+
+
+def judge(name: str, baseline: float | None, candidate: float | None, tolerance: float | None, note: str = "") -> Gate:
+    """Whether the candidate is within `tolerance` of the baseline (NaN: is not gated; None: the signal's own)."""
+    signal = SIGNALS[name]
+    allowed = signal.tolerance if tolerance is None else tolerance
+    state: State = "pass"
+    if math.isnan(allowed):
+        state, note = "off", "not gated, as asked"
+    elif baseline is None or candidate is None:
+        state, note = "unknown", note or "not recorded in both"
+    else:
+        worse = baseline - candidate if signal.kind == "fall" else candidate - baseline
+        most = allowed * baseline if signal.kind == "growth" else allowed
+        if worse > max(most, signal.floor) + 1e-12 * abs(baseline):
+            state = "regressed"
+    return Gate(name, state, baseline, candidate, 0.0 if math.isnan(allowed) else allowed, note)
+
+
+def read_tolerances(given: Sequence[str]) -> dict[str, float]:
+    """Signal to tolerance from lines like "bytes=2%", "metric=0.01" and "cold_start=off" (NaN). Raises UserError."""
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in SIGNALS:
+            raise UserError(f'--allow {text}: no signal called "{name}"', hint=nearest(name, SIGNALS))
+        found[name] = math.nan if value == "off" else read_share(value, f"--allow {text}", least=0.0)
+    return found
+
+
+def read_share(text: str, where: str, least: float = math.ulp(0.0)) -> float:
+    """A share from "5%" or "0.05". Raises UserError if it is none, or less than `least`.
+
+    >>> read_share("5%", "--tolerance"), read_share("0.1", "--tolerance")
+    (0.05, 0.1)
+    """
+    try:
+        value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        wanted = "of at least 0" if least == 0 else "above 0"
+        raise UserError(f'{where}: "{text}" is not a share {wanted}', hint='write it like "5%" or "0.05"')
+    return value
+
+
+def recorded(manifests: Sequence[Mapping[str, Any]], allowed: Mapping[str, float]) -> list[Gate]:
+    """Metric and agreement with the teacher, from the facts of the baseline's and the candidate's compile.
+
+    They compare only where both were scored on the same data.
+    """
+    old, new = (m.get("promised") or {} for m in manifests)
+    data = [(m.get("digests") or {}).get("data") for m in manifests]
+    other = "scored on other data" if data[0] != data[1] else ""
+    top1 = [(p.get("agreement") or {}).get("top1") for p in (old, new)]
+    pairs = {"metric": (old.get("metric"), new.get("metric")), "teacher": (top1[0], top1[1])}
+    return [judge(k, *((None, None) if other else pair), allowed.get(k), other) for k, pair in pairs.items()]
+
+
+def built(facts: Sequence[Mapping[str, Any]], allowed: Mapping[str, float]) -> list[Gate]:
+    """Bytes, delegated share and reformats, from the facts (engine.json) of the baseline's and the candidate's engine."""
+    rows: dict[str, list[float | None]] = {
+        "bytes": [f.get("bytes") for f in facts],
+        "delegated": [delegated(f) for f in facts],
+        "reformats": [_reformats(f) for f in facts],
+    }
+    return [judge(name, old, new, allowed.get(name)) for name, (old, new) in rows.items()]
+
+
+def delegated(facts: Mapping[str, Any]) -> float | None:
+    """Share of integer nodes among those that multiply and add; None where the facts do not tell.
+
+    >>> delegated({"integer_nodes": 3, "float_nodes": 1})
+    0.75
+    """
+    integer, floating = facts.get("integer_nodes"), facts.get("float_nodes")
+    if integer is None or floating is None or integer + floating == 0:
+        return None
+    return float(integer / (integer + floating))
+
+
+def _reformats(facts: Mapping[str, Any]) -> float | None:
+    kernels = facts.get("kernels")
+    return None if kernels is None else float(sum(kernels.get(op, 0) for op in REFORMATS))
+
+
+def parity(outputs: np.ndarray, golden: np.ndarray | None, within: Mapping[str, Any], tolerance: float | None) -> Gate:
+    """The candidate's outputs here against those it gave where it was compiled, in units of what its bundle allows.
+
+    1 is as far as it may: its largest difference over the allowed one, or, where classes differ, infinitely far.
+    """
+    if golden is None:
+        return judge("parity", None, None, tolerance, "the bundle holds no golden outputs")
+    if outputs.shape != golden.shape:
+        return judge("parity", 1.0, 1e9, tolerance, f"outputs {list(outputs.shape)}, golden ones {list(golden.shape)}")
+    absolute, top1 = float(within.get("absolute", 1e-4)), float(within.get("top1", 1.0))
+    difference = float(np.abs(outputs.astype(np.float64) - golden).max())
+    same = same_class(outputs, golden)
+    note = f"largest difference {difference:.3g}, allowed {absolute:g}"
+    if same < top1 or not math.isfinite(difference):
+        return judge("parity", 1.0, 1e9, tolerance, f"the same class for {same:.0%} of the golden inputs; {note}")
+    return judge("parity", 1.0, difference / absolute, tolerance, note)
+
+
+def agreement(outputs: np.ndarray, others: np.ndarray, tolerance: float | None) -> Gate:
+    """The candidate's outputs [n, …] against the baseline's on the same golden inputs."""
+    if not np.isfinite(outputs).all():
+        return judge("agreement", 1.0, 0.0, tolerance, "the candidate's outputs are not finite")
+    spread = float(np.abs(outputs.astype(np.float64) - others).max())
+    note = f"{len(outputs)} golden inputs; largest difference {spread:.3g}"
+    return judge("agreement", 1.0, same_class(outputs, others), tolerance, note)
+
+
+def same_class(outputs: np.ndarray, others: np.ndarray) -> float:
+    """Share of places whose largest output along the last dimension is the same."""
+    return float((outputs.argmax(-1) == others.argmax(-1)).mean())
+
+
+def started(
+    baseline: Sequence[ColdStart], candidate: Sequence[ColdStart], allowed: Mapping[str, float], simulated: bool
+) -> list[Gate]:
+    """Cold start and peak memory, medians of several new processes each.
+
+    Regressed only if every one of the candidate's is above every one of the baseline's: single starts vary by more than
+    what is allowed. Of simulated engines the memory is this machine's and says nothing.
+    """
+    gates = []
+    for name, read in (("cold_start", lambda c: c.seconds), ("peak_memory", lambda c: float(c.peak - c.base))):
+        old, new = sorted(map(read, baseline)), sorted(map(read, candidate))
+        if not old or not new or (simulated and name == "peak_memory"):
+            gates.append(judge(name, None, None, allowed.get(name), "simulated" if simulated else "not measured"))
+            continue
+        gate = judge(name, float(np.median(old)), float(np.median(new)), allowed.get(name))
+        if gate.state == "regressed" and new[0] <= old[-1]:
+            gate = Gate(name, "pass", gate.baseline, gate.candidate, gate.tolerance, "single starts overlap")
+        gates.append(gate)
+    return gates
