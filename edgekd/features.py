@@ -16,7 +16,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @contextmanager
 def capture(network: nn.Module, names: Sequence[str], whose: str) -> Iterator[dict[str, torch.Tensor]]:
-    """While the block runs, keep the last output of each module called `names`; gradients flow through what is kept.
+    """While the block runs, keep the first output of each module called `names`; gradients flow through what is kept.
+
+    The first, since a network that looks at its input in several ways looks at it as it is before it turns or mirrors it.
 
     `whose` is "student" or "teacher", for the message. Raises UserError for a name that is no module's (naming the
     nearest), for a module that gives no tensor, and for one that the network never called.
@@ -27,7 +29,7 @@ def capture(network: nn.Module, names: Sequence[str], whose: str) -> Iterator[di
     def keep(name: str, output: object) -> None:
         if not isinstance(output, torch.Tensor):
             raise UserError(f'the {whose}\'s module "{name}" gives a {type(output).__name__}, not a tensor')
-        caught[name] = output
+        caught.setdefault(name, output)
 
     hooks = [modules[n].register_forward_hook(lambda _module, _inputs, output, n=n: keep(n, output)) for n in names]
     try:
@@ -49,11 +51,11 @@ def shapes(
     it is in `named`. Raises UserError as `capture` does.
     """
     modules = _modules(network, named, whose)
-    caught: list[tuple[str, torch.Tensor]] = []
+    caught: dict[str, torch.Tensor] = {}
 
     def keep(name: str, output: object) -> None:
         if isinstance(output, torch.Tensor):
-            caught.append((name, output))
+            caught.setdefault(name, output)
 
     hooks = [m.register_forward_hook(lambda _m, _i, output, n=n: keep(n, output)) for n, m in modules.items()]
     try:
@@ -63,8 +65,8 @@ def shapes(
         for hook in hooks:
             hook.remove()
     found = {}
-    for name, output in reversed(caught):
-        if name in named or (id(output) not in seen and name not in found):
+    for name, output in reversed(caught.items()):
+        if name in named or id(output) not in seen:
             found[name] = tuple(output.shape)
         seen.add(id(output))
     return dict(reversed(found.items()))

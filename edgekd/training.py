@@ -61,7 +61,8 @@ def train(
         few = slice(max(2, objective.least))
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
         for name, (student, teacher) in objective.pairs.items():
-            context.progress.say(f"  {label}: {name} compares {student} with the teacher's {teacher}")
+            theirs = teacher if teacher == "logits" else f'"{teacher}"'
+            context.progress.say(f'  {label}: {name} compares "{student}" with the teacher\'s {theirs}')
         run = _Run(model, objective, _optimizer(model, objective, training), layout, load)
         origin = run.origin(label, training, context.seed)
         run.resume(path, origin)

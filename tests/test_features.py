@@ -6,7 +6,7 @@ from tiny import TinyNet, tiny_data
 from torch import nn
 
 from edgekd.errors import UserError
-from edgekd.features import deepest, pair, shapes, vectors
+from edgekd.features import capture, deepest, pair, shapes, vectors
 
 INPUTS = tiny_data().train[0][:2]
 STUDENT = {
@@ -69,3 +69,23 @@ def test_vectors_are_means_over_positions() -> None:
     assert vectors(maps).tolist() == [[1.5, 5.5, 9.5]]
     assert vectors(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])).tolist() == [[2.0, 4.0]]
     assert vectors(torch.tensor([[1.0, 2.0]])).tolist() == [[1.0, 2.0]]
+
+
+class Mirroring(nn.Module):
+    """Looks at each image and at its mirror image, as a teacher may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 3, 3), nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(self.head(self.body(view).amax((2, 3))) for view in (x, x.flip(3)))  # type: ignore[return-value]
+
+
+def test_of_a_module_called_twice_the_first_output_counts() -> None:
+    network = Mirroring()
+    with capture(network, ["body"], "teacher") as caught:
+        network(INPUTS)
+    assert torch.equal(caught["body"], network.body(INPUTS))
+    assert not torch.equal(caught["body"], network.body(INPUTS.flip(3)))
+    assert shapes(network, INPUTS, "teacher") == {"body": (2, 3, 10, 10), "head": (2, 4)}
