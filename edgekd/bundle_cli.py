@@ -1,4 +1,4 @@
-"""What the command does for those who embed a bundle: `edgekd verify`, `edgekd --cmake-dir`."""
+"""What the command does with bundles: `edgekd measure`, `edgekd verify`, and `edgekd --cmake-dir` for those who link one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgekd.store_cli import Json
+from edgekd.store_cli import Json, Quiet, console
 
 
 def cmake_dir(asked: bool) -> None:
@@ -19,6 +19,35 @@ def cmake_dir(asked: bool) -> None:
 
         print(data_dir("cmake"))
         raise typer.Exit
+
+
+def measure(
+    bundles: Annotated[list[Path], typer.Argument(help="bundles to race, interleaved", metavar="BUNDLE")],
+    seconds: Annotated[float, typer.Option(help="an engine, in all processes together")] = 2.0,
+    processes: Annotated[int, typer.Option(help="fresh processes")] = 3,
+    threads: Annotated[int, typer.Option(help="pinned thread count")] = 1,
+    seed: Annotated[int, typer.Option(help="of the order of the rounds")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Race bundles on this machine, interleaved.
+
+    In fresh processes, round by round in random order: medians with intervals, and ratios to the first bundle.
+    """
+    from edgekd.measure import race_bundles, rows_of
+
+    found = race_bundles(bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table(
+        "bundle", "median", "95% interval", "p90", "p99", "calls", "ratio to the first", box=None, pad_edge=False
+    )
+    for row in rows_of(found):
+        table.add_row(*row)
+    console().print(table)
 
 
 def verify(

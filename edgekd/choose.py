@@ -9,7 +9,8 @@ from typing import Protocol
 
 from edgekd.ledger import ROUNDING
 from edgekd.report import words
-from edgekd.report.schema import Candidate, Ratio, Verdict
+from edgekd.report.figures import Ratio
+from edgekd.report.schema import Candidate, Verdict
 
 Compare = Callable[[str, str], Ratio | None]
 """(name, other name) -> latency of the one over the other's, raced side by side; None if they were not."""

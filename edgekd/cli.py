@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd.bundle_cli import cmake_dir, verify
+from edgekd.bundle_cli import cmake_dir, measure, verify
 from edgekd.check_cli import EPILOG, check
 from edgekd.errors import EdgekdError, UserError
-from edgekd.store_cli import Json, StoreOpt, store_app
+from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
 
 INTERRUPTED = 130
 EXAMPLES = """\b
@@ -44,7 +44,6 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report an
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a field: distill.epochs=2")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on stderr")]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FOLDER=PATH", help="add a file: losses=./mine.py")
 ]
@@ -140,7 +139,7 @@ def plan(
     table = Table(Column("step", no_wrap=True), Column(no_wrap=True), "reads", box=None, pad_edge=False)
     for row in rows:
         table.add_row(str(row["step"]), "cached" if row["cached"] else "to do", ", ".join(row["reads"]))  # type: ignore[arg-type]
-    _console().print(table)
+    console().print(table)
 
 
 @app.command("list")
@@ -189,36 +188,7 @@ def doctor(as_json: Json = False) -> None:
             print(f"{'':18} hint: {one.cure}")
 
 
-@app.command()
-def measure(
-    bundles: Annotated[list[Path], typer.Argument(help="bundles to race, interleaved", metavar="BUNDLE")],
-    seconds: Annotated[float, typer.Option(help="an engine, in all processes together")] = 2.0,
-    processes: Annotated[int, typer.Option(help="fresh processes")] = 3,
-    threads: Annotated[int, typer.Option(help="pinned thread count")] = 1,
-    seed: Annotated[int, typer.Option(help="of the order of the rounds")] = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Race bundles on this machine, interleaved.
-
-    In fresh processes, round by round in random order: medians with intervals, and ratios to the first bundle.
-    """
-    from edgekd.measure import race_bundles, rows_of
-
-    found = race_bundles(bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    from rich.table import Table
-
-    table = Table(
-        "bundle", "median", "95% interval", "p90", "p99", "calls", "ratio to the first", box=None, pad_edge=False
-    )
-    for row in rows_of(found):
-        table.add_row(*row)
-    _console().print(table)
-
-
+app.command()(measure)
 app.command()(verify)
 app.command(epilog=EPILOG)(check)
 
@@ -266,16 +236,10 @@ def schema() -> None:
     print(json.dumps(recipe_schema(), indent=1))
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(soft_wrap=not sys.stdout.isatty())
-
-
 def _show(found: dict[str, Any]) -> None:
     from edgekd.report.terminal import summary
 
-    _console().print(summary(found))
+    console().print(summary(found))
 
 
 def main() -> None:

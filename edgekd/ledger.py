@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekd.report import words
-from edgekd.report.schema import FirstLoss, Flips, LedgerRow
+from edgekd.report.figures import Flips
+from edgekd.report.schema import FirstLoss, LedgerRow
 
 Z95 = 1.96
 """Standard errors in half of a 95% interval of a normal variable."""

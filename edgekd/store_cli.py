@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 StoreHelp = "folder of finished results; default: the user's cache"
 StoreOpt = Annotated[Path | None, typer.Option("--store", help=StoreHelp, envvar="EDGEKD_STORE")]
 Json = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on stderr")]
 
 store_app = typer.Typer(
     help="List or clean the store of finished results.", no_args_is_help=True, rich_markup_mode=None
@@ -53,6 +55,13 @@ def store_gc(
             found.remove(entry.key)
     found.sweep()
     print(f"removed {count} entries, {format_bytes(freed)}")
+
+
+def console() -> Any:
+    """stdout for a table: folded to a terminal's width, whole where it goes elsewhere."""
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty())
 
 
 def _bytes(folder: Path) -> int:

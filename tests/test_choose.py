@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.choose import choose
-from edgekd.report.schema import Budget, Candidate, Latency, Ratio
+from edgekd.report.figures import Latency, Ratio
+from edgekd.report.schema import Budget, Candidate
 
 FREE = Budget()
 

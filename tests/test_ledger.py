@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.ledger import changes, first_loss, losses, standard_error
-from edgekd.report.schema import Flips, LedgerRow
+from edgekd.report.figures import Flips
+from edgekd.report.schema import LedgerRow
 
 STATES = [
     ("teacher", "teacher"),

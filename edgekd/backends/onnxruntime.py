@@ -230,51 +230,18 @@ def _opens(model: onnx.ModelProto) -> str:
 
 
 def _refusals(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, str]]:
-    """The nodes that the runtime refuses on their own. Nodes whose types are not known, or with subgraphs, are left out."""
-    import onnx
+    """The nodes that the runtime refuses on their own; equal nodes are asked about once."""
+    from edgekd.onnx_nodes import kind_of, single_nodes
 
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = {v.name: v.type for v in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     answers: dict[bytes, str] = {}
     refused: list[tuple[onnx.NodeProto, str]] = []
-    for node in model.graph.node:
-        names = [name for name in node.input if name]
-        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-            continue
-        if any(name not in values and name not in constants for name in names):
-            continue
-        single = onnx.ModelProto()
-        single.CopyFrom(model)
-        single.ClearField("graph")
-        alone = single.graph
-        alone.name = "node"
-        alone.node.add().CopyFrom(node)
-        for name in dict.fromkeys(names):
-            if name in constants:
-                alone.initializer.add().CopyFrom(constants[name])
-            else:
-                alone.input.add(name=name).type.CopyFrom(values[name])
-        for name in node.output:
-            if name:
-                value = alone.output.add(name=name)
-                if name in values:
-                    value.type.CopyFrom(values[name])
-        key = _shape_of(alone)
+    for node, single in single_nodes(model):
+        key = kind_of(single.graph)
         if key not in answers:
             answers[key] = _opens(single)
         if answers[key]:
             refused.append((node, answers[key]))
     return refused
-
-
-def _shape_of(graph: onnx.GraphProto) -> bytes:
-    """What a one-node graph is, without its names and weights: equal nodes are asked about once."""
-    node = graph.node[0]
-    attributes = [a.SerializeToString(deterministic=True).hex() for a in node.attribute]
-    types = [value.type.SerializeToString(deterministic=True).hex() for value in graph.input]
-    weights = [[t.data_type, list(t.dims)] for t in graph.initializer]
-    return json.dumps([node.domain, node.op_type, attributes, types, weights]).encode()
 
 
 def _slimmed(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:

@@ -17,9 +17,10 @@ from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
+from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
 from edgekd.pipeline.sources import digests_of
-from edgekd.pipeline.step import Candidate, Step, Version, judged, key_of
-from edgekd.target import Calibration, Target, find_calibration, find_target
+from edgekd.pipeline.step import TORCH, Candidate, Step, Version, key_of
+from edgekd.target import Calibration, find_calibration, find_target
 
 if TYPE_CHECKING:
     from edgekd.pipeline.roots import Roots
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
-TORCH = ("torch", "torchao", "torch-pruning")
-EXPORT = ("torch", "torchao", "onnxscript", "onnx")
 COMPILE_TIMEOUT = 1800.0  # seconds, for one engine
 
 
@@ -52,7 +51,7 @@ class Plan:
         self.digests = digests_of(recipe, store, lambda: self.roots.data)
         self.versions: list[Version] = []
         self._roots_and_stages()
-        self._judges()
+        add_judges(self)
         self.candidates = [
             Candidate(version, target, backend)
             for target in self.targets
@@ -60,13 +59,13 @@ class Plan:
             for version in self.raced
         ]
         for version in self.raced:
-            self._export(version)
+            add_export(self, version)
         for candidate in self.candidates:
-            self._compile(candidate)
+            add_compile(self, candidate)
         for candidate in self.candidates:
-            self._evaluate(candidate)
+            add_evaluate(self, candidate)
         for target in self.targets:
-            self.add_race(target, [c for c in self.candidates if c.target == target])
+            add_race(self, target, [c for c in self.candidates if c.target == target])
 
     @cached_property
     def roots(self) -> Roots:
@@ -109,10 +108,10 @@ class Plan:
             return self.roots.teacher_student(self.entry(name).path)
         return Student(self.entry(name).path, self.roots.student_factory)
 
-    def _add(self, name: str, step: Step) -> None:
+    def add(self, name: str, step: Step) -> None:
         self.steps[name] = step
 
-    def _key(
+    def key(
         self, kind: str, inputs: Iterable[str], fields: Any, reads: Iterable[str], code: Iterable[Path], **more: Any
     ) -> str:
         """Key of a step that depends on the steps `inputs` and, by digest, on what `reads` names."""
@@ -125,12 +124,12 @@ class Plan:
         inputs: tuple[str, ...] = ()
         if self.values.teacher is not None:
             use = self.values.teacher.use
-            key = self._key("teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], code)
-            self._add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
+            key = self.key("teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], code)
+            self.add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
             self.versions.append(Version("teacher", "teacher", "float32", is_file=use == "onnx"))
             inputs = ("teacher",)
-        key = self._key("student", inputs, {"seed": seed}, ["student", "data"], code)
-        self._add("student", Step("student", key, ("student", "data", *inputs), self._make_student))
+        key = self.key("student", inputs, {"seed": seed}, ["student", "data"], code)
+        self.add("student", Step("student", key, ("student", "data", *inputs), self._make_student))
         self.versions.append(Version("student", "student", "float32"))
         uses = [table["use"] for table in self.values.stage]
         before = "student"
@@ -162,7 +161,7 @@ class Plan:
         reads = ["data", "metric"] if "data" in stage.reads or "calibration" in stage.reads else []
         fields = {"seed": self.values.seed, **asdict(stage)}  # type: ignore[call-overload]  # every stage is a dataclass
         code = [registry.file_of("stages", use)]
-        key = self._key(use, inputs, fields, reads, code, digests=files, packages=TORCH)
+        key = self.key(use, inputs, fields, reads, code, digests=files, packages=TORCH)
 
         def make(out: Path) -> dict[str, Any]:
             from edgekd.pipeline.context import stage_context
@@ -171,7 +170,7 @@ class Plan:
             context = stage_context(
                 self.roots,
                 teacher=lambda: self.roots.teacher(self.entry("teacher").path),
-                logits_key=lambda of: self._key(
+                logits_key=lambda of: self.key(
                     "logits", ["teacher"], of, ["data"], [HERE / "context.py", PACKAGE / "training.py"]
                 ),
                 calibration=calibration,
@@ -185,13 +184,13 @@ class Plan:
             return stage.run(student, context, out)
 
         reads = sorted(stage.reads - {"teacher", "calibration"})
-        self._add(name, Step(name, key, (*inputs, *reads), make))
+        self.add(name, Step(name, key, (*inputs, *reads), make))
 
     def _calibration(self, stage: str, recipe: Calibration, before: str) -> str:
         name, digests = calibrations.step_of(stage), calibrations.digests_of(recipe)
-        key = self._key("calibration", [before], {}, ["data"], [HERE / "calibration.py"], digests=digests)
+        key = self.key("calibration", [before], {}, ["data"], [HERE / "calibration.py"], digests=digests)
         self.calibrations[stage] = recipe
-        self._add(name, calibrations.step(self, name, key, recipe, before))
+        self.add(name, calibrations.step(self, name, key, recipe, before))
         return name
 
     def _grid(self) -> str:
@@ -203,112 +202,3 @@ class Plan:
             message = f"the targets' backends take different grids: {', '.join(grids)}"
             raise EdgekdError(message, hint="compile for them one recipe at a time")
         return grids[0]
-
-    def _judges(self) -> None:
-        """Every version judged in torch: its program, and for a quantized one its fake-quantized network as well."""
-        for version in self.versions:
-            kinds = ("fake-quantized", "program") if version.precision == "int8" else ("network",)
-            for kind in kinds:
-                self._judge(version, kind)
-
-    def _judge(self, version: Version, kind: str) -> None:
-        name = judged(version, kind)
-        with_teacher = version.name != "teacher" and "judge teacher" in self.steps
-        inputs = (version.name, *(("judge teacher",) if with_teacher else ()))
-        key = self._key(f"judge {kind}", inputs, {}, ["data", "metric"], [HERE / "judge.py"], packages=TORCH)
-
-        def make(out: Path) -> dict[str, Any]:
-            from edgekd.pipeline.judge import judge, judged_network, read_outputs
-
-            data, metric = self.roots.data(), self.roots.metric()
-            with self.progress.task(name):
-                module, size = judged_network(self, version, kind)
-                teacher = read_outputs(self.entry("judge teacher").path) if with_teacher else None
-                return {**judge(out, module, data, metric, teacher), **size}
-
-        self._add(name, Step(name, key, (*inputs, "data"), make))
-
-    def _export(self, version: Version) -> None:
-        name = f"export {version.name}"
-        reads = ["student"] if version.is_file else []
-        key = self._key("export", [version.name, *reads], {}, [], [HERE / "engines.py"], packages=EXPORT)
-
-        def make(out: Path) -> dict[str, Any]:
-            from edgekd.pipeline import engines, onnx_teacher
-
-            with self.progress.task(name):
-                if not version.is_file:
-                    return engines.export(self.student(version.name), out)
-                file = self.entry(version.name).path / onnx_teacher.FILE
-                return onnx_teacher.export(file, out, self.student("student").signature)
-
-        self._add(name, Step(name, key, (version.name, *reads), make))
-
-    def _compile(self, candidate: Candidate) -> None:
-        program = f"export {candidate.version.name}"
-        backend, threads = candidate.backend, self.values.targets.threads
-        facts = candidate.target.model_dump(mode="json")
-        fields = {
-            "backend": backend,
-            "threads": threads,
-            "target": {k: facts[k] for k in ("triple", "isa", "precisions")},
-        }
-        code = [registry.file_of("backends", backend)]
-        key = self._key("compile", [program], fields, [], code, packages=open_backend(backend).versions())
-
-        def make(out: Path) -> dict[str, Any]:
-            from edgekd.pipeline.engines import compile_engine
-
-            with self.progress.task(f"compile {candidate.name}"):
-                return compile_engine(self.entry(program).path, out, backend, facts, threads, self.compile_timeout)
-
-        self._add(candidate.step("compile"), Step(candidate.step("compile"), key, (program, "target"), make))
-
-    def _evaluate(self, candidate: Candidate) -> None:
-        engine = candidate.step("compile")
-        kind = "program" if candidate.version.precision == "int8" else "network"
-        program = judged(candidate.version, kind)
-        inputs = [engine, program, *(["judge teacher"] if "judge teacher" in self.steps else [])]
-        key = self._key(
-            "evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=()
-        )
-
-        def make(out: Path) -> dict[str, Any]:
-            from edgekd.pipeline.engines import evaluate, parity_of
-            from edgekd.pipeline.judge import JUDGED, read_outputs, scores
-
-            data = self.roots.data()
-            arrays = {split: data.split(split)[0].numpy() for split in JUDGED}
-            label = f"evaluate {candidate.name}"
-            outputs = evaluate(self.entry(engine).path, out, arrays, self.values.targets.threads, self.progress, label)
-            teacher = read_outputs(self.entry("judge teacher").path) if "judge teacher" in self.entries else None
-            facts = scores(outputs, data, self.roots.metric(), teacher)
-            torch_outputs = read_outputs(self.entry(program).path)
-            return {**facts, "parity": parity_of(outputs, torch_outputs, candidate.version.precision)}
-
-        self._add(candidate.step("evaluate"), Step(candidate.step("evaluate"), key, (*inputs, "data"), make))
-
-    def add_race(self, target: Target, candidates: list[Candidate]) -> str:
-        """Plan the race of these engines on the target; asked again when some could not be compiled."""
-        name = f"race on {target.name}"
-        inputs = [c.step("compile") for c in candidates]
-        facts = target.model_dump(mode="json", include={"chip", "cores", "isa", "triple"})
-        fields = {
-            **self.values.measure.model_dump(),
-            "threads": self.values.targets.threads,
-            "machine": facts,
-            "seed": self.values.seed,
-        }
-        code = [PACKAGE / "latency" / "race.py", PACKAGE / "latency" / "rounds.py", HERE / "measure.py"]
-        key = self._key("race", inputs, fields, [], code, packages=("numpy",))
-
-        def make(out: Path) -> dict[str, Any]:
-            from edgekd.pipeline.measure import measure
-
-            engines = {c.name: self.entry(c.step("compile")).path for c in candidates}
-            return measure(
-                engines, out, self.values, self.roots.data().validation[0].numpy(), self.progress, target.name
-            )
-
-        self._add(name, Step(name, key, (*inputs, "target"), make))
-        return name

@@ -18,7 +18,8 @@ from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
 from edgekd.pipeline.step import Candidate as Planned
 from edgekd.pipeline.step import Version, judged, package_version
-from edgekd.report.schema import Candidate, LedgerRow, Ratio, Report
+from edgekd.report.figures import Ratio
+from edgekd.report.schema import Candidate, LedgerRow, Report
 from edgekd.target import Target, find_target
 
 ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgekd.errors import EdgekdError, StoreError
 from edgekd.pipeline import calibration
+from edgekd.pipeline.engine_steps import add_race
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.step import Candidate, Step
 from edgekd.pipeline.trial import try_losses
@@ -49,7 +50,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
         name = f"race on {target.name}"
         while left:
             if len(left) < len(whole):
-                plan.add_race(target, left)
+                add_race(plan, target, left)
                 found[name] = None if fresh else plan.store.get(plan.steps[name].key)
             _one(plan, outcome, name, plan.steps[name], found[name], fresh)
             guilty = next((c for c in left if _ended_at(c, outcome.failed.get(name, ""))), None)

@@ -14,6 +14,9 @@ from edgekd import digest
 if TYPE_CHECKING:
     from edgekd.target import Target
 
+TORCH = ("torch", "torchao", "torch-pruning")
+"""Packages that a student's weights and outputs depend on."""
+
 
 @dataclass(frozen=True)
 class Step:

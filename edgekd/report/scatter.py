@@ -8,8 +8,9 @@ from html import escape
 from statistics import median
 
 from edgekd.report import words
+from edgekd.report.figures import Latency
 from edgekd.report.labels import Box, Label, Mark, place
-from edgekd.report.schema import Candidate, Latency, Report, TargetReport
+from edgekd.report.schema import Candidate, Report, TargetReport
 from edgekd.report.svg import Axis, element, picture, room, text
 
 ORDER = {"chosen": 0, "reference": 1, "kept": 2, "rejected": 3, "failed": 4}

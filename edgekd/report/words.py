@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from edgekd.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from edgekd.report.schema import CalibrationSet, Ratio
+    from edgekd.report.figures import Ratio
+    from edgekd.report.schema import CalibrationSet
 
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -82,7 +83,7 @@ def times(value: float) -> str:
 def speed(ratio: Ratio, other: str = "") -> str:
     """A ratio of latencies in words, with its interval; `other` is what it compares with.
 
-    >>> from edgekd.report.schema import Ratio
+    >>> from edgekd.report.figures import Ratio
     >>> speed(Ratio(point=0.5, low=0.4, high=0.625)), speed(Ratio(point=1.29, low=1.21, high=1.35), "float")
     ('2.00× faster (1.60–2.50)', '1.29× slower than float (1.21–1.35)')
     >>> speed(Ratio(point=0.99, low=0.97, high=1.02), "float")

@@ -7,7 +7,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from edgekd.report.schema import VARIES, Part, Report
+from edgekd.report.figures import VARIES, Part
+from edgekd.report.schema import Report
 
 PAGE = Path(__file__).parents[2] / "docs" / "report.md"
 MARK = "<!-- from here on written by tests/report/document.py -->\n"

@@ -1,0 +1,132 @@
+"""The steps behind the stages: every version judged in torch, exported, compiled by each backend, evaluated, and raced.
+
+Each function plans one kind of step: its key, what it reads, and what it does when it is run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import registry
+from edgekd.backend import open_backend
+from edgekd.pipeline.step import TORCH, Candidate, Step, Version, judged
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.plan import Plan
+    from edgekd.target import Target
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.parent
+EXPORT = ("torch", "torchao", "onnxscript", "onnx")
+
+
+def add_judges(plan: Plan) -> None:
+    """Every version judged in torch: its program, and for a quantized one its fake-quantized network as well."""
+    for version in plan.versions:
+        kinds = ("fake-quantized", "program") if version.precision == "int8" else ("network",)
+        for kind in kinds:
+            _add_judge(plan, version, kind)
+
+
+def _add_judge(plan: Plan, version: Version, kind: str) -> None:
+    name = judged(version, kind)
+    with_teacher = version.name != "teacher" and "judge teacher" in plan.steps
+    inputs = (version.name, *(("judge teacher",) if with_teacher else ()))
+    key = plan.key(f"judge {kind}", inputs, {}, ["data", "metric"], [HERE / "judge.py"], packages=TORCH)
+
+    def make(out: Path) -> dict[str, Any]:
+        from edgekd.pipeline.judge import judge, judged_network, read_outputs
+
+        data, metric = plan.roots.data(), plan.roots.metric()
+        with plan.progress.task(name):
+            module, size = judged_network(plan, version, kind)
+            teacher = read_outputs(plan.entry("judge teacher").path) if with_teacher else None
+            return {**judge(out, module, data, metric, teacher), **size}
+
+    plan.add(name, Step(name, key, (*inputs, "data"), make))
+
+
+def add_export(plan: Plan, version: Version) -> None:
+    name = f"export {version.name}"
+    reads = ["student"] if version.is_file else []
+    key = plan.key("export", [version.name, *reads], {}, [], [HERE / "engines.py"], packages=EXPORT)
+
+    def make(out: Path) -> dict[str, Any]:
+        from edgekd.pipeline import engines, onnx_teacher
+
+        with plan.progress.task(name):
+            if not version.is_file:
+                return engines.export(plan.student(version.name), out)
+            file = plan.entry(version.name).path / onnx_teacher.FILE
+            return onnx_teacher.export(file, out, plan.student("student").signature)
+
+    plan.add(name, Step(name, key, (version.name, *reads), make))
+
+
+def add_compile(plan: Plan, candidate: Candidate) -> None:
+    program = f"export {candidate.version.name}"
+    backend, threads = candidate.backend, plan.values.targets.threads
+    facts = candidate.target.model_dump(mode="json")
+    fields = {
+        "backend": backend,
+        "threads": threads,
+        "target": {k: facts[k] for k in ("triple", "isa", "precisions")},
+    }
+    code = [registry.file_of("backends", backend)]
+    key = plan.key("compile", [program], fields, [], code, packages=open_backend(backend).versions())
+
+    def make(out: Path) -> dict[str, Any]:
+        from edgekd.pipeline.engines import compile_engine
+
+        with plan.progress.task(f"compile {candidate.name}"):
+            return compile_engine(plan.entry(program).path, out, backend, facts, threads, plan.compile_timeout)
+
+    plan.add(candidate.step("compile"), Step(candidate.step("compile"), key, (program, "target"), make))
+
+
+def add_evaluate(plan: Plan, candidate: Candidate) -> None:
+    engine = candidate.step("compile")
+    kind = "program" if candidate.version.precision == "int8" else "network"
+    program = judged(candidate.version, kind)
+    inputs = [engine, program, *(["judge teacher"] if "judge teacher" in plan.steps else [])]
+    key = plan.key("evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=())
+
+    def make(out: Path) -> dict[str, Any]:
+        from edgekd.pipeline.engines import evaluate, parity_of
+        from edgekd.pipeline.judge import JUDGED, read_outputs, scores
+
+        data = plan.roots.data()
+        arrays = {split: data.split(split)[0].numpy() for split in JUDGED}
+        label = f"evaluate {candidate.name}"
+        outputs = evaluate(plan.entry(engine).path, out, arrays, plan.values.targets.threads, plan.progress, label)
+        teacher = read_outputs(plan.entry("judge teacher").path) if "judge teacher" in plan.entries else None
+        facts = scores(outputs, data, plan.roots.metric(), teacher)
+        torch_outputs = read_outputs(plan.entry(program).path)
+        return {**facts, "parity": parity_of(outputs, torch_outputs, candidate.version.precision)}
+
+    plan.add(candidate.step("evaluate"), Step(candidate.step("evaluate"), key, (*inputs, "data"), make))
+
+
+def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:
+    """Plan the race of these engines on the target; asked again when some could not be compiled."""
+    name = f"race on {target.name}"
+    inputs = [c.step("compile") for c in candidates]
+    facts = target.model_dump(mode="json", include={"chip", "cores", "isa", "triple"})
+    fields = {
+        **plan.values.measure.model_dump(),
+        "threads": plan.values.targets.threads,
+        "machine": facts,
+        "seed": plan.values.seed,
+    }
+    code = [PACKAGE / "latency" / "race.py", PACKAGE / "latency" / "rounds.py", HERE / "measure.py"]
+    key = plan.key("race", inputs, fields, [], code, packages=("numpy",))
+
+    def make(out: Path) -> dict[str, Any]:
+        from edgekd.pipeline.measure import measure
+
+        engines = {c.name: plan.entry(c.step("compile")).path for c in candidates}
+        return measure(engines, out, plan.values, plan.roots.data().validation[0].numpy(), plan.progress, target.name)
+
+    plan.add(name, Step(name, key, (*inputs, "target"), make))
+    return name
