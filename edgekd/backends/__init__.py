@@ -7,5 +7,6 @@ Contract (`tests/backends/test_contract.py` holds every file to it):
 * `compile` writes the engine's files, `signature.json` and `engine.json` (through `backend.write_engine`) into `out`,
   gives the same bytes for the same program, and records every option that `load` needs;
 * `load` needs numpy and the runtime only, and opens what an earlier process compiled;
+* `profile`, where the runtime has a profiler, says what each operator takes: `edgekd check` names those that grew slower;
 * sessions do not time themselves: `edgekd/latency/clock.py` times them all the same way.
 """
