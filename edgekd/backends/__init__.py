@@ -8,5 +8,6 @@ Contract (`tests/backends/test_contract.py` holds every file to it):
   gives the same bytes for the same program, and records every option that `load` needs;
 * `load` needs numpy and the runtime only, and opens what an earlier process compiled; torch is imported by the backends
   whose runtime it is, or whose Python runtime is made of it (`torch`, `executorch`), and by no other;
+* `profile`, where the runtime has a profiler, says what each operator takes: `edgekd check` names those that grew slower;
 * sessions do not time themselves: `edgekd/latency/clock.py` times them all the same way.
 """

@@ -82,6 +82,21 @@ def test_noise_is_seeded_per_process_and_keeps_its_median(tmp_path: Path) -> Non
     assert 10 < sum(t > 4e-3 for t in first) < 90
 
 
+def test_processes_of_two_kinds_and_a_clock_that_stumbles(tmp_path: Path) -> None:
+    session = opened(tmp_path, seconds=1e-3, seconds_per_byte=0.0, noise={"slow_processes": 0.5, "slow_factor": 1.25})
+    taken = []
+    for process in range(200):
+        session.clock.restart(0, process)
+        session.run([X])
+        taken.append(session.latency)
+    assert set(taken) == {1e-3, 1.25e-3}
+    assert 70 < sum(t > 1e-3 for t in taken) < 130
+    backwards = opened(tmp_path, seconds=1e-3, seconds_per_byte=0.0, noise={"backwards": 1.0})
+    backwards.run([X])
+    assert backwards.clock() == -1_000_000
+    assert backwards.latency == 1e-3
+
+
 def test_cold_calls_are_slower(tmp_path: Path) -> None:
     session = opened(tmp_path, seconds=1e-3, seconds_per_byte=0.0, noise={"cold_calls": 2, "cold_factor": 5.0})
     taken = []

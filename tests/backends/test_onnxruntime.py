@@ -11,7 +11,8 @@ import pytest
 from backends.folders import float_model, int8_model, write_program
 from onnx import TensorProto, helper
 
-from edgekd.backend import load_engine, open_backend
+from edgekd.backend import Signature, load_engine, open_backend
+from edgekd.backends.onnxruntime import operators_of
 from edgekd.errors import EdgekdError
 
 BACKEND = open_backend("onnxruntime")
@@ -134,3 +135,27 @@ def test_x86_without_vnni_gets_the_exact_kernels(isa: list[str], precision: str,
 
     target = {"triple": "x86_64-linux", "isa": isa}
     assert ("session.x64quantprecision" in _entries(target, 1, precision)) is exact
+
+
+def test_the_profile_is_read_by_hand() -> None:
+    """Two calls of which the first warms up: the second's 10 + 12 µs of two convolutions, 3 µs of an addition."""
+    events = [{"cat": "Session", "name": "model_run", "dur": 99, "args": {}}]
+    for conv1, conv2, add in ((90, 80, 70), (10, 12, 3)):
+        for name, op, took in (("a", "Conv", conv1), ("b", "Conv", conv2), ("", "Add", add)):
+            about = {"op_name": op, "output_type_shape": [{"float": [1, 8, 4, 4]}]}
+            events.append({"cat": "Node", "name": f"{name}_kernel_time", "dur": took, "args": about})
+            events.append({"cat": "Node", "name": f"{name}_fence_before", "dur": 1000, "args": about})
+    found = operators_of(events, 1)
+    assert [(row["operator"], row["nodes"]) for row in found] == [("Conv 1×8×4×4", 2), ("Add 1×8×4×4", 1)]
+    assert [row["seconds"] for row in found] == pytest.approx([22e-6, 3e-6])
+
+
+def test_a_real_profile_names_what_was_compiled(tmp_path: Path) -> None:
+    backend, out = open_backend("onnxruntime"), tmp_path / "engine"
+    out.mkdir()
+    backend.compile(write_program(tmp_path / "program"), out, {}, 1)
+    found = backend.profile(out, Signature.read(out).noise(0), 4)
+    assert found is not None
+    assert sum(row["nodes"] for row in found if row["operator"].startswith("Conv ")) == 2
+    assert all(row["seconds"] >= 0 for row in found)
+    assert not list(tmp_path.glob("*profile*")) and not list(Path().glob("*profile*.json"))

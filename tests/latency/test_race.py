@@ -112,6 +112,23 @@ def test_cold_calls_are_warmed_away(tmp_path: Path) -> None:
     assert in_process({"a": path}, 0)["a"].max() == 0.001
 
 
+def test_the_engine_opened_first_tells_its_cold_start(tmp_path: Path) -> None:
+    engines = [[name, str(simulated(tmp_path, name, 0.002, {"cold_calls": 5}))] for name in ("a", "b")]
+    request = {"engines": engines, "inputs": None, "seed": 0, "process": 0, "seconds": 0.1, "block": 0.01}
+    told: list[dict[str, Any]] = []
+    found = measure({**request, "cores": [], "plan": None, "first": "b"}, told.append)
+    assert [t["doing"] for t in told[:2]] == ["opening b", "opening a"]
+    assert found["cold_start"]["seconds"] == 0.006  # the first call, three times as long
+    assert found["cold_start"]["peak"] >= found["cold_start"]["base"] > 1_000_000
+    orders = set()
+    for process in range(8):
+        told.clear()
+        again = measure({**request, "cores": [], "plan": found["plan"], "process": process}, told.append)
+        assert again["cold_start"] is None
+        orders.add(told[0]["doing"])
+    assert orders == {"opening a", "opening b"}
+
+
 def test_plans_by_hand() -> None:
     fast = make_plan({"a": 1e-6}, {"a": 10}, seconds=1.0, block=0.01)
     assert (fast["rounds"], fast["calls"]) == (60, {"a": 1000})
