@@ -12,8 +12,9 @@ Each file exports one frozen dataclass. Its contract:
                  module called by the field `student`
     "branch"     the same                  logits [batch, classes], without gradient
 
-A module that the recipe does not name (`student = ""`) is chosen by depth and shape: `edgekd.features.pair`. What else a
-loss needs, it names in `also: ClassVar[tuple[str, ...]]`, and is given by keyword:
+Of a module that is called several times, the first output counts. A module that the recipe does not name
+(`student = ""`) is chosen by depth and shape: `edgekd.features.pair`. What else a loss needs, it names in
+`also: ClassVar[tuple[str, ...]]`, and is given by keyword:
 
     "labels"     targets [batch], int64
     "progress"   the share of the training that is done, from 0 to just below 1
