@@ -33,7 +33,12 @@ def forbidden() -> Dataset:
 def given(folder: Path, data: Callable[[], Dataset] = tiny_data, **changes: Any) -> Given:
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
-    found = {"data": data, "teacher": lambda: Module(tiny_student(16, 7)), "progress": Progress(quiet=True), "work": work}
+    found = {
+        "data": data,
+        "teacher": lambda: Module(tiny_student(16, 7)),
+        "progress": Progress(quiet=True),
+        "work": work,
+    }
     return Given(**{**found, **changes})
 
 
@@ -53,12 +58,14 @@ def recipe(source: str, folder: Path, **changes: Any) -> Calibration:
     return Calibration.model_validate({"name": "mine", "source": source, "count": 20, **changes})
 
 
-def inputs(source: str, folder: Path, student: Student | None = None, around: Given | None = None, **changes: Any) -> torch.Tensor:
+def inputs(
+    source: str, folder: Path, student: Student | None = None, around: Given | None = None, **changes: Any
+) -> torch.Tensor:
     """Check the recipe as a run does, then ask the source; `options` are brief unless given."""
     options = {**BRIEF.get(source, {}), **changes.pop("options", {})}
     asked = recipe(source, folder, options=options, **changes)
     made = registry.build("sources", source, options)
-    checked(made, asked, lambda: tiny_student())
+    checked(made, asked, tiny_student)
     found: torch.Tensor = made.inputs(student or saved(folder, preprocessing=PIXELS), asked, around or given(folder))
     return found
 

@@ -35,7 +35,9 @@ def test_synthetic_sources_read_no_data(tmp_path: Path, source: str) -> None:
     assert len(inputs(source, tmp_path, around=given(tmp_path, data=forbidden))) == 20
 
 
-@pytest.mark.parametrize("source", [name for name in SOURCES if name not in SYNTHETIC and name not in ("images", "npz")])
+@pytest.mark.parametrize(
+    "source", [name for name in SOURCES if name not in SYNTHETIC and name not in ("images", "npz")]
+)
 def test_samples_are_those_of_the_split(tmp_path: Path, source: str) -> None:
     drawn = inputs(source, tmp_path, split="validation")
     known = {x.numpy().tobytes() for x in tiny_data().validation[0]}
