@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from backends.folders import float_model, write_program
-from tiny import tiny_data, tiny_saved, tiny_student
+from tiny import tiny_saved, tiny_student
 from torch import nn
 
 from edgekd import registry
 from edgekd.backend import load_engine, open_backend
 from edgekd.groups import find
 from edgekd.target import Calibration, Target, find_calibration, find_target
+from tests.sources.given import given
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = dict(
@@ -74,7 +75,7 @@ def test_the_observer(plugin: Any) -> None:
 def test_the_source(plugin: Any, tmp_path: Path) -> None:
     source, student = plugin("sources/uniform")(), tiny_saved(tmp_path / "student")
     recipe = Calibration(name="noise", source="uniform", count=300, seed=1)
-    first, second = (source.inputs(student, tiny_data, recipe) for _ in range(2))
+    first, second = (source.inputs(student, recipe, given(tmp_path)) for _ in range(2))
     assert first.shape == (300, 1, 12, 12)
     assert torch.equal(first, second)
     assert float(first.min()) == pytest.approx(-1, abs=1e-3)

@@ -34,7 +34,7 @@ def grid(inputs: np.ndarray, preprocessing: Mapping[str, Any]) -> bytes | None:
     pixels = np.rint(255 * np.clip(tiles, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
     _, height, width, channels = pixels.shape
     columns = max(1, min(SIDE, ROOM // (width + GAP), len(pixels)))
-    rows = min(-(-len(pixels) // columns), SIDE)
+    rows = min(-(-len(pixels) // columns), columns)
     page = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), 255, np.uint8)
     for index, tile in enumerate(pixels[: rows * columns]):
         top, left = index // columns * (height + GAP), index % columns * (width + GAP)
@@ -43,8 +43,8 @@ def grid(inputs: np.ndarray, preprocessing: Mapping[str, Any]) -> bytes | None:
 
 
 def _small(images: np.ndarray) -> np.ndarray:
-    """Images averaged down by whole factors until four fit side by side."""
-    factor = max(1, -(-max(images.shape[2:]) // (ROOM // 4 - GAP)))
+    """Images averaged down by whole factors until six fit side by side."""
+    factor = max(1, -(-max(images.shape[2:]) // (ROOM // 6 - GAP)))
     if factor == 1:
         return images
     n, channels, height, width = images.shape

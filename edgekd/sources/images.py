@@ -96,7 +96,7 @@ def _pixels(file: Path, shape: tuple[int, ...], recipe: Calibration) -> torch.Te
     if file.suffix.lower() == ".npy":
         try:
             array = np.load(file, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{where} is no array: {error}", hint="save it again with numpy.save") from None
         array = array[:, :, None] if array.ndim == 2 else array
         if array.ndim != 3 or array.shape[2] != shape[0] or array.dtype.kind not in "uif":

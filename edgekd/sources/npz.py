@@ -53,7 +53,7 @@ class Npz(Source):
         file = Path(recipe.path)
         where = f'calibration "{recipe.name}": {file}'
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 if isinstance(stored, np.ndarray):
                     raise UserError(f"{where} holds one bare array", hint="save it with numpy.savez")
                 name = self.array or (stored.files[0] if len(stored.files) == 1 else "")
@@ -63,5 +63,5 @@ class Npz(Source):
                     )
                     raise UserError(f'{where} holds {len(stored.files)} arrays, none is named "{name}"', hint=hint)
                 return name, stored[name]
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{where} is not a whole .npz file: {error}", hint="write it with numpy.savez") from None

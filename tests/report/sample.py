@@ -6,6 +6,10 @@ import hashlib
 import random
 from typing import Any
 
+import numpy as np
+
+from edgekd.report.preview import grid
+
 FLOAT = "prune on onnxruntime"
 INT8 = "quantize on onnxruntime"
 TEACHER = "teacher on onnxruntime"
@@ -135,6 +139,13 @@ def sample() -> dict[str, Any]:
                 "samples_file": "samples-host.json",
             }
         ],
+        "calibration": [
+            {
+                "version": "quantize", "recipe": "zero-shot", "source": "bn_statistics", "synthetic": True, "count": 512,
+                "seed": 0, "shape": [1, 28, 28], "options": {"steps": 120, "lr": 0.4}, "observer": "mse", "seconds": 38.2,
+                "notes": [], "preview": "calibration-quantize.png",
+            }
+        ],
         "plan": [
             {"step": step, "label": label, "key": key(step), "seconds": seconds, "cached": cached, "reads": reads}
             for step, label, seconds, cached, reads in steps
@@ -164,6 +175,14 @@ def samples(report: dict[str, Any] | None = None) -> dict[str, list[float]]:
     return found
 
 
+def previews() -> dict[str, bytes]:
+    """The picture that the report names: 64 grey images with a gradient across each."""
+    ramp = np.linspace(-1, 1, 28)[:, None] * np.linspace(-1, 1, 28)
+    made = grid(np.stack([ramp * (1 - i / 32) for i in range(64)])[:, None], {"mean": [0.5], "std": [0.5]})
+    assert made is not None
+    return {"calibration-quantize.png": made}
+
+
 def odd() -> dict[str, Any]:
     """A report that is hard to draw: no choice, no budget but one, hostile and long names, a metric of the user's, two targets."""
     report = sample()
@@ -171,6 +190,8 @@ def odd() -> dict[str, Any]:
     report["metric"] = {"name": "metrics:f1", "reference": "distill"}
     report["budget"] = {"metric_drop": None, "latency_p90": None, "size": 10_000}
     report["first_loss"] = None
+    shown = report["calibration"][0]
+    shown.update(recipe="<i>mine</i>.toml", source="images", synthetic=False, count=1, notes=["a single <b>input</b>"])
     target = report["targets"][0]
     target.update(
         chosen=None, nearest=INT8, reason="No engine keeps the budget. size ≤ 10.0 kB: the least is <b>66.9 kB</b>."

@@ -12,10 +12,10 @@ import pytest
 
 from edgekd.report import html
 from tests.report.chromium import PROGRAM, Browser
-from tests.report.sample import odd, sample, samples
+from tests.report.sample import odd, previews, sample, samples
 
 STYLE = (Path(html.__file__).parent / "report.css").read_text("utf-8")
-VOID = {"meta", "link", "br", "circle", "line", "path", "!doctype"}
+VOID = {"meta", "link", "br", "img", "circle", "line", "path", "!doctype"}
 
 
 def named(report: dict[str, Any]) -> dict[str, list[float]]:
@@ -31,7 +31,7 @@ def named(report: dict[str, Any]) -> dict[str, list[float]]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    texts = {"sample": html.render(sample(), samples()), "odd": html.render(odd(), named(odd()))}
+    texts = {"sample": html.render(sample(), samples(), previews()), "odd": html.render(odd(), named(odd()))}
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, "utf-8")
     return {name: folder / f"{name}.html" for name in texts}
@@ -62,14 +62,15 @@ def test_every_tag_is_closed_and_no_script_is_there(pages: dict[str, Path]) -> N
         parser = Balance()
         parser.feed(page.read_text("utf-8"))
         assert parser.open == []
-        assert not parser.seen & {"script", "iframe", "object", "img", "form"}
+        assert not parser.seen & {"script", "iframe", "object", "form"}
 
 
 def test_the_page_asks_for_nothing(pages: dict[str, Path]) -> None:
     for page in pages.values():
         text = page.read_text("utf-8")
         assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
-        assert re.findall(r"""(?:src|href|action)=["']([^"']*)""", text) == ["data:,"]
+        asked = re.findall(r"""(?:src|href|action)=["']([^"']*)""", text)
+        assert asked[0] == "data:," and all(one.startswith("data:image/png;base64,") for one in asked[1:])
         assert not re.search(r"https?://|@import|url\(|@font-face| style=\"(?!width:)", text)
 
 
@@ -95,9 +96,18 @@ def test_everything_is_on_the_page(pages: dict[str, Path]) -> None:
         assert digest in text
 
 
+def test_what_was_calibrated_on_is_told_and_shown(pages: dict[str, Path]) -> None:
+    text = pages["sample"].read_text("utf-8")
+    assert "512 inputs made up by bn_statistics" in text and "No data was read for them." in text
+    assert text.count("<img src=") == 1 and len(text) < 400_000
+    text = pages["odd"].read_text("utf-8")
+    assert "1 input from images" in text and "a single &lt;b&gt;input" in text and "&lt;i&gt;mine" in text
+    assert "<img" not in text, "a picture that is not there is not asked for"
+
+
 def test_a_report_of_almost_nothing_is_drawn() -> None:
     report = sample()
-    report.update(ledger=[], plan=[], first_loss=None)
+    report.update(ledger=[], plan=[], first_loss=None, calibration=[])
     report["targets"][0].update(
         candidates=[], chosen=None, reason="No engine could be chosen.", race=None, samples_file=None
     )
@@ -107,7 +117,7 @@ def test_a_report_of_almost_nothing_is_drawn() -> None:
 
 
 def test_two_renderings_are_equal(pages: dict[str, Path]) -> None:
-    assert html.render(sample(), samples()) == pages["sample"].read_text("utf-8")
+    assert html.render(sample(), samples(), previews()) == pages["sample"].read_text("utf-8")
 
 
 def colours(scheme: str) -> dict[str, str]:

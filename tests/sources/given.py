@@ -65,7 +65,7 @@ def inputs(
     options = {**BRIEF.get(source, {}), **changes.pop("options", {})}
     asked = recipe(source, folder, options=options, **changes)
     made = registry.build("sources", source, options)
-    checked(made, asked, lambda: tiny_student())
+    checked(made, asked, tiny_student)
     found: torch.Tensor = made.inputs(student or saved(folder, preprocessing=PIXELS), asked, around or given(folder))
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,17 +78,12 @@ def test_images_need_to_know_what_preprocessing_is(tmp_path: Path) -> None:
         inputs("images", tmp_path, path=str(write_npz(tmp_path)))
 
 
-def test_without_pillow_the_extra_is_named(tmp_path: Path) -> None:
+def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
     folder = broken_images(tmp_path / "images", one_png=b"x")
-    code = (
-        "import sys; sys.modules['PIL'] = None\n"
-        "from edgekd.sources.images import _pillow\n"
-        "from edgekd.target import Calibration\n"
-        f"_pillow(Calibration(name='mine', source='images', count=1, path={str(folder)!r}))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "reading image files needs Pillow" in ran.stderr
-    assert 'pip install "edgekd[images]"' in ran.stderr
+    with pytest.raises(UserError, match="reading image files needs Pillow") as error:
+        inputs("images", tmp_path, path=str(folder))
+    assert error.value.hint.startswith('pip install "edgekd[images]"')
 
 
 def test_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
