@@ -13,6 +13,7 @@ import typer
 
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, StoreOpt, store_app
+from edgekd.targets_cli import summary_of, targets_app
 
 INTERRUPTED = 130
 EXAMPLES = """\b
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app, name="store")
+app.add_typer(targets_app, name="targets")
 
 RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file", metavar="RECIPE")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report and the bundles")]
@@ -148,7 +150,7 @@ def list_(
         rows = list(registry.summaries(what))
     elif what == "targets":
         found = [target.find_target(name, Path()) for name in target.names("targets")]
-        rows = [(t.name, f"{t.chip}; {', '.join(t.backends)}") for t in found]
+        rows = [(t.name, summary_of(t)) for t in found]
     elif what == "calibration":
         recipes = [target.find_calibration(name, Path()) for name in target.names("calibration")]
         rows = [(c.name, f"{c.count} from {c.source}, {c.observer}") for c in recipes]
