@@ -20,7 +20,12 @@ def prepare(
 ) -> Plan:
     """Read a recipe and plan it; nothing is made yet. Raises UserError for whatever is wrong with the recipe."""
     loaded: Loaded = load_recipe(Path(recipe), overrides)
-    return Plan(loaded, Store(Path(store) if store else default_folder()), Progress(quiet=quiet))
+    progress = Progress(quiet=quiet)
+    plan = Plan(loaded, Store(Path(store) if store else default_folder()), progress)
+    for target in plan.targets:
+        for remark in target.remarks(loaded.values.targets.backends):
+            progress.say(f"  note: {remark}")
+    return plan
 
 
 def compile(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgekd.student import Student
 
 COMPILE_TIMEOUT = 1800.0
+GOLDEN = 8
 
 
 def export(student: Student, out: Path) -> dict[str, Any]:
@@ -51,7 +52,10 @@ def evaluate(
     progress: Progress,
     label: str,
 ) -> dict[str, np.ndarray]:
-    """The engine's outputs on each split's inputs, one sample at a time as an app runs it; kept in `outputs.npz`."""
+    """The engine's outputs on each split's inputs, one sample at a time as an app runs it; kept in `outputs.npz`.
+
+    The first of the validation split go into `golden.npz`, inputs and outputs: what a bundle proves itself by.
+    """
     found: dict[str, np.ndarray] = {}
     with progress.task(label, sum(len(x) for x in inputs.values())) as task:
         for split, values in inputs.items():
@@ -68,6 +72,8 @@ def evaluate(
             for file in files.values():
                 file.unlink()
     np.savez(out / "outputs.npz", **found)  # type: ignore[arg-type]  # numpy types its keyword arguments as bool
+    golden = {"inputs": inputs["validation"][:GOLDEN], "outputs": found["validation"][:GOLDEN]}
+    np.savez(out / "golden.npz", **golden)  # type: ignore[arg-type]
     return found
 
 

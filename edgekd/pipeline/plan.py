@@ -50,7 +50,7 @@ class Plan:
         self.candidates = [
             Candidate(version, target, backend)
             for target in self.targets
-            for backend in self.values.targets.backends or target.backends
+            for backend in self.values.targets.backends or target.usable
             for version in self.raced
         ]
         for version in self.raced:
@@ -60,7 +60,8 @@ class Plan:
         for candidate in self.candidates:
             self._evaluate(candidate)
         for target in self.targets:
-            self.add_race(target, [c for c in self.candidates if c.target == target])
+            if not target.unmeasured:
+                self.add_race(target, [c for c in self.candidates if c.target == target])
 
     @cached_property
     def roots(self) -> Roots:
@@ -178,7 +179,7 @@ class Plan:
 
     def _grid(self) -> str:
         """The grid that the targets' backends have kernels for. Raises EdgekdError if they differ."""
-        names = {b for t in self.targets for b in self.values.targets.backends or t.backends}
+        names = {b for t in self.targets for b in self.values.targets.backends or t.usable}
         facts = self.targets[0].model_dump(mode="json")
         grids = sorted({open_backend(name).grid(facts) for name in names})
         if len(grids) > 1:
