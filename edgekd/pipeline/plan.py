@@ -7,6 +7,7 @@ Nothing here imports torch: a plan whose every step is in the store never does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property
@@ -146,7 +147,7 @@ class Plan:
             files["calibration"] = digest.of_json(calibration.model_dump(exclude={"name", "notes"}))
             files["source"] = digest.of_source(registry.file_of("sources", calibration.source))
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))
-        multiple = max(target.channel_multiple for target in self.targets)
+        multiple = math.lcm(*(target.channel_multiple for target in self.targets))
         grid = self._grid()
         if "target" in stage.reads:
             files["target"] = digest.of_json([multiple, grid])
