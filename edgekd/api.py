@@ -31,7 +31,12 @@ def prepare(
     """
     narrowed = [f"targets.backends={json.dumps(list(backends))}"] if backends else []
     loaded: Loaded = load_recipe(Path(recipe), [*overrides, *narrowed])
-    return Plan(loaded, Store(Path(store) if store else default_folder()), Progress(quiet=quiet), compile_timeout)
+    progress = Progress(quiet=quiet)
+    plan = Plan(loaded, Store(Path(store) if store else default_folder()), progress, compile_timeout)
+    for target in plan.targets:
+        for remark in target.remarks(loaded.values.targets.backends):
+            progress.say(f"  note: {remark}")
+    return plan
 
 
 def compile(

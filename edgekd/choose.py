@@ -76,13 +76,15 @@ def choose(
     reference_metric: float,
     compare: Compare | None = None,
     metric: str = "accuracy",
+    unmeasured: str = "",
 ) -> Choice:
     """The fastest engine by median latency that keeps the budget, and why each of the others is not it.
 
     `reference_metric` is the reference's score on the validation split. The teacher's engine is never chosen, nor one that
     failed or was not measured, nor an integer engine unless the interval of `versus_float` lies below 1. Engines that cannot
     be told from the fastest in speed (by `compare`; without it, where intervals of the medians overlap) are tied with it:
-    of those the smallest file is chosen, then the higher validation score.
+    of those the smallest file is chosen, then the higher validation score. Where this machine cannot measure for the target,
+    `unmeasured` says why: then none is chosen, and the smallest that keeps the rest of the budget is the nearest.
     """
     limits = _limits(budget, reference_metric, metric)
     rivals = [one for one in candidates if one.verdict != "failed" and one.version != "teacher"]
@@ -118,6 +120,8 @@ def choose(
         kept = f"keeping the budget ({', '.join(map(str, limits))})" if limits else "the recipe sets no budget"
         reason = "; not ".join([f"{chosen.name} is {_praise(chosen, tied)}, {kept}", *passed_over])
         return Choice(done, chosen.name, None, f"{reason}.")
+    if unmeasured:
+        return Choice(done, None, *_untimed(rivals, limits, unmeasured))
     nearest = min(fit, key=lambda one: _distance(one, broken[one.name], reference_metric), default=None)
     return Choice(done, None, nearest.name if nearest else None, _why_none(fit, unfit, limits, nearest))
 
@@ -198,6 +202,21 @@ def _distance(one: Candidate, broken: Sequence[_Limit], reference: float) -> tup
     drop = _drop(one, reference)
     worst = max((limit.excess(one) for limit in broken), default=0.0)
     return len(broken), worst, math.inf if drop is None else drop, _median(one), one.name
+
+
+def _untimed(rivals: Sequence[Candidate], limits: Sequence[_Limit], why: str) -> tuple[str | None, str]:
+    """What to bundle where nothing could be timed, and the reason."""
+    said = f"No engine is chosen, since latency was not measured: {why}."
+    if not rivals:
+        return None, said
+    rest = [limit for limit in limits if limit.read is not _p90]
+    broken = {one.name: [limit for limit in rest if limit.excess(one)] for one in rivals}
+    score = {one.name: -math.inf if one.metric_validation is None else one.metric_validation for one in rivals}
+    nearest = min(rivals, key=lambda one: (len(broken[one.name]), one.bytes or math.inf, -score[one.name], one.name))
+    kept = [limit for limit in rest if limit not in broken[nearest.name]]
+    which = f"the smallest that keeps {', '.join(map(str, kept))}" if kept else "the smallest"
+    missed = f", though {'; '.join(limit.complaint(nearest) for limit in broken[nearest.name])}"
+    return nearest.name, f"{said} Nearest: {nearest.name}, {which}{missed if broken[nearest.name] else ''}."
 
 
 def _why_none(

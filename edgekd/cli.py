@@ -15,6 +15,7 @@ from edgekd.bundle_cli import cmake_dir, measure, verify
 from edgekd.check_cli import EPILOG, check
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
+from edgekd.targets_cli import targets_app
 
 INTERRUPTED = 130
 EXAMPLES = """\b
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app, name="store")
+app.add_typer(targets_app, name="targets")
 
 RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file", metavar="RECIPE")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report and the bundles")]

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekd import registry, target
 from edgekd.errors import UserError, nearest
+from edgekd.targets_cli import summary_of
 
 DATA = ("targets", "calibration")
 
@@ -20,7 +21,7 @@ def rows(what: str) -> list[dict[str, str]]:
         return found
     if what == "targets":
         targets = [target.find_target(name, Path()) for name in target.names("targets")]
-        return [{"name": t.name, "summary": f"{t.chip}; {', '.join(t.backends)}"} for t in targets]
+        return [{"name": t.name, "summary": summary_of(t)} for t in targets]
     if what == "calibration":
         recipes = [target.find_calibration(name, Path()) for name in target.names("calibration")]
         return [{"name": c.name, "summary": f"{c.count} from {c.source}, {c.observer}"} for c in recipes]

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from edgekd.pipeline.plan import Plan
     from edgekd.pipeline.step import Candidate
 
-GOLDEN = 8
-
 
 def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
     """Write everything into `folder`. Raises StoreError, naming the path, for a disk that is full or read-only."""
@@ -98,7 +96,5 @@ def _bundle(final: Path, plan: Plan, candidate: Candidate, report: dict[str, Any
 def _golden(plan: Plan, candidate: Candidate) -> dict[str, Any]:
     import numpy as np
 
-    with np.load(plan.entry(candidate.step("evaluate")).path / "outputs.npz", allow_pickle=False) as stored:
-        outputs = stored["validation"][:GOLDEN]
-    with np.load(plan.entry(f"race on {candidate.target.name}").path / "golden.npz", allow_pickle=False) as stored:
-        return {"inputs": stored["inputs"][:GOLDEN], "outputs": outputs}
+    with np.load(plan.entry(candidate.step("evaluate")).path / "golden.npz", allow_pickle=False) as stored:
+        return {name: stored[name] for name in ("inputs", "outputs")}

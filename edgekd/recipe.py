@@ -105,8 +105,11 @@ class Loaded:
             elif values.data.metric != "accuracy":
                 raise UserError(f'no metric named "{values.data.metric}"', hint='"accuracy", or "module:function"')
             key = ["targets", "names"]
-            for target in values.targets.names:
-                find_target(target, self.folder)
+            for name in values.targets.names:
+                target = find_target(name, self.folder)
+                if not values.targets.backends and not target.usable:
+                    message = f'this edgekd has no backend of "{name}": {", ".join(target.backends)}'
+                    raise UserError(message, hint="name one in targets.backends; `edgekd list backends` shows them")
             key = ["targets", "backends"]
             for backend in values.targets.backends:
                 registry.file_of("backends", backend)

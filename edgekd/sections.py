@@ -57,7 +57,7 @@ class TargetsSection(Section):
     """What to compile for: names in `targets/`, or paths of TOML files."""
 
     names: tuple[str, ...] = Field(("host",), min_length=1)
-    backends: tuple[str, ...] = Field((), description="narrows the target's own list")
+    backends: tuple[str, ...] = Field((), description="instead of the target's own list")
     threads: int = Field(1, ge=1, description="of each engine, pinned")
 
 

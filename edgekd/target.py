@@ -5,19 +5,34 @@ from __future__ import annotations
 import os
 import platform
 import tomllib
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgekd import registry
 from edgekd.errors import UserError, nearest
+from edgekd.reach import Local, Reach, unmeasured
+from edgekd.units import Bytes, parse_bytes
+
+BACKENDS = ("coreml", "executorch", "litert", "ncnn", "onnxruntime", "openvino", "tensorrt", "torch", "tvm")
+"""What a target may list though this edgekd lacks it: it is passed over, so that no target waits for a backend."""
+
+DETECTED = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+"""Instruction sets that int8 kernels are chosen by, as Linux spells them in /proc/cpuinfo."""
 
 
 def data_dir(kind: str) -> Path:
     """The folder `targets/` or `calibration/`: beside the package in a checkout, under `edgekd/share/` when installed."""
     shipped = Path(__file__).parent / "share" / kind
     return shipped if shipped.is_dir() else Path(__file__).parent.parent / kind
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_bytes(value)
+    raise ValueError(f'{value!r} has no unit; write it like "8 GB"')
 
 
 class Target(BaseModel):
@@ -29,13 +44,58 @@ class Target(BaseModel):
     triple: str
     isa: tuple[str, ...] = ()
     cores: int = Field(1, ge=1)
-    memory: str = ""
-    precisions: tuple[str, ...] = ("float32", "int8")
+    memory: Annotated[Bytes, BeforeValidator(_bytes)] | None = None
+    precisions: tuple[Literal["float32", "float16", "bfloat16", "int8"], ...] = ("float32", "int8")
     channel_multiple: int = Field(1, ge=1)
-    backends: tuple[str, ...]
-    reach: str = "local"
-    source: str = Field(description="where the facts come from, with a date")
+    backends: tuple[str, ...] = Field(min_length=1)
+    toolchain: str = ""
+    package: str = ""
+    clock: tuple[str, ...] = ()
+    cooling: tuple[str, ...] = ()
+    reach: Reach = Local()
+    sources: dict[str, str] = Field(default_factory=dict)
     notes: str = ""
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Its backends that this edgekd has, in its order."""
+        return tuple(name for name in self.backends if name in registry.names("backends"))
+
+    @property
+    def unmeasured(self) -> str:
+        """Why latency on this target cannot be measured from here; empty if this machine is such a device.
+
+        A machine with wider or other int8 instructions than the target's is another: runtimes would use them.
+        """
+        why = unmeasured(self.reach)
+        if why or self.triple != this_machine()["triple"]:
+            return why or f"the device is {self.triple}, this machine is {this_machine()['triple']}"
+        flags = _cpu()[1]
+        lacking = [flag for flag in self.isa if flag not in flags]
+        more = [flag for flag in DETECTED if self.isa and flag in flags and flag not in self.isa and flag != "asimd"]
+        if lacking:
+            return f"this machine has no {', '.join(lacking)}"
+        return f"this machine has {', '.join(more)} too, which runtimes would use" if more else ""
+
+    def source_of(self, fact: str) -> str:
+        """The page that a fact is from; empty if none is named."""
+        return next((page for facts, page in self.sources.items() if fact in _facts(facts)), "")
+
+    def remarks(self, chosen: tuple[str, ...] = ()) -> list[str]:
+        """What to know before compiling for it; `chosen` are the recipe's own backends, if it names any."""
+        absent = [name for name in self.backends if name not in self.usable] if not chosen else []
+        said = [f"{self.name}: this edgekd has no backend {', '.join(absent)}"] if absent else []
+        if self.unmeasured:
+            said.append(
+                f"{self.name}: {self.unmeasured}: its engines are compiled and scored here, "
+                "their latency is not measured, and none is chosen"
+            )
+        return said
+
+
+def _facts(key: str) -> list[str]:
+    """A key of `sources` names one fact, or several with commas between."""
+    return [fact.strip() for fact in key.split(",")]
 
 
 class Calibration(BaseModel):
@@ -77,20 +137,41 @@ def _read(kind: str, name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def find_target(name: str, folder: Path) -> Target:
-    """The target called `name`, or that the TOML file at this path describes. Facts of "detected" are filled in."""
+    """The target called `name`, or that the TOML file at this path describes. Facts of "detected" are filled in.
+
+    Raises UserError naming file and key for whatever is wrong with it.
+    """
     path, facts = _read("targets", name, folder)
     if facts.get("chip") == "detected":
-        facts = {**facts, **_this_machine()}
+        facts = {**facts, **this_machine()}
+    fields = [field for field in Target.model_fields if field != "name"]
     try:
-        target = Target(name=path.stem, **facts)
+        target = Target(**{**facts, "name": path.stem})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="see targets/README.md"
-        ) from None
+        where, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        hint = nearest(where, fields) if first["type"] == "extra_forbidden" and where in facts else ""
+        raise UserError(f"{path}: {where}: {said}", hint=hint or "see targets/README.md") from None
+    if "name" in facts:
+        raise UserError(f"{path}: name: the file's name is the target's", hint="leave the key out")
+    known = sorted({*registry.names("backends"), *BACKENDS})
     for backend in target.backends:
-        registry.file_of("backends", backend)
+        if backend not in known:
+            raise UserError(f'{path}: backends: no backend named "{backend}"', hint=nearest(backend, known))
+    for key in target.sources:
+        for fact in _facts(key):
+            if fact not in fields:
+                raise UserError(f'{path}: sources: no fact named "{fact}"', hint=nearest(fact, fields))
+    if target.toolchain and not toolchain_file(target.toolchain, path.parent).is_file():
+        shipped = [place.stem for place in (data_dir("targets") / "toolchains").glob("*.cmake")]
+        hint = f"{nearest(target.toolchain, shipped)}; or the path of a CMake toolchain file"
+        raise UserError(f'{path}: toolchain: no toolchain "{target.toolchain}"', hint=hint)
     return target
+
+
+def toolchain_file(name: str, folder: Path) -> Path:
+    """The CMake file of a toolchain: one in `targets/toolchains/`, or a path relative to the target's file."""
+    return folder / name if name.endswith(".cmake") else data_dir("targets") / "toolchains" / f"{name}.cmake"
 
 
 def find_calibration(name: str, folder: Path) -> Calibration:
@@ -124,23 +205,28 @@ def find_calibration(name: str, folder: Path) -> Calibration:
     return recipe.model_copy(update={"path": str(place)})
 
 
-def _this_machine() -> dict[str, Any]:
+def this_machine() -> dict[str, Any]:
     """What this machine says of itself: chip, triple, instruction sets, cores."""
-    chip, flags = platform.processor() or platform.machine(), set()
+    chip, flags = _cpu()
+    return {
+        "chip": chip,
+        "triple": f"{platform.machine()}-{platform.system().lower()}",
+        "isa": tuple(flag for flag in DETECTED if flag in flags),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    }
+
+
+@cache
+def _cpu() -> tuple[str, frozenset[str]]:
+    """The processor's name, and its instruction sets where Linux tells them."""
+    chip, flags = platform.processor() or platform.machine(), frozenset[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 chip = value.strip()
             elif key.strip() in ("flags", "Features"):
-                flags = set(value.split())
+                flags = frozenset(value.split())
     except OSError:
         pass
-    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "chip": chip,
-        "triple": f"{platform.machine()}-{platform.system().lower()}",
-        "isa": tuple(f for f in known if f in flags),
-        "cores": cores,
-    }
+    return chip, flags

@@ -261,3 +261,25 @@ def test_what_holds_for_any_candidates(pool: list[tuple[Any, ...]], budget: Budg
     shuffled = random.sample(candidates, len(candidates))
     again = choose(shuffled, budget, 0.94)
     assert (again.chosen, again.nearest) == (found.chosen, found.nearest)
+
+
+WHY = "the device is reached by ssh"
+
+
+def test_where_nothing_can_be_timed_the_smallest_that_keeps_the_rest_is_nearest() -> None:
+    engines = [
+        engine("distill", None, size=1000, score=0.95),
+        engine("prune", None, size=600, score=0.94),
+        engine("quantize", None, size=300, score=0.90, precision="int8"),
+        engine("teacher", None, size=100, score=0.99),
+    ]
+    found = choose(engines, Budget(metric_drop=0.02, latency_p90=1e-3), 0.95, unmeasured=WHY)
+    assert (found.chosen, found.nearest) == (None, "prune")
+    said = f"No engine is chosen, since latency was not measured: {WHY}. Nearest: prune, the smallest that keeps "
+    assert found.reason == f"{said}accuracy drop ≤ 2.00 points."
+    assert set(verdicts(found.candidates).values()) == {"rejected", "reference"}
+    assert reason_of(found.candidates, "prune").startswith("its latency was not measured")
+    broken = choose(engines[:1], Budget(size=500), 0.95, unmeasured=WHY)
+    assert broken.nearest == "distill"
+    assert broken.reason.endswith("Nearest: distill, the smallest, though size 1.00 kB, limit 500 B.")
+    assert choose(engines[3:], FREE, 0.95, unmeasured=WHY).nearest is None

@@ -193,8 +193,12 @@ def test_what_only_tells_imports_no_runtime(argv: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", names("targets"))
 def test_targets_are_valid(name: str) -> None:
     found = find_target(name, ROOT)
-    assert found.source, f"targets/{name}.toml: every fact has a source"
-    assert found.backends
+    given = tomllib.loads((data_dir("targets") / f"{name}.toml").read_text("utf-8"))
+    for fact in {*given} - {"reach", "sources", "notes"}:
+        page = found.source_of(fact)
+        assert page, f"targets/{name}.toml: {fact} has no source"
+        assert re.search(r"\b20\d\d-\d\d-\d\d$", page), f"targets/{name}.toml: {fact}: the source ends in no date"
+    assert found.notes, f"targets/{name}.toml: `notes` says what could not be found, or why"
 
 
 @pytest.mark.parametrize("name", names("calibration"))

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from edgekd import target
 from edgekd.errors import UserError
-from edgekd.target import data_dir, find_calibration, find_target, names
+from edgekd.target import BACKENDS, data_dir, find_calibration, find_target, names, this_machine
 
-BOARD = 'chip = "X"\ntriple = "aarch64-linux"\nbackends = ["onnxruntime"]\nsource = "a manual, 2026"\n'
+BOARD = 'chip = "X"\ntriple = "aarch64-linux"\nbackends = ["onnxruntime"]\n'
+BOARDS = (
+    "raspberry-pi-4 raspberry-pi-5 jetson-orin-nano jetson-agx-orin pixel-8 galaxy-s24 iphone-15 stm32n6570-dk rk3588 "
+    "banana-pi-f3 x86-64-avx2 x86-64-avx512-vnni"
+)
+
+
+def here(isa: object, more: str = "") -> str:
+    """A board that says it is this machine, with these instruction sets."""
+    listed = ", ".join(f'"{flag}"' for flag in isa)  # type: ignore[attr-defined]
+    return f'chip = "X"\ntriple = "{this_machine()["triple"]}"\nisa = [{listed}]\nbackends = ["onnxruntime"]\n{more}'
 
 
 def test_the_host_is_detected() -> None:
@@ -19,8 +31,9 @@ def test_the_host_is_detected() -> None:
 
 def test_every_shipped_file_is_good() -> None:
     assert "host" in names("targets") and "train-512" in names("calibration")
+    assert set(BOARDS.split()) < set(names("targets"))
     for name in names("targets"):
-        assert find_target(name, Path()).source
+        assert set(find_target(name, Path()).backends) <= set(BACKENDS)
     for name in names("calibration"):
         assert find_calibration(name, Path()).count > 0
     assert (data_dir("targets") / "README.md").is_file()
@@ -29,7 +42,53 @@ def test_every_shipped_file_is_good() -> None:
 def test_a_users_own_file(tmp_path: Path) -> None:
     (tmp_path / "board.toml").write_text(BOARD)
     board = find_target("board.toml", tmp_path)
-    assert (board.name, board.chip, board.channel_multiple) == ("board", "X", 1)
+    assert (board.name, board.chip, board.channel_multiple, board.memory) == ("board", "X", 1, None)
+    (tmp_path / "board.toml").write_text(
+        BOARD + 'memory = "8 GB"\n[sources]\n"chip, memory" = "a manual, 2026-11-22"\n'
+    )
+    board = find_target("board.toml", tmp_path)
+    assert board.memory == 8_000_000_000
+    assert [board.source_of(fact) for fact in ("chip", "memory", "isa")] == ["a manual, 2026-11-22"] * 2 + [""]
+
+
+def test_a_known_backend_that_is_not_here_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "BACKENDS", (*BACKENDS, "later"))
+    (tmp_path / "board.toml").write_text(BOARD.replace('["onnx', '["later", "onnx'))
+    board = find_target("board.toml", tmp_path)
+    assert (board.backends, board.usable) == (("later", "onnxruntime"), ("onnxruntime",))
+    assert board.remarks()[0] == "board: this edgekd has no backend later"
+    assert not any("no backend" in remark for remark in board.remarks(chosen=("onnxruntime",)))
+
+
+@pytest.mark.parametrize(
+    ("reach", "why"),
+    [
+        ('kind = "ssh"\nhost = "pi.local"\nuser = "pi"', "reached by ssh"),
+        ('kind = "adb"', "reached by adb"),
+        ('kind = "exec"\ncommand = ["qemu-aarch64"]', "reached by exec"),
+        ('kind = "tvm-rpc"\nhost = "10.0.0.2"', "reached by tvm-rpc"),
+        ('kind = "none"', "no way to run a program there"),
+    ],
+)
+def test_only_this_machine_is_measured(tmp_path: Path, reach: str, why: str) -> None:
+    (tmp_path / "board.toml").write_text(here([], f"[reach]\n{reach}\n"))
+    board = find_target("board.toml", tmp_path)
+    assert why in board.unmeasured
+    assert "their latency is not measured, and none is chosen" in board.remarks()[-1]
+
+
+def test_this_machine_is_measured_if_it_is_such_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmeasured(text: str) -> str:
+        (tmp_path / "board.toml").write_text(text)
+        return find_target("board.toml", tmp_path).unmeasured
+
+    monkeypatch.setattr(target, "_cpu", lambda: ("Some CPU", frozenset({"fma", "avx2", "avx512f", "avx512_vnni"})))
+    assert find_target("host", Path()).unmeasured == ""
+    assert unmeasured(here([])) == ""
+    assert unmeasured(here(["avx2", "fma", "avx512f", "avx512_vnni"])) == ""
+    assert unmeasured(here(["avx2", "fma"])) == "this machine has avx512f, avx512_vnni too, which runtimes would use"
+    assert unmeasured(here(["avx2", "f16c", "amx_int8"])) == "this machine has no f16c, amx_int8"
+    assert unmeasured(BOARD.replace("aarch64", "riscv64")).startswith("the device is riscv64-linux, this machine is ")
 
 
 @pytest.mark.parametrize(
@@ -37,15 +96,31 @@ def test_a_users_own_file(tmp_path: Path) -> None:
     [
         (BOARD + "colour = 1\n", "colour"),
         (BOARD.replace('"X"', "3"), "chip"),
-        (BOARD.replace("onnxruntime", "onnxruntim"), 'no backends named "onnxruntim"'),
+        (BOARD.replace("onnxruntime", "onnxruntim"), 'backends: no backend named "onnxruntim".*"onnxruntime"'),
+        (BOARD.replace('["onnxruntime"]', "[]"), "backends: .*at least 1"),
         ("chip = ", "not TOML"),
         (BOARD + "channel_multiple = 0\n", "channel_multiple"),
+        (BOARD + 'memroy = "8 GB"\n', 'memroy: .*did you mean "memory"'),
+        (BOARD + 'name = "other"\n', "name: the file's name is the target's"),
+        (BOARD + 'memory = "8 gigs"\n', 'memory: "8 gigs" is not a quantity in B, kB'),
+        (BOARD + "memory = 8\n", 'memory: 8 has no unit; write it like "8 GB"'),
+        (BOARD + 'precisions = ["int7"]\n', "precisions.0: .*float16"),
+        (BOARD + 'toolchain = "aarch64-linux"\n', 'toolchain: no toolchain "aarch64-linux".*"aarch64-linux-gnu"'),
+        (BOARD + 'toolchain = "mine.cmake"\n', 'no toolchain "mine.cmake"'),
+        (BOARD + '[sources]\n"chip, chp" = "a page"\n', 'sources: no fact named "chp".*"chip"'),
+        (BOARD + '[reach]\nkind = "telnet"\n', "reach: .*'telnet'.*'ssh'"),
+        (BOARD + '[reach]\nkind = "ssh"\nport = 0\n', "reach.ssh.port"),
+        (BOARD + '[reach]\nkind = "adb"\nhost = "x"\n', "reach.adb.host"),
+        (BOARD + '[reach]\nkind = "exec"\n', "reach.exec.command"),
+        (BOARD + '[reach]\nhost = "x"\n', "reach: .*kind"),
     ],
 )
 def test_bad_files_name_the_field(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "board.toml").write_text(text)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as caught:
         find_target("board.toml", tmp_path)
+    assert re.search(message, str(caught.value), re.DOTALL)
+    assert str(tmp_path / "board.toml") in caught.value.message
 
 
 def test_calibration_names_what_exists(tmp_path: Path) -> None:

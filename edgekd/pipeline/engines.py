@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress
     from edgekd.student import Student
 
+GOLDEN = 8
+
 
 def export(student: Student, out: Path) -> dict[str, Any]:
     """Write the program: `model.onnx`, the same as a graph for torch, the student's signature, its precision and grid."""
@@ -65,7 +67,10 @@ def evaluate(
     progress: Progress,
     label: str,
 ) -> dict[str, np.ndarray]:
-    """The engine's outputs on each split's inputs, one sample at a time as an app runs it; kept in `outputs.npz`."""
+    """The engine's outputs on each split's inputs, one sample at a time as an app runs it; kept in `outputs.npz`.
+
+    The first of the validation split go into `golden.npz`, inputs and outputs: what a bundle proves itself by.
+    """
     found: dict[str, np.ndarray] = {}
     with progress.task(label, sum(len(x) for x in inputs.values())) as task:
         for split, values in inputs.items():
@@ -82,6 +87,8 @@ def evaluate(
             for file in files.values():
                 file.unlink()
     np.savez(out / "outputs.npz", **found)  # type: ignore[arg-type]  # numpy types its keyword arguments as bool
+    golden = {"inputs": inputs["validation"][:GOLDEN], "outputs": found["validation"][:GOLDEN]}
+    np.savez(out / "golden.npz", **golden)  # type: ignore[arg-type]
     return found
 
 

@@ -7,6 +7,7 @@ Nothing here imports torch: a plan whose every step is in the store never does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property
@@ -55,7 +56,7 @@ class Plan:
         self.candidates = [
             Candidate(version, target, backend)
             for target in self.targets
-            for backend in self.values.targets.backends or target.backends
+            for backend in self.values.targets.backends or target.usable
             for version in self.raced
         ]
         for version in self.raced:
@@ -65,7 +66,8 @@ class Plan:
         for candidate in self.candidates:
             add_evaluate(self, candidate)
         for target in self.targets:
-            add_race(self, target, [c for c in self.candidates if c.target == target])
+            if not target.unmeasured:
+                add_race(self, target, [c for c in self.candidates if c.target == target])
 
     @cached_property
     def roots(self) -> Roots:
@@ -154,7 +156,7 @@ class Plan:
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
         if calibration is not None:
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))
-        multiple = max(target.channel_multiple for target in self.targets)
+        multiple = math.lcm(*(target.channel_multiple for target in self.targets))
         grid = self._grid()
         if "target" in stage.reads:
             files["target"] = digest.of_json([multiple, grid])
@@ -195,7 +197,7 @@ class Plan:
 
     def _grid(self) -> str:
         """The grid that the targets' backends have kernels for. Raises EdgekdError if they differ."""
-        names = {b for t in self.targets for b in self.values.targets.backends or t.backends}
+        names = {b for t in self.targets for b in self.values.targets.backends or t.usable}
         facts = self.targets[0].model_dump(mode="json")
         grids = sorted({open_backend(name).grid(facts) for name in names})
         if len(grids) > 1:

@@ -172,7 +172,8 @@ def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
         found = ratios.get(a, {}).get(b)
         return Ratio(**found) if found else None
 
-    choice = choose(candidates, plan.values.budget, reference, compare, plan.values.data.metric)
+    metric = plan.values.data.metric
+    choice = choose(candidates, plan.values.budget, reference, compare, metric, target.unmeasured)
     notes = ["the machine was busy while measuring: intervals are wider"] if race and race.facts["disturbed"] else []
     return {
         "name": target.name,
@@ -206,19 +207,19 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
     if reason is not None:
         return {**content, "verdict": "failed", "reason": reason}
     engine, judged_engine = _facts(plan, candidate), plan.entry(candidate.step("evaluate")).facts
-    race = plan.entry(f"race on {candidate.target.name}").facts
-    ratios = race["ratio"][candidate.name]
+    race = plan.entries.get(f"race on {candidate.target.name}")
+    raced = {key: race.facts[key][candidate.name] if race else {} for key in ("latency", "ratio", "cold_start")}
     float_name = _float_engine(plan, candidate, all_of_target)
     agreement = judged_engine["agreement"]
-    cold = race["cold_start"][candidate.name]
+    cold = raced["cold_start"]
     return {
         **content,
         "grid": engine.get("grid", "none"),
         "float_engine": float_name,
         "bytes": engine["bytes"],
-        "latency": race["latency"][candidate.name],
-        "versus_float": ratios.get(float_name) if float_name else None,
-        "versus_teacher": ratios.get(f"teacher on {candidate.backend}"),
+        "latency": raced["latency"] or None,
+        "versus_float": raced["ratio"].get(float_name) if float_name else None,
+        "versus_teacher": raced["ratio"].get(f"teacher on {candidate.backend}"),
         "metric": judged_engine["metric"]["test"],
         "metric_validation": judged_engine["metric"]["validation"],
         "agreement": agreement["test"] if agreement else None,

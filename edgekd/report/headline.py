@@ -27,6 +27,12 @@ class Headline:
     sentence: str
     figures: tuple[Figure, ...]
 
+    @property
+    def failing(self) -> str:
+        """Why the engine is not the chosen one, in few words."""
+        unmeasured = self.engine is not None and self.engine.latency is None
+        return "no engine was measured" if unmeasured else "no engine keeps the budget"
+
 
 def headline(report: Report, target: TargetReport) -> Headline:
     """The headline of one target, from its bundled engine."""

@@ -47,7 +47,7 @@ def table(head: str, align: str, rows: Iterable[Iterable[str]]) -> str:
 def _verdict(report: Report, target: TargetReport) -> list[str]:
     found = headline(report, target)
     engine = f"**{plain(found.engine.name)}**" if found.engine else "nothing"
-    said = engine if found.keeps else f"no engine keeps the budget; nearest: {engine}"
+    said = engine if found.keeps else f"{found.failing}; nearest: {engine}"
     figures = [
         [plain(figure.label), f"**{plain(figure.value)}**", "; ".join(map(plain, figure.details))]
         for figure in found.figures

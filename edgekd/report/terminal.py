@@ -62,7 +62,7 @@ def _verdict(report: Report, target: TargetReport) -> list[Text]:
     name = found.engine.name if found.engine else "no engine"
     first = Text.assemble((f"{target.name}: ", "dim"), (name, "bold green" if found.keeps else "bold yellow"))
     if found.engine is not None and not found.keeps:
-        first.append(" (nearest to the budget; none keeps it)")
+        first.append(f" (nearest; {found.failing})")
     failed = [one for one in target.candidates if one.verdict == "failed"]
     why = [Text(f"{one.name}: {one.reason.splitlines()[0]}", "red") for one in failed if one.reason]
     return [first, Text(found.sentence), Text(target.reason, "dim"), *why]

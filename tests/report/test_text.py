@@ -90,5 +90,5 @@ def test_the_summary_has_the_ledger_and_the_verdict() -> None:
 
 
 def test_the_summary_says_where_no_engine_keeps_the_budget() -> None:
-    assert f"host: {INT8} (nearest to the budget; none keeps it)" in shown(odd())
+    assert f"host: {INT8} (nearest; no engine keeps the budget)" in shown(odd())
     assert "<b>66.9 kB</b>" in shown(odd()), "markup of users is text"
