@@ -71,7 +71,7 @@ def test_edgekd_knows_its_commands_and_options(command: str, tmp_path: Path) -> 
     if command in CHEAP:
         assert edgekd_ran(*words, cwd=tmp_path)
         return
-    name = words[: 2 if words[0] == "store" else 1]
+    name = words[: 2 if words[0] in ("store", "targets") else 1]
     page = edgekd_ran(*name, "--help")
     for word in words:
         if word.startswith("--"):
