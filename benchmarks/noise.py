@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.check.verdict import RUNNERS, Look, Rule, look, next_look, settled
+from edgekd.check.verdict import RUNNERS, Look, Rule, look, settled, wanted
 
 ROUNDS = 20
 
@@ -57,9 +57,10 @@ def samples(
 def judged(machine: Machine, truth: float, rule: Rule, most: int, seed: int, seconds: float = 1e-3) -> tuple[str, Look]:
     """One whole check on a simulated machine with time for `most` processes: its verdict, and the look that gave it."""
     whole = samples(machine, truth, seconds, most, np.random.default_rng(seed))
-    processes, number = 0, 0
+    number = 0
     while True:
-        processes, number = min(next_look(processes), most), number + 1
+        number += 1
+        processes = int(min(wanted(number), most))
         last = look({name: values[:processes] for name, values in whole.items()}, rule, number, seed)
         if last.state != "undecided" or processes == most:
             return settled(last), last

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekd.check.pair import SIMULATED, Side
-from edgekd.check.verdict import LEAST, RUNNERS, Look, Rule, look, next_look, settled
+from edgekd.check.verdict import LEAST, RUNNERS, Look, Rule, look, settled, wanted
 from edgekd.errors import EdgekdError, UserError
 from edgekd.latency.race import QUIET, ColdStart, Race, Turn, gathered, measure_once, time_limit
 from edgekd.progress import Progress
@@ -102,7 +102,7 @@ def run(
             longest = max(longest, now - begun)
             task.advance(now - begun, f"{len(turns)} processes")
             over = now - started + longest > max_seconds and len(turns) >= LEAST
-            if len(turns) < next_look(looks[-1].processes if looks else 0) and not over:
+            if len(turns) < wanted(len(looks) + 1) and not over:
                 continue
             race = gathered(facts, turns, _cold_of(cold), seed, candidate.threads)
             looks.append(look({name: r.samples for name, r in race.runners.items()}, rule, len(looks) + 1, seed))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgekd.check.gate import Result
 from edgekd.check.told import HEADS, advice, culprits, picture, rows, sentence
-from edgekd.check.verdict import FIRST
+from edgekd.check.verdict import LOOKS_AT
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -56,7 +56,7 @@ def _said(result: Result) -> list[Text]:
     if result.latency is not None and result.latency.last is not None:
         last = result.latency.last
         found.append(Text(f"  {picture(last)}   ┊ 1   ┃ {last.limit:.3g}× allowed", "dim"))
-        looks = f"{last.processes} processes" + (f", {last.number} looks" if last.processes > FIRST else "")
+        looks = f"{last.processes} processes" + (f", {last.number} looks" if last.processes > LOOKS_AT[0] else "")
         found += [Text(f"  {looks}, {result.latency.seconds:.1f} s", "dim"), Text()]
     found.append(Text.assemble((result.verdict, STYLES[result.verdict]), f": {sentence(result)}"))
     if todo := advice(result):

@@ -25,7 +25,8 @@ from edgekd.latency.statistics import Ratio, Samples, student_t, student_tail
 
 State = Literal["pass", "regressed", "undecided"]
 RUNNERS = ("baseline", "baseline again", "candidate", "candidate again")
-FIRST, GROWTH = 6, 1.5  # processes before the first look; each further look has so many times as many
+LOOKS_AT = (6, 10, 16, 26, 42, 68, 110)  # processes at each look; there is one more, when time is up
+LOOKS = len(LOOKS_AT) + 1
 LEAST = 3  # processes without which nothing is said
 ALPHA = 0.025  # probability of "regressed" for a candidate exactly at the limit, all looks together
 PASS_ALPHA = 0.05  # of "pass" for one at the limit, at a look
@@ -56,7 +57,7 @@ class Look:
 
     `ratio`: candidate over baseline; its lower end is where 95% end over all looks together, its upper where 95% of this
     look end. `control`: the baseline over itself, 95%. `p`: probability of so slow a candidate if its ratio were `limit`,
-    times what looking so often costs.
+    times the number of looks (Bonferroni): who looks up to eight times must be eight times as sure each time.
     """
 
     number: int
@@ -75,22 +76,13 @@ class Look:
         return max(self.control.high, 1 / self.control.low) <= self.limit
 
 
-def next_look(processes: int) -> int:
-    """How many processes the next look wants.
+def wanted(number: int) -> float:
+    """How many processes look `number` (from 1) waits for: infinitely many for the last, which is when time is up.
 
-    >>> [next_look(n) for n in (0, 6, 9, 14)]
-    [6, 9, 14, 21]
+    >>> [wanted(n) for n in (1, 2, 8)]
+    [6, 10, inf]
     """
-    return max(FIRST, math.ceil(processes * GROWTH))
-
-
-def spent(number: int) -> float:
-    """What is multiplied to a p-value at look `number`: k (k + 1), so that all looks together cost Σ 1 / (k (k + 1)) = 1.
-
-    Source: alpha spending, Lan, DeMets 1983, doi 10.1093/biomet/70.3.659, with Bonferroni's sum for the looks' joint
-    distribution.
-    """
-    return float(number * (number + 1))
+    return LOOKS_AT[number - 1] if number < LOOKS else math.inf
 
 
 def contrasts(samples: Mapping[str, Samples]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -161,8 +153,8 @@ def look(samples: Mapping[str, Samples], rule: Rule, number: int = 1, seed: int 
     bound, low, high = math.log(limit), control.low(CONTROL_ALPHA), control.high(CONTROL_ALPHA)
     reach = max(high, -low)
     margin = max(0.0, low, -high) if reach <= bound else reach
-    p = min(1.0, spent(number) * slowdown.p(bound + margin))
-    lowest = slowdown.low(rule.alpha / spent(number)) - margin
+    p = min(1.0, LOOKS * slowdown.p(bound + margin))
+    lowest = slowdown.low(rule.alpha / LOOKS) - margin
     highest = slowdown.high(PASS_ALPHA) + margin
     state: State = "undecided"
     if p <= rule.alpha:
