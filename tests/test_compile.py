@@ -65,6 +65,7 @@ def test_each_engine_gives_its_programs_answers(done: Done) -> None:
     quantized = next(c for c in done.report["targets"][0]["candidates"] if c["precision"] == "int8")
     assert quantized["integer_nodes"] > 0
     assert quantized["versus_float"] is not None
+    assert quantized["delegated_share"] == 1.0 and quantized["compile_seconds"] > 0
 
 
 def test_what_comes_out(done: Done) -> None:
@@ -155,16 +156,43 @@ class Crash(Backend):
 """
 
 
-def test_a_backend_that_crashes_leaves_a_reason_and_a_finished_report(done: Done, tmp_path: Path) -> None:
-    (tmp_path / "crash.py").write_text(CRASHES)
-    backends = ("--plugin", f"backends={tmp_path / 'crash.py'}", "--set", 'targets.backends=["onnxruntime", "crash"]')
-    report = done.compile(*backends)
+ABSENT = CRASHES.replace("Crash", "Absent").replace('"crash", {}', '"absent", {"not_there": "not-there"}')
+SLOW = (
+    CRASHES.replace("Crash", "Slow")
+    .replace('"crash"', '"slow"')
+    .replace("os.kill(os.getpid(), signal.SIGSEGV)", "time.sleep(60)")
+)
+SLOW = SLOW.replace("import os, signal", "import time")
+# Runs alone, and crashes as soon as it is opened beside others.
+RACER = (Path(package.__file__).parent / "backends" / "null.py").read_text().replace('= "null"', '= "racer"')
+RACER = RACER.replace(
+    "        _, file = read_engine(engine, self.name)\n",
+    "        import os, signal, sys\n\n        if 'edgekd.latency.rounds' in sys.modules:\n"
+    "            os.kill(os.getpid(), signal.SIGSEGV)\n        _, file = read_engine(engine, self.name)\n",
+)
+
+
+def test_backends_that_fail_leave_a_reason_and_a_finished_report(done: Done, tmp_path: Path) -> None:
+    """One crashes compiling, one is not installed, one takes too long, one crashes in the race; the fifth is chosen."""
+    plugins: list[str] = []
+    for name, text in {"crash": CRASHES, "absent": ABSENT, "slow": SLOW, "racer": RACER}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        plugins += ["--plugin", f"backends={tmp_path / name}.py", "--backend", name]
+    report = done.compile(*plugins, "--backend", "onnxruntime", "--compile-timeout", "3")
     candidates = {c["name"]: c for c in report["targets"][0]["candidates"]}
-    crashed = candidates["quantize on crash"]
-    assert crashed["verdict"] == "failed" and "signal 11 (SIGSEGV) while compiling" in crashed["reason"]
+    for name, said in {
+        "crash": "signal 11 (SIGSEGV) while compiling",
+        "absent": 'the backend "absent" is not installed: pip install not-there',
+        "slow": "timeout: no result after",
+        "racer": "signal 11 (SIGSEGV) while opening quantize on racer",
+    }.items():
+        failed = candidates[f"quantize on {name}"]
+        assert failed["verdict"] == "failed" and said in failed["reason"], failed
     assert candidates["quantize on onnxruntime"]["latency"] is not None
     assert report["targets"][0]["chosen"] == done.report["targets"][0]["chosen"]
-    assert all(step["cached"] for step in report["plan"])
+    assert all(step["cached"] for step in report["plan"] if "racer" not in step["step"])
+    text = (done.out / "report.md").read_text()
+    assert "pip install not-there" in text and "100.00%" in text
 
 
 def test_measure_and_report(done: Done, tmp_path: Path) -> None:

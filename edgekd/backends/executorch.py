@@ -48,23 +48,23 @@ WEIGHTED = frozenset(
 class ExecuTorchSession(Session):
     """One loaded method. Inputs are lent without a copy; outputs are copied out of the memory that the method planned."""
 
-    def __init__(self, signature: Signature, module: Any) -> None:
+    def __init__(self, signature: Signature, program: Any, method: Any) -> None:
         super().__init__(signature)
         from torch import from_numpy
 
-        self._module, self._tensor = module, from_numpy
+        self._program, self._method, self._tensor = program, method, from_numpy  # the method reads the program's memory
 
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
-        if self._module is None:
+        if self._method is None:
             raise EdgekdError("this session was closed")
         try:
-            found = self._module.forward([self._tensor(value) for value in inputs])
+            found = self._method([self._tensor(value) for value in inputs], clone_outputs=True)
         except RuntimeError as error:
             raise EdgekdError(f"executorch cannot run the engine: {error}") from None
         return [output.numpy() for output in found]
 
     def close(self) -> None:
-        self._module = None
+        self._method = self._program = None
 
 
 @final
@@ -130,10 +130,11 @@ class ExecuTorch(Backend):
         if runtime._threadpool_get_thread_count() != threads:
             runtime._unsafe_reset_threadpool(threads)
         try:
-            module = runtime._load_for_executorch(str(file))
+            program = runtime._load_program(str(file), program_verification=runtime.Verification.InternalConsistency)
+            method = program.load_method("forward")
         except RuntimeError as error:
             raise EdgekdError(f"{file}: executorch refuses the program: {error}") from None
-        return ExecuTorchSession(signature, module)
+        return ExecuTorchSession(signature, program, method)
 
 
 def _lowered(program: Path, signature: Signature) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
+import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
 
 CHANNELS, SIDE, CLASSES = 8, 8, 5
@@ -94,6 +97,49 @@ def _model(nodes: list[onnx.NodeProto], held: list[onnx.TensorProto], batch: int
     return model
 
 
+def unoptimised(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    """What the model as it came gives for x, by ONNX Runtime with every optimisation off."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, {"x": x})[0]
+    return found
+
+
+def graph_of(model: onnx.ModelProto) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """graph.json and weights for the same net, node by node; KeyError for an operator that is in neither net above."""
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    kept: dict[str, np.ndarray] = {}
+    nodes: list[list[Any]] = []
+
+    def ref(name: str) -> dict[str, str]:
+        if name in held:
+            kept[name] = held[name]
+        return {"node": name}
+
+    for node in model.graph.node:
+        first, *rest = node.input
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            kind = node.op_type.removesuffix("Linear").lower()
+            if first in held:
+                held[rest[1]] = held[rest[1]].astype(np.int64)
+                operator, more = f"{kind}_per_channel", [ref(rest[0]), ref(rest[1]), 0, -127, 127]
+            else:
+                operator, more = f"{kind}_per_tensor", [float(held[rest[0]]), int(held[rest[1]]), -128, 127]
+            operator, more = f"quantized_decomposed.{operator}.default", [*more, {"dtype": "int8"}]
+        else:
+            operator, more = {
+                "Conv": ("aten.conv2d.default", [*map(ref, rest), None, [1, 1], [1, 1]]),
+                "Relu": ("aten.relu.default", []),
+                "GlobalAveragePool": ("aten.mean.dim", [[2, 3], True]),
+                "Flatten": ("aten.flatten.using_ints", [1]),
+                "Gemm": ("aten.linear.default", [*map(ref, rest)]),
+            }[node.op_type]
+        nodes.append([node.output[0], operator, [ref(first), *more], {"table": {}}])
+    outputs = [{"node": value.name} for value in model.graph.output]
+    return {"format": 1, "inputs": [v.name for v in model.graph.input], "nodes": nodes, "output": outputs}, kept
+
+
 def write_program(folder: Path, model: onnx.ModelProto | None = None, precision: str = "float32", **about: Any) -> Path:
     """A program folder that holds `model` (default: the float one)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,4 +161,8 @@ def write_program(folder: Path, model: onnx.ModelProto | None = None, precision:
         "labels": ["a", "b", "c", "d", "e"],
     }
     (folder / "signature.json").write_text(json.dumps(signature))
+    with contextlib.suppress(KeyError):
+        graph, weights = graph_of(model)
+        (folder / "graph.json").write_text(json.dumps(graph))
+        safetensors.numpy.save_file(weights, folder / "weights.safetensors")
     return folder

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,28 @@ from edgekd.errors import UserError
 RUNTIMES = ("torch", "onnx", "onnxruntime", "onnxslim", "openvino", "tvm", "executorch", "ai_edge_litert", "ncnn")
 
 
+#: Whose runtime is torch, or whose Python runtime hands tensors over as torch's: only these import it.
+OF_TORCH = ("executorch", "torch")
+
+
 def usable() -> list[str]:
     return [name for name in registry.names("backends") if not open_backend(name).missing()]
+
+
+@pytest.fixture(scope="module")
+def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """The float program compiled by a backend, once; by `torch` without a compiler, whose own test waits for that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekd.backends.torch.cpp_compiler", lambda: "")
+
+        @cache
+        def compiled(name: str) -> Path:
+            folder = tmp_path_factory.mktemp(name)
+            (folder / "engine").mkdir()
+            open_backend(name).compile(write_program(folder / "program"), folder / "engine", {"name": "host"}, 1)
+            return folder / "engine"
+
+        yield compiled
 
 
 @pytest.mark.parametrize("name", registry.names("backends"))
@@ -43,18 +65,21 @@ def test_it_is_a_final_backend_named_like_its_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", usable())
-def test_compile_then_load_runs_the_signature_and_gives_the_same_bytes_again(name: str, tmp_path: Path) -> None:
+def test_compile_then_load_runs_the_signature_and_gives_the_same_bytes_again(
+    name: str, engine_of: Callable[[str], Path], tmp_path: Path
+) -> None:
     backend, program = open_backend(name), write_program(tmp_path / "program")
     assert backend.unsupported(program, {"name": "host", "precisions": ["float32"]}) == []
-    engines = [tmp_path / "one", tmp_path / "two"]
-    for out in engines:
-        out.mkdir()
-        facts = backend.compile(program, out, {"name": "host"}, 1)
-        assert facts == json.loads((out / "engine.json").read_text())
+    engines = [engine_of(name), tmp_path / "two"]
+    engines[1].mkdir()
+    facts = backend.compile(program, engines[1], {"name": "host"}, 1)
+    assert facts == json.loads((engines[1] / "engine.json").read_text())
     assert {"backend", "file", "versions", "precision", "integer_nodes", "float_nodes", "options", "bytes"} <= set(
         facts
     )
-    assert facts["bytes"] == (engines[0] / facts["file"]).stat().st_size > 0
+    own = [file for file in engines[0].iterdir() if file.name not in ("engine.json", "signature.json")]
+    assert engines[0] / facts["file"] in own
+    assert facts["bytes"] == sum(file.stat().st_size for file in own) > 0
     for file in engines[0].iterdir():
         assert file.read_bytes() == (engines[1] / file.name).read_bytes(), file.name
     x = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
@@ -89,12 +114,21 @@ def test_a_precision_that_the_target_does_not_list_is_unsupported(name: str, tmp
         ([[[[0.0]]]], "is a list, not a numpy array"),
     ],
 )
-def test_wrong_inputs_are_named(name: str, inputs: list[object], says: str, tmp_path: Path) -> None:
-    (tmp_path / "engine").mkdir()
-    open_backend(name).compile(write_program(tmp_path / "program"), tmp_path / "engine", {}, 1)
-    with load_engine(tmp_path / "engine") as session, pytest.raises(UserError) as caught:
+def test_wrong_inputs_are_named(name: str, inputs: list[object], says: str, engine_of: Callable[[str], Path]) -> None:
+    with load_engine(engine_of(name)) as session, pytest.raises(UserError) as caught:
         session.run(inputs)  # type: ignore[arg-type]
     assert says in caught.value.message
+
+
+@pytest.mark.parametrize("name", usable())
+def test_only_the_runtimes_of_torch_import_torch(name: str, engine_of: Callable[[str], Path]) -> None:
+    code = (
+        "import sys, numpy; from pathlib import Path; from edgekd.backend import load_engine;"
+        "session = load_engine(Path(sys.argv[1])); session.run([numpy.zeros((1, 1, 8, 8), 'float32')]);"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, engine_of(name)], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == str(name in OF_TORCH)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +173,9 @@ def test_missing_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None)
     monkeypatch.setattr(
         "edgekd.backend.metadata.requires",
-        lambda name: ['onnx>=1.18; extra == "x"', "onnxruntime>=1.22", "onnxruntime-gpu"],
+        lambda name: ['onnx==1.18; extra == "x"', "onnxruntime>=1.22", "onnxruntime-gpu"],
     )
-    assert backend.missing() == "pip install 'onnxruntime>=1.22' 'onnx>=1.18'"
+    assert backend.missing() == "pip install 'onnxruntime>=1.22' 'edgekd[x]' onnx==1.18"
 
 
 def test_a_dynamic_batch_takes_any_and_noise_follows_dtype(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from backends.folders import float_model, int8_model, write_program
+from backends.folders import float_model, int8_model, unoptimised, write_program
 from onnx import TensorProto, helper
 
 from edgekd.backend import Signature, load_engine, open_backend
@@ -24,21 +23,13 @@ def _compiled(tmp_path: Path, program: Path, threads: int = 1) -> tuple[dict[str
     return BACKEND.compile(program, out, {"name": "host"}, threads), out
 
 
-def _reference(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    """The model as it came, unoptimised."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0]
-
-
 def test_a_float_engine_computes_what_the_program_does(tmp_path: Path) -> None:
     facts, engine = _compiled(tmp_path, write_program(tmp_path / "program"))
     assert facts["integer_nodes"] == 0
     assert facts["float_nodes"] == 3
     x = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
     with load_engine(engine) as session:
-        np.testing.assert_allclose(session.run([x])[0], _reference(float_model(), x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(session.run([x])[0], unoptimised(float_model(), x), rtol=1e-4, atol=1e-5)
 
 
 def test_an_int8_engine_multiplies_integers_and_equals_the_program(tmp_path: Path) -> None:
@@ -58,7 +49,7 @@ def test_an_int8_engine_multiplies_integers_and_equals_the_program(tmp_path: Pat
         for seed in range(20):
             x = np.random.default_rng(seed).standard_normal((1, 1, 8, 8)).astype(np.float32)
             # the pooled value may round to its other neighbour: one step of 0.02 through the linear layer
-            np.testing.assert_allclose(session.run([x])[0], _reference(model, x), atol=0.02)
+            np.testing.assert_allclose(session.run([x])[0], unoptimised(model, x), atol=0.02)
 
 
 def test_a_dynamic_batch_works(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""ExecuTorch: the int8 program stays integers inside the delegate, what is not delegated is named, shapes are fixed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backends.folders import float_model, int8_model, unoptimised, write_program
+
+from edgekd.backend import load_engine, open_backend
+from edgekd.errors import EdgekdError
+
+BACKEND = open_backend("executorch")
+needs_executorch = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"executorch is an extra: {BACKEND.missing()}")
+
+
+def with_node(program: Path, operator: str, *arguments: object) -> Path:
+    """The program with a node between its first ReLU and what reads that."""
+    graph = json.loads((program / "graph.json").read_text())
+    at = next(i for i, node in enumerate(graph["nodes"]) if node[0] == "r1") + 1
+    text = json.dumps(graph["nodes"][at:]).replace('{"node": "r1"}', '{"node": "new"}')
+    new = ["new", operator, [{"node": "r1"}, *arguments], {"table": {}}]
+    graph["nodes"] = [*graph["nodes"][:at], new, *json.loads(text)]
+    (program / "graph.json").write_text(json.dumps(graph))
+    return program
+
+
+@needs_executorch
+def test_an_int8_engine_multiplies_integers_and_names_what_fell_back(tmp_path: Path) -> None:
+    """With a flip between the convolutions, which XNNPACK has no kernel for: the mirrored net, mirrored back in the weights."""
+    model = int8_model()
+    program = with_node(write_program(tmp_path / "program", model, "int8"), "aten.flip.default", [3])
+    out = tmp_path / "engine"
+    out.mkdir()
+    facts = BACKEND.compile(program, out, {"name": "host"}, 1)
+    assert facts["fallback"] == {"aten.flip.default": 1}
+    assert facts["note"] == "on portable kernels: 1 × aten.flip.default"
+    assert (facts["integer_nodes"], facts["float_nodes"]) == (
+        1,
+        2,
+    )  # the flip cuts the first pattern; the logits are float
+    weights = {t.name: t for t in model.graph.initializer}
+    mirrored = np.frombuffer(weights["w2_i"].raw_data, np.int8).reshape(weights["w2_i"].dims)[..., ::-1]
+    weights["w2_i"].raw_data = mirrored.tobytes()
+    with load_engine(out) as session:
+        for seed in range(20):
+            x = np.random.default_rng(seed).standard_normal((1, 1, 8, 8)).astype(np.float32)
+            np.testing.assert_allclose(session.run([x])[0], unoptimised(model, x), atol=0.02)  # one step of the pool
+
+
+@needs_executorch
+def test_a_damaged_engine_and_a_closed_session(tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text(
+        json.dumps({"format": 1, "backend": "executorch", "file": "model.pte", "options": {"threads": 1}})
+    )
+    (tmp_path / "signature.json").write_text('{"inputs": [], "outputs": []}')
+    (tmp_path / "model.pte").write_bytes(b"not a program" * 100)
+    with pytest.raises(EdgekdError, match=r"model\.pte: executorch refuses the program"):
+        load_engine(tmp_path)
+
+
+def test_what_it_cannot_take_is_known_before_compiling(tmp_path: Path) -> None:
+    program = write_program(tmp_path / "dynamic", float_model("batch"))
+    (line,) = BACKEND.unsupported(program, {})
+    assert line.startswith("input \"x\" has the dynamic shape ['batch', 1, 8, 8]")
+    program = with_node(write_program(tmp_path / "volume"), "aten.conv3d.default", {"node": "w1"})
+    (line,) = BACKEND.unsupported(program, {})
+    assert line == "node new (aten.conv3d.default): its convolutions have one or two spatial dimensions"
+    (program / "graph.json").write_text(json.dumps({"format": 1, "refused": ["node cond: a subgraph"]}))
+    assert BACKEND.unsupported(program, {}) == ["node cond: a subgraph"]
+
+
+def test_what_is_missing_names_the_extra_and_its_pin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None if name == "executorch" else name)
+    assert BACKEND.missing() == "pip install 'edgekd[executorch]' executorch==1.5.1"

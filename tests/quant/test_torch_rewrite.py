@@ -1,0 +1,61 @@
+"""Rewrites for delegates: the same values, in forms that have kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_student
+from torch import nn
+
+from edgekd.quant.grid import AFFINE
+from edgekd.quant.onnx_export import exported
+from edgekd.quant.pt2e import calibrate, convert, prepare
+from edgekd.quant.torch_graph import read_graph, write_graph
+from edgekd.quant.torch_rewrite import rewrite
+
+X = tiny_data().test[0][:8]
+
+
+class Largest(nn.Module):
+    """Ends in a maximum over space instead of the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tiny_student(trained=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        net = self.net
+        return net.head(net.dropout(net.down(net.block(net.stem(x))).amax((2, 3))))
+
+
+def operators(graph: torch.fx.GraphModule) -> list[str]:
+    return [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("largest", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_values_stay_and_forms_change(largest: bool, quantized: bool, tmp_path: Path) -> None:
+    module: nn.Module = (Largest() if largest else tiny_student(trained=True)).eval()
+    if quantized:
+        prepared = prepare(module, X, AFFINE, "minmax", qat=False)
+        calibrate(prepared, [X])
+        module = convert(prepared)
+    write_graph(exported(module, X[:1]), tmp_path)
+    graph = read_graph(tmp_path)
+    with torch.no_grad():
+        before = torch.cat([graph(x[None])[0] for x in X])
+        pairs = sum("quantize_per_tensor" in name for name in operators(graph))
+        rewrite(graph, (X[:1],))
+        after = torch.cat([graph(x[None])[0] for x in X])
+    assert torch.allclose(before, after, rtol=0, atol=1e-6)
+    found = operators(graph)
+    assert not {"aten.dropout.default", "aten.amax.default"} & set(found)
+    assert ("aten.max_pool2d.default" if largest else "aten.mean.dim") in found
+    if quantized:
+        weights = [name for name in found if "dequantize_per_channel" in name]
+        assert len(weights) == 4  # of five layers: the last one's output is float
+        assert sum("quantize_per_tensor" in name for name in found) <= pairs
+        pool = next(n for n in graph.graph.nodes if str(n.target) in ("aten.mean.dim", "aten.max_pool2d.default"))
+        assert [str(user.target) for user in pool.users] == ["quantized_decomposed.quantize_per_tensor.default"]
