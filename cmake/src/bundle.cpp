@@ -4,8 +4,9 @@
 #include "failure.hpp"
 #include "sha256.hpp"
 
+#include <cstdio>
 #include <filesystem>
-#include <fstream>
+#include <memory>
 #include <system_error>
 
 namespace edgekd::core {
@@ -20,14 +21,11 @@ constexpr const char* kAgain = "; copy or compile the bundle again";
     fail(EDGEKD_DAMAGED, where + ": " + what + kAgain);
 }
 
-std::vector<unsigned char> read(const fs::path& path) {
-    std::ifstream stream(path, std::ios::binary | std::ios::ate);
-    const auto size = stream.tellg();
-    if (!stream || size < 0) fail(EDGEKD_DAMAGED, path.string() + " cannot be read");
+std::vector<unsigned char> read(const fs::path& path, std::uintmax_t size) {
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
     std::vector<unsigned char> bytes(static_cast<std::size_t>(size));
-    stream.seekg(0);
-    if (!bytes.empty()) stream.read(reinterpret_cast<char*>(bytes.data()), size);
-    if (!stream) fail(EDGEKD_DAMAGED, path.string() + " cannot be read");
+    if (file == nullptr || std::fread(bytes.data(), 1, bytes.size(), file.get()) != bytes.size())
+        fail(EDGEKD_DAMAGED, path.string() + " cannot be read");
     return bytes;
 }
 
@@ -62,7 +60,9 @@ Files Files::in_folder(const std::string& folder) {
     Files made;
     for (fs::recursive_directory_iterator at(root, error), end; !error && at != end; at.increment(error)) {
         if (!at->is_regular_file(error) || error) continue;
-        made.owned_.push_back(read(at->path()));
+        const std::uintmax_t size = at->file_size(error);
+        if (error) break;
+        made.owned_.push_back(read(at->path(), size));
         const std::vector<unsigned char>& bytes = made.owned_.back();
         made.files_[at->path().lexically_relative(root).generic_string()] = {bytes.data(), bytes.size()};
     }
