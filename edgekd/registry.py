@@ -123,18 +123,29 @@ def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
 
 def fields_of(folder: str, name: str) -> list[str]:
     """Fields of the dataclass called `name`, read without importing it: what a recipe may set."""
-    file = file_of(folder, name)
+    annotated = [n for n in _body(file_of(folder, name)) if isinstance(n, ast.AnnAssign)]
+    return [ast.unparse(n.target) for n in annotated if not ast.unparse(n.annotation).startswith("ClassVar")]
+
+
+def _body(file: Path) -> list[ast.stmt]:
+    """What stands in the class that the file exports. Raises UserError for a file that is not Python."""
     try:
         tree = ast.parse(file.read_text("utf-8"))
     except SyntaxError as error:
         raise UserError(f"{file}:{error.lineno}: {error.msg}") from None
-    exported = next(
-        (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), None
+    assigned = [n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    names = ast.literal_eval(assigned[0].value) if assigned else []
+    return [n for found in tree.body if isinstance(found, ast.ClassDef) and found.name in names for n in found.body]
+
+
+def flag(folder: str, name: str, attribute: str) -> bool:
+    """Whether the class called `name` sets this class variable to True, read without importing it."""
+    return any(
+        isinstance(n, ast.AnnAssign)
+        and ast.unparse(n.target) == attribute
+        and ast.unparse(n.value or n.target) == "True"
+        for n in _body(file_of(folder, name))
     )
-    names = ast.literal_eval(exported) if exported is not None else []
-    bodies = [n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name in names]
-    annotated = [n for body in bodies for n in body if isinstance(n, ast.AnnAssign)]
-    return [ast.unparse(n.target) for n in annotated if not ast.unparse(n.annotation).startswith("ClassVar")]
 
 
 def parameters(folder: str, name: str) -> list[str]:

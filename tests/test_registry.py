@@ -77,3 +77,17 @@ def test_a_plugin_that_is_wrong(plugin: Path) -> None:
     registry.add_plugin(f"losses={plugin.with_name('other.py')}")
     with pytest.raises(UserError, match="__all__"):
         registry.find("losses", "other")
+
+
+def test_what_a_recipe_may_set_is_read_without_importing() -> None:
+    assert registry.fields_of("sources", "npz") == ["array"]
+    assert registry.fields_of("sources", "gaussian") == []
+    assert registry.flag("sources", "gaussian", "synthetic") and not registry.flag("sources", "data", "synthetic")
+    assert registry.flag("sources", "npz", "reads_path") and not registry.flag("sources", "npz", "synthetic")
+
+
+def test_fields_of_a_file_that_is_not_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torn.py").write_text("class Torn(\n")
+    monkeypatch.setattr(registry, "_plugins", {"sources": {"torn": tmp_path / "torn.py"}})
+    with pytest.raises(UserError, match=r"torn.py:1: "):
+        registry.fields_of("sources", "torn")
