@@ -11,7 +11,7 @@ def graph_cut_bins(features: torch.Tensor, bins: int) -> list[torch.Tensor]:
 
     Early bins hold samples that are like many others, late ones what was left: a set drawn evenly from all of them spans
     both. Bins are of equal size, the first ones larger by one where n is no multiple.
-    Source: Zhou et al. 2023, "Dataset Quantization", arXiv 2308.10524, section 3.2.
+    Source: Zhou et al. 2023, "Dataset Quantization", arXiv 2308.10524 (bins by submodular gain).
     """
     left = torch.arange(len(features))
     vectors = normalize(features.double(), dim=1)

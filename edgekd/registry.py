@@ -127,6 +127,11 @@ def fields_of(folder: str, name: str) -> list[str]:
     return [field["name"] for field in _fields(_body(folder, name))]
 
 
+def flag(folder: str, name: str, attribute: str) -> bool:
+    """Whether the class called `name` sets this class variable to True, read without importing it."""
+    return constant(folder, name, attribute) is True
+
+
 def parameters(folder: str, name: str) -> list[str]:
     """Fields of the dataclass called `name` but for the first, which edgekd fills in."""
     return fields_of(folder, name)[1:]

@@ -89,3 +89,17 @@ def test_constants_and_fields_are_read_without_importing(plugin: Path) -> None:
         {"name": "share", "type": "float", "range": "", "default": "0.5"}
     ]
     assert registry.parameters("teachers", "onnx") == ["probabilities"]
+
+
+def test_what_a_recipe_may_set_is_read_without_importing() -> None:
+    assert registry.fields_of("sources", "npz") == ["array"]
+    assert registry.fields_of("sources", "gaussian") == []
+    assert registry.flag("sources", "gaussian", "synthetic") and not registry.flag("sources", "data", "synthetic")
+    assert registry.flag("sources", "npz", "reads_path") and not registry.flag("sources", "npz", "synthetic")
+
+
+def test_fields_of_a_file_that_is_not_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torn.py").write_text("class Torn(\n")
+    monkeypatch.setattr(registry, "_plugins", {"sources": {"torn": tmp_path / "torn.py"}})
+    with pytest.raises(UserError, match=r"torn.py:1: "):
+        registry.fields_of("sources", "torn")

@@ -120,7 +120,8 @@ def step(plan: Plan, name: str, key: str, recipe: Calibration, before: str) -> S
     def made(out: Path) -> dict[str, Any]:
         return make(out, recipe, plan.student(before), given_by(plan, key))
 
-    return Step(name, key, (before, "data", "calibration"), made)
+    data = () if registry.flag("sources", recipe.source, "synthetic") else ("data",)
+    return Step(name, key, (before, *data, "calibration"), made)
 
 
 def read(folder: Path) -> torch.Tensor:

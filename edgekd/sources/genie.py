@@ -28,7 +28,7 @@ __all__ = ["Genie"]
 class Genie(Source):
     """Each batch of `batch` images is made by a generator of its own, trained with their latents for `steps` steps.
 
-    Source: Jeon et al. 2023, "Genie", arXiv 2212.04780, section 3.1, with its swing convolutions (`swing`); fewer steps than
+    Source: Jeon et al. 2023, "Genie", arXiv 2212.04780 (GENIE-D), with its swing convolutions (`swing`); fewer steps than
     its 4,000, the learning rates `latent_lr` and `generator_lr` falling as a cosine. `latents` numbers an image; `channels`:
     the generator's widest map. Options from later papers, each off unless set, told where they are implemented:
     `low_pass` (SynQ; cut-off in cycles an image), `label` and `easy` (the weight of a wished class; only images of which the

@@ -29,7 +29,7 @@ class Teacher(Source):
     """Pixels trained from noise, from evenly drawn wished classes. Weighted, of the teacher's outputs: `confidence`, the
     cross-entropy with the wished class; `features`, what goes into its last linear layer points where that layer's row of the
     wished class points (1 − cosine), and its batch-norm statistics, if it has any, are met (Yin et al. 2020, "DeepInversion",
-    arXiv 1911.11045, equations 3 and 4); `agreement`: KL(teacher ‖ student); `smooth`: total variation of neighbouring pixels.
+    arXiv 1912.08795); `agreement`: KL(teacher ‖ student); `smooth`: total variation of neighbouring pixels.
     """
 
     synthetic: ClassVar[bool] = True

@@ -34,7 +34,7 @@ class Bounds:
     def reflected(self, images: torch.Tensor) -> torch.Tensor:
         """Values beyond an end mirrored back inside, then held there.
 
-        Source: Dikstein et al. 2024, "DGH", arXiv 2410.22110, section 4.2 (clipping by reflection).
+        Source: Dikstein et al. 2024, "DGH", arXiv 2410.22110 (clipping by reflection, in the code published with it).
         """
         held = torch.maximum(torch.minimum(images, self.high), self.low)
         return torch.maximum(torch.minimum(2 * held - images, self.high), self.low)
@@ -86,7 +86,7 @@ class Pixels(Canvas):
 class Latents(Canvas):
     """A latent vector an image, and a generator of the batch's own: both are trained, both begin at random.
 
-    Source: Jeon et al. 2023, "Genie", arXiv 2212.04780, section 3.1.
+    Source: Jeon et al. 2023, "Genie", arXiv 2212.04780 (GENIE-D).
     """
 
     def __init__(

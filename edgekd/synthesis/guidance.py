@@ -42,7 +42,7 @@ def of_class(
 
     An image is hard where 1 − p(wished class) ≥ `easy`, p from the logits [n, classes]: its class is not to be trusted.
     `soft` [n, classes]: the teacher's logits; without them hard images count nothing. `easy` 1 makes all of them easy.
-    Source: Kim et al. 2025, "SynQ", ICLR 2025, section 4.3, there for fine-tuning.
+    Source: Kim et al. 2025, "SynQ", ICLR 2025 (soft labels for hard samples), there for fine-tuning.
     """
     each = cross_entropy(logits, targets, reduction="none")
     if easy >= 1:
@@ -59,7 +59,7 @@ def stretch(logits: torch.Tensor, features: torch.Tensor | None, weight: torch.T
     Nothing remembers statistics after the last batch norm, so synthetic outputs crowd together. Where the last linear layer is
     known (its input `features` [n, f], its `weight` [classes, f]), the ends are also drawn to half of what they could be at
     most, | |y_k| − ½‖x‖‖w_k| | for the largest and the smallest output k, so that they do not grow without end.
-    Source: Dikstein et al. 2024, "DGH", arXiv 2410.22110, section 4.3, as in the code published with it.
+    Source: Dikstein et al. 2024, "DGH", arXiv 2410.22110 (output distribution stretching), as in the code published with it.
     """
     high, at_high = logits.max(1)
     low, at_low = logits.min(1)
@@ -123,7 +123,7 @@ class Wishes(Guidance):
     """Weighted: `label` (the wished classes `targets` [count]), `spread` (`stretch`), `activation` (the student's and the
     `teacher`'s activation maps of the wished class alike).
 
-    Source of the last: Kim et al. 2025, "SynQ", ICLR 2025, section 4.2, there of a quantized network and its float self.
+    Source of the last: Kim et al. 2025, "SynQ", ICLR 2025, there of a quantized network and its float self.
     """
 
     targets: torch.Tensor

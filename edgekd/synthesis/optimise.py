@@ -28,7 +28,7 @@ class Synthesis:
 
     `statistics`: weight of the batch-norm statistics; `inputs`: weight of the images' own mean 0 and deviation 1 a channel,
     the zeroth layer of Cai et al. 2020, arXiv 2001.00281, equation 3. `joint`: the moments are those of all batches together,
-    of which each step moves one (Dikstein et al. 2024, arXiv 2410.22110, section 4.1); else each batch is made by itself.
+    of which each step moves one (Dikstein et al. 2024, arXiv 2410.22110); else each batch is made by itself.
     """
 
     network: nn.Module

@@ -42,7 +42,7 @@ def of_channels(x: torch.Tensor) -> Moments:
 def together(parts: Sequence[Moments]) -> Moments:
     """Moments of all parts as one: m = Σ nᵢmᵢ / n, v = Σ nᵢ(vᵢ + (mᵢ − m)²) / n.
 
-    Source: Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm", equation 2.1, for many parts.
+    Source: Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm", for many parts.
     """
     if len(parts) == 1:
         return parts[0]

@@ -27,7 +27,7 @@ def swinging(network: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """While the block runs, each strided convolution sees its input moved at random by less than its stride.
 
     Without it, the gradient of a strided layer draws its own checkerboard into the image.
-    Source: Jeon et al. 2023, arXiv 2212.04780, section 3.1, figure 4: reflection padding by stride − 1, then a random crop.
+    Source: Jeon et al. 2023, arXiv 2212.04780 (swing convolution): reflection padding by stride − 1, then a random crop.
     """
 
     def move(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:

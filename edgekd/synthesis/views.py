@@ -12,7 +12,7 @@ from torch.nn.functional import affine_grid, grid_sample
 def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
     """Gaussian low-pass filter: each frequency times exp(−D² / 2·cutoff²), D its distance from zero in cycles an image.
 
-    Source: Kim et al. 2025, "SynQ", ICLR 2025, section 4.1: what noise synthesis leaves lies in high frequencies.
+    Source: Kim et al. 2025, "SynQ", ICLR 2025: what noise synthesis leaves lies in high frequencies.
     """
     height, width = images.shape[2:]
     rows = torch.fft.fftfreq(height, 1 / height).unsqueeze(1)
@@ -50,9 +50,9 @@ class Views:
     """How each step sees the images.
 
     `crop`: the smallest share of the area that the last step may see; it falls from 1, as a cosine over the steps, so that
-    outlines are drawn before details (Yin, Shen 2023, "CDA", arXiv 2311.18838, section 3). 1: no crops.
+    outlines are drawn before details (Yin, Shen 2023, "CDA", arXiv 2311.18838). 1: no crops.
     `shift`: images are made that many pixels larger on each side, each step sees another part, and the middle is kept:
-    what training augmentation did, mimicked (Dikstein et al. 2024, "DGH", arXiv 2410.22110, section 4.2). 0: none.
+    what training augmentation did, mimicked (Dikstein et al. 2024, "DGH", arXiv 2410.22110). 0: none.
     `low_pass`: cut-off in cycles an image; 0: no filter.
     """
 

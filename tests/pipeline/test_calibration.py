@@ -147,6 +147,7 @@ def test_the_set_is_a_step_that_other_recipes_find_again(tmp_path: Path) -> None
     plan = planned(tmp_path / "kept_set", SET)
     assert list(plan.steps)[:4] == ["teacher", "student", "calibration for quantize", "quantize"]
     assert plan.steps["quantize"].reads[:2] == ("student", "calibration for quantize")
+    assert plan.steps["calibration for quantize"].reads == ("student", "calibration"), "a zero-shot set reads no data"
     for name in ("teacher", "student", "calibration for quantize"):
         step = plan.steps[name]
         plan.entries[name] = plan.store.make(step.key, step.label, step.make)
