@@ -260,3 +260,13 @@ def test_what_holds_for_any_candidates(pool: list[tuple[Any, ...]], budget: Budg
     shuffled = random.sample(candidates, len(candidates))
     again = choose(shuffled, budget, 0.94)
     assert (again.chosen, again.nearest) == (found.chosen, found.nearest)
+
+
+def test_a_simulated_one_is_never_chosen() -> None:
+    """It has the best score and no latency: no runtime has kernels for it."""
+    said = "simulated in torch: no runtime here has kernels for W4A4"
+    simulated = engine("quantize", None, score=0.99, precision="W4A4", verdict="simulated", reason=said)
+    found = choose([engine("distill", 100), simulated], FREE, 0.94)
+    assert verdicts(found.candidates) == {"distill": "chosen", "quantize": "simulated"}
+    assert reason_of(found.candidates, "quantize") == said
+    assert choose([simulated], FREE, 0.94).nearest is None

@@ -71,9 +71,11 @@ class Plan:
 
     @property
     def raced(self) -> list[Version]:
-        """Versions that are compiled: the teacher and every trained student; one about to be distilled from scratch is not."""
+        """Versions that are compiled: the teacher and every trained student; neither one about to be distilled from scratch nor
+        a simulated one.
+        """
         untrained = self.values.student.weights is None and len(self.recipe.stages) > 0
-        return [v for v in self.versions if not (v.name == "student" and untrained)]
+        return [v for v in self.versions if not (v.simulated or (v.name == "student" and untrained))]
 
     @property
     def reference(self) -> Version:
@@ -122,7 +124,7 @@ class Plan:
         for index, (use, stage) in enumerate(zip(uses, self.recipe.stages, strict=True)):
             name = use if uses.count(use) == 1 else f"{use} {uses[: index + 1].count(use)}"
             self._stage(name, use, stage, before)
-            self.versions.append(Version(name, use, "int8" if stage.gives == "quantized" else "float32"))
+            self.versions.append(Version(name, use, stage.precision))
             before = name
 
     def _make_teacher(self, out: Path) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class Plan:
     def _judges(self) -> None:
         """Every version judged in torch: its program, and for a quantized one its fake-quantized network as well."""
         for version in self.versions:
-            kinds = ("fake-quantized", "program") if version.precision == "int8" else ("network",)
+            kinds = ("fake-quantized", "program") if version.quantized else ("network",)
             for kind in kinds:
                 self._judge(version, kind)
 
@@ -242,7 +244,7 @@ class Plan:
 
     def _evaluate(self, candidate: Candidate) -> None:
         engine = candidate.step("compile")
-        kind = "program" if candidate.version.precision == "int8" else "network"
+        kind = "program" if candidate.version.quantized else "network"
         program = judged(candidate.version, kind)
         inputs = [engine, program, *(["judge teacher"] if "judge teacher" in self.steps else [])]
         key = self._key(
