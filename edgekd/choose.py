@@ -15,6 +15,9 @@ from edgekd.report.schema import Candidate, Verdict
 Compare = Callable[[str, str], Ratio | None]
 """(name, other name) -> latency of the one over the other's, raced side by side; None if they were not."""
 
+GIVEN = ("failed", "simulated")
+"""Verdicts that were known before there was a choice."""
+
 
 class Limits(Protocol):
     """A budget: the recipe's or the report's. None: not limited."""
@@ -81,13 +84,13 @@ def choose(
     """The fastest engine by median latency that keeps the budget, and why each of the others is not it.
 
     `reference_metric` is the reference's score on the validation split. The teacher's engine is never chosen, nor one that
-    failed or was not measured, nor an integer engine unless the interval of `versus_float` lies below 1. Engines that cannot
+    failed, is simulated or was not measured, nor an integer engine unless the interval of `versus_float` lies below 1. Engines that cannot
     be told from the fastest in speed (by `compare`; without it, where intervals of the medians overlap) are tied with it:
     of those the smallest file is chosen, then the higher validation score. Where this machine cannot measure for the target,
     `unmeasured` says why: then none is chosen, and the smallest that keeps the rest of the budget is the nearest.
     """
     limits = _limits(budget, reference_metric, metric)
-    rivals = [one for one in candidates if one.verdict != "failed" and one.version != "teacher"]
+    rivals = [one for one in candidates if one.verdict not in GIVEN and one.version != "teacher"]
     unfit = {one.name: why for one in rivals if (why := _unfit(one))}
     broken = {one.name: [limit for limit in limits if limit.excess(one)] for one in rivals}
     fit = [one for one in rivals if one.name not in unfit]
@@ -98,8 +101,8 @@ def choose(
     passed_over = [f"{name}: {why}" for name, why in unfit.items() if not broken[name]]
 
     def judged(one: Candidate) -> tuple[Verdict, str]:
-        if one.verdict == "failed":
-            return "failed", one.reason
+        if one.verdict in GIVEN:
+            return one.verdict, one.reason
         if one.version == "teacher":
             return "reference", "the teacher, to compare with"
         complaints = [limit.complaint(one) for limit in broken[one.name]]

@@ -82,11 +82,13 @@ class Stage(ABC):
 
     takes, gives: "student" (float) or "quantized".
     reads: which of {"teacher", "data", "calibration", "target"} its result depends on, besides its fields.
+    precision: of what it gives: "float32", "int8", or one that can only be simulated, such as "W4A4".
     """
 
     takes: ClassVar[str] = "student"
     gives: ClassVar[str] = "student"
     reads: ClassVar[frozenset[str]] = frozenset()
+    precision: ClassVar[str] = "float32"
     calibration: str = ""
 
     def names(self) -> list[tuple[str, str, str]]:

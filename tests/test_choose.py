@@ -283,3 +283,13 @@ def test_where_nothing_can_be_timed_the_smallest_that_keeps_the_rest_is_nearest(
     assert broken.nearest == "distill"
     assert broken.reason.endswith("Nearest: distill, the smallest, though size 1.00 kB, limit 500 B.")
     assert choose(engines[3:], FREE, 0.95, unmeasured=WHY).nearest is None
+
+
+def test_a_simulated_one_is_never_chosen() -> None:
+    """It has the best score and no latency: no runtime has kernels for it."""
+    said = "simulated in torch: no runtime here has kernels for W4A4"
+    simulated = engine("quantize", None, score=0.99, precision="W4A4", verdict="simulated", reason=said)
+    found = choose([engine("distill", 100), simulated], FREE, 0.94)
+    assert verdicts(found.candidates) == {"distill": "chosen", "quantize": "simulated"}
+    assert reason_of(found.candidates, "quantize") == said
+    assert choose([simulated], FREE, 0.94).nearest is None

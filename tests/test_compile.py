@@ -114,6 +114,23 @@ def test_another_ratio_keeps_the_distilled_student(done: Done) -> None:
     assert not cached["prune"] and not cached["quantize"] and not cached["race on host"]
 
 
+def test_a_width_without_kernels_is_judged_and_never_compiled(done: Done, tmp_path: Path) -> None:
+    """W4A4: rows and a candidate that say so, no engine, no latency; the bundle is a float engine."""
+    bits = ["--set", "quantize.weights=4", "--set", "quantize.activations=4"]
+    found = done.compile(*bits, "--out", tmp_path / "out")
+    last = found["ledger"][-1]
+    assert (last["row"], last["runs_in"], last["latency"]) == ("simulated", "torch", None)
+    assert last["note"] == "simulated in torch: no runtime here has kernels for W4A4"
+    assert not [step for step in found["plan"] if step["step"].startswith(("export quantize", "compile quantize"))]
+    target = found["targets"][0]
+    (simulated,) = (c for c in target["candidates"] if c["verdict"] == "simulated")
+    assert (simulated["name"], simulated["precision"], simulated["latency"]) == ("quantize in torch", "W4A4", None)
+    assert simulated["metric"] == last["metric"]
+    assert (target["chosen"] or target["nearest"]).startswith(("prune on", "distill on"))
+    assert "simulated" in (tmp_path / "out" / "report.md").read_text()
+    assert 'class="pill simulated"' in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_editing_a_loss_invalidates_what_used_it(done: Done, tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     source = Path(package.__file__).parent.joinpath("losses", "kl.py").read_text()

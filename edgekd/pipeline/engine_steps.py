@@ -24,7 +24,7 @@ EXPORT = ("torch", "torchao", "onnxscript", "onnx")
 def add_judges(plan: Plan) -> None:
     """Every version judged in torch: its program, and for a quantized one its fake-quantized network as well."""
     for version in plan.versions:
-        kinds = ("fake-quantized", "program") if version.precision == "int8" else ("network",)
+        kinds = ("fake-quantized", "program") if version.quantized else ("network",)
         for kind in kinds:
             _add_judge(plan, version, kind)
 
@@ -87,7 +87,7 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
 
 def add_evaluate(plan: Plan, candidate: Candidate) -> None:
     engine = candidate.step("compile")
-    kind = "program" if candidate.version.precision == "int8" else "network"
+    kind = "program" if candidate.version.quantized else "network"
     program = judged(candidate.version, kind)
     inputs = [engine, program, *(["judge teacher"] if "judge teacher" in plan.steps else [])]
     key = plan.key("evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=())

@@ -80,12 +80,12 @@ class Plan:
     def raced(self) -> list[Version]:
         """Versions that are compiled: the teacher and every trained student; one about to be distilled from scratch is not.
 
-        Nor is a teacher whose file ends in a softmax: its engine would not give logits.
+        Nor is a teacher whose file ends in a softmax, since its engine would not give logits, nor a simulated version.
         """
         untrained = self.values.student.weights is None and len(self.recipe.stages) > 0
         soft = self.values.teacher is not None and self.values.teacher.arguments.get("probabilities")
         left_out = {name for name, out in (("student", untrained), ("teacher", soft)) if out}
-        return [v for v in self.versions if v.name not in left_out]
+        return [v for v in self.versions if v.name not in left_out and not v.simulated]
 
     @property
     def trained(self) -> list[str]:
@@ -138,7 +138,7 @@ class Plan:
         for index, (use, stage) in enumerate(zip(uses, self.recipe.stages, strict=True)):
             name = use if uses.count(use) == 1 else f"{use} {uses[: index + 1].count(use)}"
             self._stage(name, use, stage, before)
-            self.versions.append(Version(name, use, "int8" if stage.gives == "quantized" else "float32"))
+            self.versions.append(Version(name, use, stage.precision))
             before = name
 
     def _make_teacher(self, out: Path) -> dict[str, Any]:

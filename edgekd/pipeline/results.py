@@ -23,6 +23,7 @@ from edgekd.report.schema import Candidate, LedgerRow, Report
 from edgekd.target import Target, find_target
 
 ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned"}
+NO_KERNELS = "simulated in torch: no runtime here has kernels for {}"
 PACKAGES = ("torch", "torchao", "torch-pruning", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -98,10 +99,13 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
     rows: list[dict[str, Any]] = []
     sizes: Mapping[str, Any] = {}
     for version in plan.versions:
-        if version.precision == "int8":
-            for kind, row in (("fake-quantized", "fake-quantized"), ("program", "exported")):
+        if version.quantized:
+            program = "simulated" if version.simulated else "exported"
+            note = NO_KERNELS.format(version.precision) if version.simulated else ""
+            for kind, row in (("fake-quantized", "fake-quantized"), ("program", program)):
                 facts = plan.entry(judged(version, kind)).facts
-                rows.append(_row(row, version, "torch", facts, {k: sizes[k] for k in ("parameters", "macs")}))
+                extra = {**{k: sizes[k] for k in ("parameters", "macs")}, "note": note if kind == "program" else ""}
+                rows.append(_row(row, version, "torch", facts, extra))
             continue
         facts = plan.entry(judged(version, "network")).facts
         sizes = {k: facts[k] for k in ("parameters", "macs", "bytes")}
@@ -164,7 +168,9 @@ def _facts(plan: Plan, candidate: Planned) -> dict[str, Any]:
 def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
     race = plan.entries.get(f"race on {target.name}")
     mine = [c for c in plan.candidates if c.target == target]
-    candidates = [Candidate.model_validate(_candidate(plan, c, outcome, mine)) for c in mine]
+    found = [_candidate(plan, c, outcome, mine) for c in mine]
+    found += [_simulated(plan, version) for version in plan.versions if version.simulated]
+    candidates = [Candidate.model_validate(one) for one in found]
     reference = plan.entry(judged(plan.reference, "network")).facts["metric"]["validation"]
     ratios = race.facts["ratio"] if race else {}
 
@@ -234,9 +240,26 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
     }
 
 
+def _simulated(plan: Plan, version: Version) -> dict[str, Any]:
+    """A version that no backend was asked to compile: what torch says of it, and no latency."""
+    facts = plan.entry(judged(version, "program")).facts
+    agreement = facts["agreement"]
+    return {
+        "name": f"{version.name} in torch",
+        "version": version.name,
+        "backend": "torch",
+        "precision": version.precision,
+        "metric": facts["metric"]["test"],
+        "metric_validation": facts["metric"]["validation"],
+        "agreement": agreement["test"] if agreement else None,
+        "verdict": "simulated",
+        "reason": NO_KERNELS.format(version.precision),
+    }
+
+
 def _float_engine(plan: Plan, candidate: Planned, mine: list[Planned]) -> str | None:
     """The engine of the same student in float on the same runtime: of the last float version before this one."""
-    if candidate.version.precision != "int8":
+    if not candidate.version.quantized:
         return None
     earlier = plan.versions[: plan.versions.index(candidate.version)]
     floats = [v for v in earlier if v.precision == "float32" and v.name != "teacher"]

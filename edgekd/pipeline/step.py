@@ -40,6 +40,15 @@ class Version:
     precision: str
     is_file: bool = False
 
+    @property
+    def quantized(self) -> bool:
+        return self.precision != "float32"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no runtime here has kernels for its precision: it is judged in torch, and never compiled."""
+        return self.precision not in ("float32", "int8")
+
 
 @dataclass(frozen=True)
 class Candidate:

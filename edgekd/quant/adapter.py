@@ -1,22 +1,27 @@
 """What stands in the prepared graph at each tensor that will be quantized: it observes, then it fake-quantizes.
 
-`ActivationGrid` stands behind an activation, `PerChannelWeight` behind a weight (torchao takes the word PerChannel in the
-class's name as the leave to pass `ch_axis`). Both become a quantize/dequantize pair when the graph is converted.
+`ActivationGrid` stands behind an activation, `PerChannelWeight` or `PerChannelStep` (`edgekd.quant.step`) behind a weight:
+torchao takes the word PerChannel in the class's name as the leave to pass `ch_axis`. All become a quantize/dequantize pair
+when the graph is converted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from edgekd.errors import EdgekdError
 from edgekd.quant.grid import SMALLEST_SCALE, parameters
+from edgekd.quant.lsq import LearnedStep, gradient_scale
+from edgekd.quant.step import PerChannelStep
 from edgekd.quant.torchao import ObserverBase
 
-__all__ = ["ActivationGrid", "Observer", "PerChannelWeight"]
+__all__ = ["ActivationGrid", "Observer", "PerChannelWeight", "activations", "in_float", "weights"]
 
 
 class Observer(Protocol):
@@ -56,6 +61,8 @@ class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
     It passes x through until `take` has given it a range, and fake-quantizes from then on. The range is its only state:
     two float32 buffers, NaN until known, so that it can be saved as tensors. Gradients pass where x lies inside the range
     (the straight-through estimator: Bengio et al. 2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877, section 3).
+    `learn` makes the scale a parameter, the zero point fixed, until `settle_step` makes it a range again; meanwhile `mask`, if
+    set, says which values are rounded (1) and which pass as they are (0).
     """
 
     minimum: torch.Tensor
@@ -75,6 +82,9 @@ class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
         self.factory = observer
         self.open: Observer | None = None
         self.grid: tuple[float, int] | None = None
+        self.log_step: nn.Parameter | None = None
+        self.mask: Callable[[torch.Tensor], torch.Tensor | None] | None = None
+        self.off = False
         self.register_buffer("minimum", torch.tensor(math.nan))
         self.register_buffer("maximum", torch.tensor(math.nan))
 
@@ -82,10 +92,14 @@ class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
         if self.open is not None:
             self.open.update(x)
             return x
-        if self.grid is None:
+        if self.grid is None or self.off:
             return x
         scale, zero_point = self.grid
         low, high = self.quant_min - zero_point, self.quant_max - zero_point
+        if self.log_step is not None:
+            share, mask = gradient_scale(x[0].numel(), high), self.mask and self.mask(x)
+            learned: torch.Tensor = LearnedStep.apply(x, self.log_step.exp(), low, high, share, mask)  # type: ignore[no-untyped-call]
+            return learned
         fake: torch.Tensor = _FakeQuantize.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
         return fake
 
@@ -105,6 +119,18 @@ class ActivationGrid(ObserverBase):  # type: ignore[misc]  # torchao is untyped
         known = math.isfinite(low) and math.isfinite(high)
         symmetric = self.qscheme == torch.per_tensor_symmetric
         self.grid = parameters(low, high, (self.quant_min, self.quant_max), symmetric) if known else None
+
+    def learn(self) -> None:
+        """Make the scale a parameter, as a logarithm (see `edgekd.quant.step`); does nothing where there is no range."""
+        if self.grid is not None:
+            self.log_step = nn.Parameter(torch.tensor(self.grid[0]).log())
+
+    def settle_step(self) -> None:
+        """Make the range that the learned scale spans its range; does nothing where none is learned."""
+        if self.log_step is not None and self.grid is not None:
+            scale, zero_point = float(self.log_step.detach().exp()), self.grid[1]
+            self.log_step = self.mask = None
+            self.take((self.quant_min - zero_point) * scale, (self.quant_max - zero_point) * scale)
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero point, for torchao's conversion. Raises EdgekdError where there is no range yet."""
@@ -133,9 +159,12 @@ class PerChannelWeight(ObserverBase):  # type: ignore[misc]  # torchao is untype
         super().__init__(dtype=dtype, is_dynamic=is_dynamic)
         self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
         self.scale: torch.Tensor | None = None
+        self.off = False
         self.floor: torch.Tensor | None = None
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.off:
+            return weight
         scale = self.measure(weight)
         zero = torch.zeros_like(scale, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scale, zero, self.ch_axis, self.quant_min, self.quant_max)
@@ -153,3 +182,27 @@ class PerChannelWeight(ObserverBase):  # type: ignore[misc]  # torchao is untype
         if self.scale is None:
             raise EdgekdError("a weight has no scale", hint="convert with edgekd.quant.pt2e.convert")
         return self.scale, torch.zeros_like(self.scale, dtype=torch.int64)
+
+
+def activations(graph: nn.Module) -> list[ActivationGrid]:
+    """The grid of each activation, once each."""
+    return [module for module in graph.modules() if isinstance(module, ActivationGrid)]
+
+
+def weights(graph: nn.Module) -> list[PerChannelWeight | PerChannelStep]:
+    """The grid of each weight, once each."""
+    return [module for module in graph.modules() if isinstance(module, PerChannelWeight | PerChannelStep)]
+
+
+@contextmanager
+def in_float(graph: nn.Module) -> Iterator[None]:
+    """Meanwhile nothing is rounded: weights and activations pass all adapters as they are."""
+    adapters = [*activations(graph), *weights(graph)]
+    before = [adapter.off for adapter in adapters]
+    for adapter in adapters:
+        adapter.off = True
+    try:
+        yield
+    finally:
+        for adapter, off in zip(adapters, before, strict=True):
+            adapter.off = off

@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 
 from edgekd.quant.adapter import ActivationGrid, PerChannelWeight
 from edgekd.quant.quantizer import BATCH_NORM, WEIGHTED
+from edgekd.quant.step import PerChannelStep
 
 __all__ = ["fold_batch_norm", "settle_weights"]
 
@@ -21,6 +22,7 @@ def fold_batch_norm(graph: GraphModule) -> None:
     Where the weight is fake-quantized (QAT), the quantized values are folded. For a scale that is max |w| / 127 of each
     output channel, that keeps every integer: scaling a channel scales its grid. So QAT needs no copy of the batch norm in
     front of the weight, as Krishnamoorthi 2018 (arXiv 1806.08342, section 3.2.2) needs it for grids that are per tensor.
+    Steps that are state of their own are scaled with their channels.
     Source: Jacob et al. 2018, arXiv 1712.05877, section 3.2, equation 14.
     """
     for norm in [n for n in graph.graph.nodes if n.op == "call_function" and n.target is BATCH_NORM]:
@@ -38,6 +40,8 @@ def fold_batch_norm(graph: GraphModule) -> None:
         moved = shift * factor + (0.0 if beta is None else beta.double())
         origin = _origin(source)
         _own(graph, layer, 1, f"{origin.target}", folded.float(), behind=source if source is not origin else None)
+        if isinstance(step := _module(graph, source), PerChannelStep):
+            step.rescale(factor)
         _own(graph, layer, 2, f"{str(origin.target).removesuffix('weight')}bias", moved.float())
         norm.replace_all_uses_with(layer)
         graph.graph.erase_node(norm)
@@ -51,17 +55,21 @@ def settle_weights(graph: GraphModule) -> None:
 
     An integer kernel adds the bias to its int32 accumulator, whose unit is that product; rounded here, torch and the kernel
     add the same number. A channel whose weights are tiny beside its bias gets a larger scale, or its bias would not fit.
+    Where a width is simulated there is no kernel to agree with, and the bias stays as it is.
     Source: Jacob et al. 2018, arXiv 1712.05877, section 2.4, equation 11.
     """
     for layer in [n for n in graph.graph.nodes if n.op == "call_function" and n.target in WEIGHTED]:
         weight, activation = _module(graph, layer.args[1]), _module(graph, layer.args[0])
-        if not isinstance(weight, PerChannelWeight):
+        if not isinstance(weight, PerChannelWeight | PerChannelStep):
             continue
         value = _constant(graph, layer.args[1].args[0])
         bias = _constant(graph, layer.args[2]) if len(layer.args) > 2 else None
         if value is None:
             continue
         if not isinstance(activation, ActivationGrid) or activation.grid is None or bias is None:
+            weight.measure(value)
+            continue
+        if (weight.quant_max, activation.quant_max) != (127, 127):
             weight.measure(value)
             continue
         unit = torch.tensor(activation.grid[0])
@@ -88,10 +96,10 @@ def _origin(node: Node) -> Node:
 
 
 def _constant(graph: GraphModule, node: object) -> torch.Tensor | None:
-    """The tensor of a get_attr node, fake-quantized where a `PerChannelWeight` stands behind it; None for anything else."""
+    """The tensor of a get_attr node, fake-quantized where a weight's adapter stands behind it; None for anything else."""
     if not isinstance(node, Node):
         return None
-    if node.op == "call_module" and isinstance(module := _module(graph, node), PerChannelWeight):
+    if node.op == "call_module" and isinstance(module := _module(graph, node), PerChannelWeight | PerChannelStep):
         held = _constant(graph, node.args[0])
         return None if held is None else module(held)
     if node.op != "get_attr":

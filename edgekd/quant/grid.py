@@ -12,14 +12,17 @@ from typing import Any
 
 from edgekd.errors import UserError, nearest
 
-__all__ = ["AFFINE", "GRIDS", "SYMMETRIC", "Grid", "named", "parameters"]
+__all__ = ["AFFINE", "GRIDS", "SYMMETRIC", "Grid", "limits", "named", "parameters"]
 
 SMALLEST_SCALE = 2.0**-40  # an all-zero tensor's scale: any value would do, this one divides without overflow
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One number grid. Activations: one scale for a tensor; weights: symmetric s8 in [-127, 127], one scale a channel.
+    """One number grid: activations have one scale a tensor, affine or symmetric; weights one a channel.
+
+    8-bit weights are symmetric s8 in [-127, 127], which is what kernels take; narrower ones, which are simulated, are affine
+    where activations are. How many bits a tensor gets is `edgekd.quant.precision`'s to say.
 
     `operators` compute on integers and own their output's range; `shared` only move values, so that their output keeps
     their input's scale and zero point; `fused` are absorbed into the operator before them. `float_logits` leaves the output
@@ -27,10 +30,7 @@ class Grid:
     """
 
     name: str
-    activation_dtype: str = "int8"
     activation_symmetric: bool = False
-    weight_dtype: str = "int8"
-    weight_granularity: str = "per_channel"
     operators: tuple[str, ...] = (
         "conv2d",
         "linear",
@@ -46,14 +46,17 @@ class Grid:
     fused: tuple[str, ...] = ("relu", "clamp")
     float_logits: bool = True
 
-    def __post_init__(self) -> None:
-        if (self.activation_dtype, self.weight_dtype, self.weight_granularity) != ("int8", "int8", "per_channel"):
-            raise ValueError(f"grid {self.name}: only int8 activations and int8 per_channel weights are implemented")
-
-    @property
-    def activation_limits(self) -> tuple[int, int]:
+    def activation_limits(self, bits: int = 8) -> tuple[int, int]:
         """Smallest and largest integer of an activation."""
-        return (-127, 127) if self.activation_symmetric else (-128, 127)
+        return limits(bits, self.activation_symmetric)
+
+    def weight_limits(self, bits: int = 8) -> tuple[int, int]:
+        """Smallest and largest integer of a weight."""
+        return limits(bits, self.weight_symmetric(bits))
+
+    def weight_symmetric(self, bits: int = 8) -> bool:
+        """Whether a weight's zero point is zero."""
+        return self.activation_symmetric or bits == 8
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -74,6 +77,16 @@ def named(name: str) -> Grid:
     if name not in GRIDS:
         raise UserError(f'no grid named "{name}"', hint=nearest(name, GRIDS))
     return GRIDS[name]
+
+
+def limits(bits: int, symmetric: bool) -> tuple[int, int]:
+    """Smallest and largest integer of a grid; a symmetric one leaves out the smallest, so that −q is there for each q.
+
+    >>> limits(8, symmetric=False), limits(8, symmetric=True), limits(2, symmetric=False), limits(2, symmetric=True)
+    ((-128, 127), (-127, 127), (-2, 1), (-1, 1))
+    """
+    half = 2 ** (bits - 1)
+    return (1 - half if symmetric else -half), half - 1
 
 
 def parameters(minimum: float, maximum: float, limits: tuple[int, int], symmetric: bool) -> tuple[float, int]:

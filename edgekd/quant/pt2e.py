@@ -21,26 +21,45 @@ from torch.fx import GraphModule
 
 from edgekd import registry
 from edgekd.errors import EdgekdError, UserError
-from edgekd.quant.adapter import ActivationGrid, Observer
+from edgekd.quant.adapter import Observer, activations, weights
 from edgekd.quant.fold import fold_batch_norm, settle_weights
 from edgekd.quant.grid import Grid
-from edgekd.quant.quantizer import BATCH_NORM, GridQuantizer
+from edgekd.quant.precision import Precision
+from edgekd.quant.quantizer import BATCH_NORM, WEIGHTED, GridQuantizer
+from edgekd.quant.step import PerChannelStep
 from edgekd.quant.torchao import convert_pt2e, insert_adapters, quiet, scopes_of
 from edgekd.quant.trace import set_training, trace
 
-__all__ = ["calibrate", "convert", "freeze_batch_norm", "prepare", "restore", "state"]
+__all__ = [
+    "calibrate",
+    "convert",
+    "fit_weights",
+    "freeze_batch_norm",
+    "learn_steps",
+    "prepare",
+    "restore",
+    "settle_steps",
+    "state",
+]
 
 FROZEN = "edgekd_batch_norm_frozen"
+INT8 = Precision()
 
 
 def prepare(
-    model: nn.Module, example: torch.Tensor, grid: Grid, observer: str | Callable[[], Observer], qat: bool
+    model: nn.Module,
+    example: torch.Tensor,
+    grid: Grid,
+    observer: str | Callable[[], Observer],
+    qat: bool,
+    precision: Precision = INT8,
 ) -> GraphModule:
     """A copy of `model` as a graph with an adapter at each tensor that `grid` quantizes; `model` is untouched.
 
     `example` [batch, …] gives shapes and dtype; only its first row is used. `observer` is a name of the registry or
     anything that makes one, as `functools.partial(Percentile, percentile=99.9)`. With `qat`, batch norms stay in the graph
-    and train; without, they are folded first. `.train()` and `.eval()` of the result work as a module's do.
+    and train; without, they are folded first. `precision` says how many bits each tensor gets.
+    `.train()` and `.eval()` of the result work as a module's do.
 
     Raises UserError for a student that cannot be exported, or an observer that does not exist.
     """
@@ -49,11 +68,12 @@ def prepare(
     if not qat:
         fold_batch_norm(graph)
         graph = GraphModule(graph, graph.graph)
-    quantizer = GridQuantizer(grid, factory)
+    quantizer = GridQuantizer(grid, factory, precision)
     scopes = scopes_of(graph)
     with quiet():
         quantizer.annotate(graph)
         prepared: GraphModule = insert_adapters(graph, scopes, is_qat=qat)
+    fit_weights(prepared)
     prepared.train = MethodType(_train, prepared)  # type: ignore[method-assign]
     prepared.train(qat)
     return prepared
@@ -74,7 +94,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[torch.Tensor]) -> None:
 
     The mode is restored. Raises EdgekdError for no batches, or for values that are not finite; the earlier ranges then stay.
     """
-    adapters = _adapters(prepared)
+    adapters = activations(prepared)
     training = prepared.training
     prepared.eval()
     try:
@@ -97,15 +117,47 @@ def convert(prepared: GraphModule) -> GraphModule:
 
     Raises EdgekdError where it was neither calibrated nor restored.
     """
-    if any(adapter.grid is None for adapter in _adapters(prepared)):
+    if any(adapter.grid is None for adapter in activations(prepared)):
         raise EdgekdError("the prepared student has no activation ranges", hint="calibrate it, or restore its state")
     with quiet():
         graph = copy.deepcopy(prepared)
         set_training(graph, False)
+        settle_steps(graph)
         fold_batch_norm(graph)
         settle_weights(graph)
         program: GraphModule = convert_pt2e(graph)
         return GraphModule(program, program.graph).eval()  # without the float weights, which nothing reads now
+
+
+def fit_weights(prepared: GraphModule) -> None:
+    """Take the steps that are state of their own from the weights as they are now."""
+    for layer in prepared.graph.nodes:
+        if layer.op != "call_function" or layer.target not in WEIGHTED or layer.args[1].op != "call_module":
+            continue
+        adapter, held = prepared.get_submodule(str(layer.args[1].target)), layer.args[1].args[0]
+        if isinstance(adapter, PerChannelStep):
+            adapter.fit(prepared.get_parameter(str(held.target)))
+
+
+def learn_steps(prepared: GraphModule) -> None:
+    """Make every calibrated step a parameter, so that training learns it; weights need `stored` steps.
+
+    Source: Esser et al. 2020, arXiv 1902.08153; ranges start where calibration left them, not at 2⟨|v|⟩ / √Q_P.
+    """
+    for activation in activations(prepared):
+        activation.learn()
+    for weight in weights(prepared):
+        if isinstance(weight, PerChannelStep):
+            weight.learn()
+
+
+def settle_steps(prepared: GraphModule) -> None:
+    """Make the learned steps ranges and scales again; nothing where none are learned."""
+    for activation in activations(prepared):
+        activation.settle_step()
+    for weight in weights(prepared):
+        if isinstance(weight, PerChannelStep):
+            weight.settle_step()
 
 
 def freeze_batch_norm(prepared: GraphModule) -> None:
@@ -137,9 +189,5 @@ def restore(prepared: GraphModule, tensors: Mapping[str, torch.Tensor]) -> None:
         if value.shape != given:
             raise UserError(f'the quantized state\'s "{name}" has shape {list(given)}, not {list(value.shape)}')
     prepared.load_state_dict(dict(tensors))
-    for adapter in _adapters(prepared):
+    for adapter in activations(prepared):
         adapter.settle()
-
-
-def _adapters(prepared: GraphModule) -> list[ActivationGrid]:
-    return [module for module in prepared.modules() if isinstance(module, ActivationGrid)]

@@ -7,14 +7,20 @@ a residual addition are quantized before it; what only moves values keeps its in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
+from edgekd.errors import UserError, nearest
+from edgekd.observers.minmax import MinMax
 from edgekd.quant.adapter import ActivationGrid, Observer, PerChannelWeight
 from edgekd.quant.grid import Grid
+from edgekd.quant.precision import FLOAT, Precision
+from edgekd.quant.step import PerChannelStep
 from edgekd.quant.torchao import (
     Q_ANNOTATION_KEY,
     QuantizationAnnotation,
@@ -24,7 +30,7 @@ from edgekd.quant.torchao import (
     SharedQuantizationSpec,
 )
 
-__all__ = ["BATCH_NORM", "WEIGHTED", "GridQuantizer"]
+__all__ = ["BATCH_NORM", "WEIGHTED", "GridQuantizer", "layer_name"]
 
 aten = torch.ops.aten
 
@@ -54,25 +60,64 @@ BATCH_NORM = aten.batch_norm.default
 class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
     """Annotates an exported graph for one grid; `observer` makes one observer for each activation."""
 
-    def __init__(self, grid: Grid, observer: Callable[[], Observer]) -> None:
-        self.grid = grid
-        low, high = grid.activation_limits
-        scheme = torch.per_tensor_symmetric if grid.activation_symmetric else torch.per_tensor_affine
-        activation = ActivationGrid.with_args(observer=observer)
-        self.activation = QuantizationSpec(torch.int8, activation, low, high, scheme)
-        self.weight = QuantizationSpec(torch.int8, PerChannelWeight, -127, 127, torch.per_channel_symmetric, 0)
+    def __init__(self, grid: Grid, observer: Callable[[], Observer], precision: Precision) -> None:
+        self.grid, self.observer, self.precision = grid, observer, precision
         self.kind_of = {target: kind for kind, targets in KINDS.items() for target in targets}
+        self.activation = cache(self._activation)  # one object for each width: PT2E shares what is equal
+        self.weight = cache(self._weight)
+        self.bits: dict[Node, int] = {}
+        self.ends: set[Node] = set()
+
+    def _activation(self, bits: int) -> QuantizationSpec:
+        low, high = self.grid.activation_limits(bits)
+        scheme = torch.per_tensor_symmetric if self.grid.activation_symmetric else torch.per_tensor_affine
+        adapter = ActivationGrid.with_args(observer=_of_levels(self.observer, bits))
+        return QuantizationSpec(torch.int8 if bits <= 8 else torch.int16, adapter, low, high, scheme)
+
+    def _weight(self, bits: int) -> QuantizationSpec:
+        low, high = self.grid.weight_limits(bits)
+        symmetric = self.grid.weight_symmetric(bits)
+        scheme = torch.per_channel_symmetric if symmetric else torch.per_channel_affine
+        search = bits < 8 and self.observer is not MinMax
+        stored = bits < 8 or self.precision.stored
+        adapter = PerChannelStep.with_args(search=search) if stored else PerChannelWeight
+        return QuantizationSpec(torch.int8, adapter, low, high, scheme, 0)
+
+    def weight_bits(self, layer: Node) -> int:
+        """How many bits the weight of a layer gets."""
+        wide = max(self.precision.weights, self.precision.first_last)
+        return self.precision.layers.get(layer_name(layer), wide if layer in self.ends else self.precision.weights)
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        for node in model.graph.nodes:
+        nodes = list(model.graph.nodes)
+        self.ends = first_and_last(nodes)
+        self.bits = self._activation_bits(nodes)
+        if unknown := sorted(set(self.precision.layers) - {layer_name(n) for n in nodes if n.target in WEIGHTED}):
+            known = [layer_name(n) for n in nodes if n.target in WEIGHTED]
+            raise UserError(f'no layer "{unknown[0]}" whose weights could get bits', hint=nearest(unknown[0], known))
+        for node in nodes:
             if node.op != "call_function" or Q_ANNOTATION_KEY in node.meta or not _is_float(node):
                 continue
             kind = self.kind_of.get(node.target)
             if kind in self.grid.operators:
                 self._annotate_operator(node, kind)
             elif kind in self.grid.shared and _is_float(node.args[0]):
-                _mark(node, {node.args[0]: self.activation}, SharedQuantizationSpec((node.args[0], node)))
+                spec = self.activation(self.bits[node.args[0]])
+                _mark(node, {node.args[0]: spec}, SharedQuantizationSpec((node.args[0], node)))
         return model
+
+    def _activation_bits(self, nodes: list[Node]) -> dict[Node, int]:
+        """Each tensor's bits: more where a first or last layer reads it or nothing does, through what keeps its input's grid too."""
+        narrow, wide = self.precision.activations, max(self.precision.activations, self.precision.first_last)
+        bits = {
+            node: wide if any(user in self.ends or user.op == "output" for user in node.users) else narrow
+            for node in nodes
+        }
+        for order in (reversed(nodes), nodes):
+            for node in order:
+                if self.kind_of.get(node.target) in self.grid.shared and isinstance(node.args[0], Node):
+                    bits[node] = bits[node.args[0]] = max(bits[node], bits[node.args[0]])
+        return bits
 
     def validate(self, model: GraphModule) -> None:
         """Every annotated weight is a constant of the graph by construction; nothing else can be wrong."""
@@ -84,19 +129,25 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
             return
         if weighted and not _is_constant(node.args[1]):
             return
-        wanted: dict[Node, QuantizationSpecBase] = dict.fromkeys(inputs, self.activation)
-        if weighted:
-            wanted[node.args[1]] = self.weight  # type: ignore[index]  # a get_attr node, as just checked
         last = node if kind in self.grid.fused else self._end(node)
         keeps_float = kind == "linear" and self.grid.float_logits and _ends_network(last)
+        keeps_float = keeps_float or self._only_float_layers_read(last)
+        for absorbed in () if last is node else _between(node, last):
+            _mark(absorbed, {}, None)
+        if weighted and self.weight_bits(node) == FLOAT:
+            _mark(node, {}, None)
+            _mark(last, {}, None)
+            return
+        wanted = {x: self.activation(self.bits[x]) for x in inputs}
+        if weighted:
+            wanted[node.args[1]] = self.weight(self.weight_bits(node))  # type: ignore[index]  # a get_attr node, as just checked
+        output = None if keeps_float else self.activation(self.bits[last])
+        _mark(node, wanted, output if last is node else None)
         if last is not node:
-            for absorbed in _between(node, last):
-                _mark(absorbed, {}, None)
-        if last is node:
-            _mark(node, wanted, None if keeps_float else self.activation)
-        else:
-            _mark(node, wanted, None)
-            _mark(last, {}, None if keeps_float else self.activation)
+            _mark(last, {}, output)
+
+    def _only_float_layers_read(self, node: Node) -> bool:
+        return bool(node.users) and all(u.target in WEIGHTED and self.weight_bits(u) == FLOAT for u in node.users)
 
     def _end(self, node: Node) -> Node:
         """The last node of the unit that starts here: [batch norm] [one fused activation], each the only user."""
@@ -107,6 +158,38 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         if user is not None and self.kind_of.get(user.target) in self.grid.fused:
             end = user
         return end
+
+
+def layer_name(layer: Node) -> str:
+    """What a layer of the student is called, by its weight: "middle.0.first.0"."""
+    weight = layer.args[1]
+    while isinstance(weight, Node) and weight.op == "call_module":
+        weight = weight.args[0]
+    return str(getattr(weight, "target", "")).removesuffix(".weight")
+
+
+def first_and_last(nodes: Iterable[Node]) -> set[Node]:
+    """The weighted layers that no other comes before, and those that none comes after."""
+    order = list(nodes)
+    below: set[Node] = set()
+    above: set[Node] = set()
+    for node in order:
+        if any(before in below or before.target in WEIGHTED for before in node.all_input_nodes):
+            below.add(node)
+    for node in reversed(order):
+        if any(after in above or after.target in WEIGHTED for after in node.users):
+            above.add(node)
+    return {node for node in order if node.target in WEIGHTED and not (node in below and node in above)}
+
+
+def _of_levels(observer: Callable[[], Observer], bits: int) -> Callable[[], Observer]:
+    """The observer for a grid of that many bits: told its levels where it asks; above 8 bits, clipping buys nothing."""
+    if bits > 8:
+        return MinMax
+    kind = observer.func if isinstance(observer, partial) else observer
+    asks = is_dataclass(kind) and any(field.name == "levels" for field in fields(kind))
+    levelled: Callable[..., Observer] = observer
+    return partial(levelled, levels=2**bits) if bits < 8 and asks else observer
 
 
 def _mark(node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None) -> None:

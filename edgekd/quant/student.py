@@ -8,6 +8,7 @@ from typing import Any
 from torch.fx import GraphModule
 
 from edgekd.quant.grid import named
+from edgekd.quant.precision import Precision
 from edgekd.quant.pt2e import convert, prepare, restore
 from edgekd.student import Student
 
@@ -16,12 +17,13 @@ __all__ = ["prepared", "program"]
 
 def prepared(student: Student, edit: Mapping[str, Any]) -> GraphModule:
     """The fake-quantized network of a "quantize" edit, in eval mode."""
-    graph = prepare(student.unloaded().eval(), student.example(2), named(edit["grid"]), edit["observer"], edit["qat"])
+    grid, precision = named(edit["grid"]), Precision.from_json(edit["precision"])
+    graph = prepare(student.unloaded().eval(), student.example(2), grid, edit["observer"], edit["qat"], precision)
     restore(graph, student.weights())
     graph.eval()
     return graph
 
 
 def program(student: Student, edit: Mapping[str, Any]) -> GraphModule:
-    """The quantized program: int8 weights and quantize/dequantize pairs."""
+    """The quantized program: integer weights and quantize/dequantize pairs."""
     return convert(prepared(student, edit))

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from edgekd.report.figures import VARIES, Agreement, Flips, Latency, Parity, Part, Ratio, Share
 
-Verdict = Literal["chosen", "kept", "rejected", "reference", "failed"]
+Verdict = Literal["chosen", "kept", "rejected", "reference", "simulated", "failed"]
 
 
 class Metric(Part):
@@ -43,7 +43,7 @@ class LedgerRow(Part):
     """One state of the network on its way from the teacher to the engine, all scored on the same test samples."""
 
     row: str = Field(
-        description='"teacher", "float student", "distilled", "pruned", "fake-quantized", "exported", "compiled"'
+        description='"teacher", "float student", "distilled", "pruned", "fake-quantized", "exported" or "simulated", "compiled"'
     )
     version: str = Field(description='"teacher", "student", or the stage that made it: "distill", "prune", "quantize"')
     runs_in: str = Field(description="what computed the outputs: torch, or a runtime")
@@ -77,7 +77,7 @@ class Candidate(Part):
     name: str = Field(description='version and backend: "quantize on onnxruntime"')
     version: str = Field(description="of the student (or teacher) it was compiled from")
     backend: str = Field(description="compiler and runtime")
-    precision: str = Field(description='"float32", "int8", …')
+    precision: str = Field(description='"float32", "int8"; simulated ones are "W4A4", …')
     grid: str = Field("none", description='number grid it was quantized on: "affine", …, or "none"')
     float_engine: str | None = Field(None, description="name of the candidate that `versus_float` compares with")
     bytes: NonNegativeInt | None = Field(None, description="of the engine; null if it was not made")

@@ -1,14 +1,15 @@
-"""Make the student an integer network: calibrated ranges, then, if asked, training with fake-quantization and a teacher."""
+"""Make the student an integer network: calibrated ranges, perhaps reconstructed weights, perhaps training with a teacher."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from edgekd.errors import UserError
+from edgekd.quant.precision import Precision
 from edgekd.schedule import Training
 from edgekd.stage import Context, Stage, Use, taught, uses
 
@@ -22,14 +23,19 @@ __all__ = ["Quantize"]
 class Qat(Training):
     """Quantization-aware training, from the calibrated network. `losses` as in distill; the teacher guides.
 
-    `freeze`: the last part of the epochs, as a share, in which batch norm keeps its statistics (Krishnamoorthi 2018,
-    arXiv 1806.08342, section 3.2.2), so that what is folded into the integer weights no longer moves.
+    `teacher`: whom to learn from: the recipe's teacher, the float student itself, or both (the mean of their logits, which is
+    the geometric mean of what they predict: Hinton et al. 2015, arXiv 1503.02531, section 2). `step_size = "learned"` trains
+    the grids' steps with the weights (Esser et al. 2020, arXiv 1902.08153). `freeze`: the last part of the epochs, as a
+    share, in which batch norm keeps its statistics (Krishnamoorthi 2018, arXiv 1806.08342, section 3.2.2), so that what is
+    folded into the integer weights no longer moves.
     """
 
     losses: tuple[dict[str, Any], ...]
     lr: Annotated[float, Field(gt=0)] = 1e-3
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.1
     freeze: Annotated[float, Field(ge=0, le=1)] = 0.5
+    step_size: Literal["calibrated", "learned"] = "calibrated"
+    teacher: Literal["teacher", "student", "both"] = "teacher"
 
     def __post_init__(self) -> None:
         if not uses(self.losses, "quantize: qat.losses"):
@@ -39,17 +45,66 @@ class Qat(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Learn which way each weight is rounded, on the calibration samples, so that outputs stay those of the float network.
+
+    `use = "adaround"`: one layer after another, steps and ranges as calibrated (Nagel et al. 2020, arXiv 2004.10568).
+    `use = "block"`: one residual unit after another (Li et al. 2021, arXiv 2102.05426), rounding and steps together (Jeon et
+    al. 2023, arXiv 2212.04780), a share `drop` of activations left in float at random (Wei et al. 2022, arXiv 2203.05740).
+    """
+
+    use: Literal["adaround", "block"]
+    iterations: Annotated[int, Field(ge=1)] = 2000
+    """For each layer or block."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    lr: Annotated[float, Field(gt=0)] = 1e-2
+    """Of the rounding, in units of the variable behind a sigmoid."""
+    step_lr: Annotated[float, Field(ge=0)] = 1e-3
+    """Of the steps, relative: how much of itself a step may change in an iteration. For "block"."""
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """For "block"."""
+    regularization: Annotated[float, Field(ge=0)] = 0.01
+    """Weight of what drives each rounding to one side."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the iterations before that begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantize(Stage):
     """`calibration` names a recipe in `calibration/`, or the path of one; it names the observer, unless `observer` does.
 
     Activations get one scale a tensor, weights one a channel; which operators compute on integers is the grid's to say.
+    `weights` and `activations` are bits, and those of the first and the last layer are `first_last` at least. Anything but 8
+    by 8 is a simulation, judged in torch: no runtime here has kernels for it. `reconstruction`: "none", "adaround", "block",
+    or one of these with its options, `{ use = "block", iterations = 5000 }`.
     """
 
     takes = "student"
     gives = "quantized"
     calibration: str = "train-512"
     observer: str = ""
+    weights: Annotated[int, Field(ge=2, le=8)] = 8
+    activations: Annotated[int, Field(ge=2, le=16)] = 8
+    first_last: Annotated[int, Field(ge=2, le=8)] = 8
+    reconstruction: Literal["none", "adaround", "block"] | Reconstruction = "none"
     qat: Qat | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.qat is not None and self.reconstructed is not None:
+            message = "quantize: reconstruction and qat exclude each other: one keeps the float weights, the other trains them"
+            raise UserError(message, hint="leave one of them out")
+
+    @property
+    def precision(self) -> str:  # type: ignore[override]  # it depends on the bits
+        return self._precision().name
+
+    @property
+    def reconstructed(self) -> Reconstruction | None:
+        """The reconstruction with its options, if there is one."""
+        asked = self.reconstruction
+        if isinstance(asked, Reconstruction):
+            return asked
+        return None if asked == "none" else Reconstruction(use=asked)
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]  # it depends on qat and its losses
@@ -57,7 +112,7 @@ class Quantize(Stage):
         found = {"calibration", "target"}
         if self.qat is not None:
             found |= {"data"}
-            if taught(self.objective()[1]):
+            if taught(self.objective()[1]) and self.qat.teacher != "student":
                 found |= {"teacher"}
         return frozenset(found)
 
@@ -81,23 +136,42 @@ class Quantize(Stage):
         from edgekd.quant.pt2e import calibrate, prepare, state
         from edgekd.student import save_next
 
-        observer = self.observer or context.observer
+        observer, precision = self.observer or context.observer, self._precision()
         batches = context.calibration()
-        prepared = prepare(student.network(), student.example(2), named(context.grid), observer, self.qat is not None)
+        prepared = prepare(
+            student.network(), student.example(2), named(context.grid), observer, self.qat is not None, precision
+        )
         with context.progress.task("calibrate"):
             calibrate(prepared, batches)
         facts: dict[str, Any] = {"observer": observer, "samples": sum(len(batch) for batch in batches)}
         prepared.eval()
         facts["calibrated"] = _validation(prepared, context)
+        if self.reconstructed is not None:
+            facts["reconstruction"] = self._reconstruct(prepared, batches, self.reconstructed, context)
+            facts["reconstructed"] = _validation(prepared, context)
         if self.qat is not None:
-            facts["qat"] = self._train(prepared, self.qat, context)
+            facts["qat"] = self._train(prepared, student, self.qat, context)
         edit = {"edit": "quantize", "grid": context.grid, "observer": observer, "qat": self.qat is not None}
-        save_next(out, student, state(prepared), edit)
+        save_next(out, student, state(prepared), {**edit, "precision": precision.to_json()})
         return facts
 
-    def _train(self, prepared: Any, qat: Qat, context: Context) -> dict[str, Any]:
+    def _precision(self) -> Precision:
+        stored = self.reconstructed is not None or (self.qat is not None and self.qat.step_size == "learned")
+        return Precision(self.weights, self.activations, self.first_last, stored=stored)
+
+    def _reconstruct(
+        self, prepared: Any, batches: list[Any], options: Reconstruction, context: Context
+    ) -> list[dict[str, Any]]:
+        import torch
+
+        from edgekd.quant.reconstruct import reconstruct
+
+        checkpoint = context.work / "reconstruction.checkpoint"
+        return reconstruct(prepared, torch.cat(batches), options, context.seed, context.progress, checkpoint)
+
+    def _train(self, prepared: Any, student: Student, qat: Qat, context: Context) -> dict[str, Any]:
         from edgekd.objective import Objective
-        from edgekd.quant.pt2e import freeze_batch_norm, restore
+        from edgekd.quant.pt2e import freeze_batch_norm, learn_steps, restore, settle_steps
         from edgekd.training import train
 
         first_frozen = round(qat.epochs * (1 - qat.freeze))
@@ -106,8 +180,14 @@ class Quantize(Stage):
             if epoch >= first_frozen:
                 freeze_batch_norm(prepared)
 
+        if qat.teacher != "teacher":
+            from edgekd.quant.guidance import with_student
+
+            context = with_student(context, student, alone=qat.teacher == "student")
+        if qat.step_size == "learned":
+            learn_steps(prepared)
         objective = Objective(self.objective()[1], context.teacher)
-        return train(
+        history = train(
             prepared,
             objective,
             context,
@@ -116,6 +196,8 @@ class Quantize(Stage):
             on_epoch=on_epoch,
             load=lambda _, tensors: restore(prepared, tensors),
         )
+        settle_steps(prepared)
+        return history
 
 
 def _validation(module: Any, context: Context) -> float:

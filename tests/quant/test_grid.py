@@ -19,7 +19,7 @@ ends = st.floats(min_value=-1e4, max_value=1e4, allow_subnormal=False)
 @given(ends, ends, st.sampled_from([AFFINE, SYMMETRIC]), st.floats(0, 1))
 def test_inside_the_range_rounding_costs_half_a_step(a: float, b: float, grid: Grid, where: float) -> None:
     low, high = sorted((a, b))
-    q_min, q_max = grid.activation_limits
+    q_min, q_max = grid.activation_limits()
     scale, zero = parameters(low, high, (q_min, q_max), grid.activation_symmetric)
     assert q_min <= zero <= q_max
     assert zero == 0 or not grid.activation_symmetric
@@ -54,9 +54,14 @@ def test_an_unknown_grid_names_the_nearest() -> None:
     assert named("symmetric") is SYMMETRIC
 
 
-def test_what_is_not_implemented_is_refused() -> None:
-    with pytest.raises(ValueError, match="only int8"):
-        Grid("half", activation_dtype="int4")
+@pytest.mark.parametrize(
+    ("bits", "activation", "weight"),
+    [(8, (-128, 127), (-127, 127)), (4, (-8, 7), (-8, 7)), (16, (-32768, 32767), None)],
+)
+def test_limits_by_width(bits: int, activation: tuple[int, int], weight: tuple[int, int] | None) -> None:
+    assert AFFINE.activation_limits(bits) == activation
+    assert weight in (None, AFFINE.weight_limits(bits))
+    assert SYMMETRIC.activation_limits(bits) == (-activation[1], activation[1])
 
 
 def test_grids_and_rebasing_need_no_torch() -> None:

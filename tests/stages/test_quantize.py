@@ -12,6 +12,7 @@ from edgekd import registry
 from edgekd.errors import UserError
 from edgekd.objective import Objective
 from edgekd.quant.grid import AFFINE
+from edgekd.quant.precision import Precision
 from edgekd.quant.pt2e import calibrate, convert, prepare
 from edgekd.stage import uses
 from edgekd.student import Student
@@ -32,7 +33,9 @@ def quantized(tmp_path: Path, **fields: object) -> tuple[Student, dict[str, obje
 
 def test_calibration_alone_keeps_the_accuracy(tmp_path: Path) -> None:
     student, facts = quantized(tmp_path, observer="minmax")
-    assert student.quantized == {"edit": "quantize", "grid": "affine", "observer": "minmax", "qat": False}
+    assert student.quantized == {
+        "edit": "quantize", "grid": "affine", "observer": "minmax", "qat": False, "precision": Precision().to_json()
+    }  # fmt: skip
     inputs, targets = tiny_data().validation
     float_score = accuracy(logits_of(tiny_student(trained=True).eval(), inputs).numpy(), targets.numpy())
     score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
@@ -91,8 +94,55 @@ def test_what_it_reads_follows_from_its_fields() -> None:
         {"qat": {"losses": [{"temperature": 2.0}]}},
         {"qat": {"losses": [{"use": "kl", "weight": 0}]}},
         {"bits": 4},
+        {"weights": 1},
+        {"activations": 17},
+        {"first_last": 16},
+        {"reconstruction": "adaptive"},
+        {"reconstruction": {"use": "block", "drop": 1.0}},
+        {"reconstruction": "block", "qat": {"losses": [KL]}},
+        {"qat": {"losses": [KL], "teacher": "nobody"}},
     ],
 )
 def test_wrong_fields(fields: dict[str, object]) -> None:
     with pytest.raises(UserError, match="quantize"):
         registry.build("stages", "quantize", fields)
+
+
+def test_the_precision_follows_from_the_bits() -> None:
+    def precision(**fields: object) -> str:
+        found: str = registry.build("stages", "quantize", fields).precision
+        return found
+
+    assert precision() == precision(reconstruction="block") == "int8"
+    assert precision(weights=4, activations=4) == "W4A4"
+    assert precision(activations=16) == "W8A16"
+
+
+@pytest.mark.parametrize("use", ["adaround", "block"])
+def test_reconstruction_is_rebuilt_from_the_folder_and_loses_less(tmp_path: Path, use: str) -> None:
+    options = {"use": use, "iterations": 60}
+    student, facts = quantized(tmp_path, weights=2, activations=4, reconstruction=options)
+    parts = facts["reconstruction"]
+    assert isinstance(parts, list)
+    assert [part["part"] for part in parts] == {
+        "block": ["stem.0", "block.conv1 … block.conv2", "down.0", "head"],
+        "adaround": ["stem.0", "block.conv1", "block.conv2", "down.0", "head"],
+    }[use]
+    assert sum(part["after"] for part in parts) < 0.9 * sum(part["before"] for part in parts)
+    inputs, targets = tiny_data().validation
+    score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
+    assert facts["reconstructed"] == pytest.approx(score, abs=0.021)
+    held = student.module().state_dict()
+    assert max(len(value.unique()) for value in held.values() if value.ndim == 4 and value.shape[1] > 1) <= 4
+
+
+def test_the_float_student_as_teacher_and_learned_steps(tmp_path: Path) -> None:
+    qat = {"epochs": 1, "losses": [KL], "teacher": "both", "step_size": "learned"}
+    student, facts = quantized(tmp_path, observer="minmax", weights=4, activations=4, qat=qat)
+    history = facts["qat"]
+    assert isinstance(history, dict) and history["epochs"][0]["loss"] < 1
+    inputs, targets = tiny_data().validation
+    score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
+    assert history["epochs"][0]["validation"] == pytest.approx(score, abs=0.031)
+    stage = registry.build("stages", "quantize", {"qat": {**qat, "teacher": "student"}})
+    assert stage.reads == {"calibration", "target", "data"}

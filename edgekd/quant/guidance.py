@@ -1,0 +1,56 @@
+"""The float student as the teacher of its quantized self, alone or beside the recipe's teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from edgekd.stage import Context
+from edgekd.teacher import Teacher
+from edgekd.teachers.module import Module
+
+if TYPE_CHECKING:
+    from edgekd.student import Student
+
+__all__ = ["with_student"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Both(Teacher):
+    """The mean of two teachers' logits; features are the first one's."""
+
+    first: Teacher
+    second: Teacher
+
+    def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        return (self.first.outputs(inputs) + self.second.outputs(inputs)) / 2
+
+    def features(self, inputs: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits, caught = self.first.features(inputs, names)
+        return (logits + self.second.outputs(inputs)) / 2, caught
+
+
+def with_student(context: Context, student: Student, *, alone: bool) -> Context:
+    """The context with the float student as its teacher, or with the mean of both teachers' logits.
+
+    The mean of logits is the geometric mean of what both predict. Source: Hinton et al. 2015, arXiv 1503.02531, section 2.
+    """
+    own = Module(student.network())
+
+    @cache
+    def teacher() -> Teacher:
+        return own if alone else _Both(context.teacher(), own)
+
+    known: dict[str, torch.Tensor] = {}
+
+    def logits(name: str, inputs: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if name not in known:
+            mine = torch.cat([own.outputs(part) for part in inputs().split(256)])
+            known[name] = mine if alone else (context.teacher_logits(name, inputs) + mine) / 2
+        return known[name]
+
+    return replace(context, teacher=teacher, teacher_logits=logits)

@@ -1,0 +1,56 @@
+"""How many bits each tensor gets. Imports neither torch nor a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["FLOAT", "Precision"]
+
+FLOAT = 32
+"""The bits of a layer that stays in float."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bits of weights, 2 to 8, and of activations, 2 to 16; of the first and the last layer at least `first_last`.
+
+    A first layer is one that no weighted layer comes before, a last layer one that none comes after; of both, the weights and
+    the activations that they read are meant (Zhou et al. 2016, arXiv 1606.06160, section 2.6, left both alone; Li et al.
+    2021, arXiv 2102.05426, section 4, give them 8 bits). `layers` sets the bits of single layers' weights by name, before
+    all else; `FLOAT` leaves a layer in float. `stored`: the steps of all weights are state of their own. Otherwise those of
+    an 8-bit weight follow from it, max |w| / 127; narrower ones are always stored.
+    """
+
+    weights: int = 8
+    activations: int = 8
+    first_last: int = 8
+    layers: Mapping[str, int] = field(default_factory=dict)
+    stored: bool = False
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no runtime here has kernels for it: int8 by int8 has them, and a layer may stay in float."""
+        widths = {self.weights, max(self.weights, self.first_last), *self.layers.values()} - {FLOAT}
+        return widths | {self.activations, max(self.activations, self.first_last)} != {8}
+
+    @property
+    def name(self) -> str:
+        """What a report calls it.
+
+        >>> Precision().name, Precision(4, 4).name, Precision(activations=16).name, Precision(4, 8, layers={"a": 2}).name
+        ('int8', 'W4A4', 'W8A16', 'W2-4A8')
+        """
+        if not self.simulated:
+            return "int8"
+        widths = sorted({self.weights, *self.layers.values()} - {FLOAT})
+        span = f"{widths[0]}-{widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
+        return f"W{span}A{self.activations}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"layers": dict(self.layers)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Precision:
+        return cls(**values)
