@@ -13,6 +13,7 @@ from edgekd.errors import EdgekdError
 
 if TYPE_CHECKING:
     from edgekd.pipeline.plan import Plan
+    from edgekd.teacher import Teacher
 
 
 def try_losses(plan: Plan, names: Collection[str]) -> None:
@@ -21,9 +22,16 @@ def try_losses(plan: Plan, names: Collection[str]) -> None:
     Pruning leaves the names of modules as they are, so what fits now fits then. Raises UserError with the recipe's line.
     """
     from edgekd.objective import Objective
+    from edgekd.teachers.module import Module
 
     network = cache(lambda: plan.student("student").network())
-    teacher = cache(lambda: plan.roots.teacher(plan.entry("teacher").path))
+
+    @cache
+    def teacher() -> Teacher:
+        if "teacher" in plan.entries:
+            return plan.roots.teacher(plan.entry("teacher").path)
+        return Module(plan.student("student").network())  # of a stage whose teacher is the student before it
+
     for index, stage in enumerate(plan.recipe.stages):
         field, losses = stage.objective()
         if plan.trained[index] not in names or not losses:
