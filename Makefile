@@ -7,6 +7,7 @@ ARGS   ?=
 
 BIN   := .venv/bin
 READY := .venv/.ready
+BACKENDS := .venv/.ready-backends
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick lint format hooks venv clean
@@ -20,7 +21,7 @@ help: ## these lines
 demo: $(READY) ## the whole job on Fashion-MNIST: a teacher and a student in, measured engines in ./out
 	@$(BIN)/edgekd compile examples/fashion/recipe.toml --out $(OUT) $(if $(STORE),--store $(STORE))
 
-test: lint ## every check and every test
+test: lint $(BACKENDS) ## every check and every test
 	@dpkg -s dataset-fashion-mnist >/dev/null 2>&1 || test -d /usr/share/datasets/fashion-mnist || \
 	    echo 'note: the tests on all of Fashion-MNIST are skipped; to run them: apt-get install dataset-fashion-mnist'
 	@command -v chromium >/dev/null 2>&1 || \
@@ -53,6 +54,11 @@ $(READY): pyproject.toml requirements.lock
 	@echo 'installing into .venv (about 1.2 GB, minutes on the first use)' >&2
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BACKENDS): requirements-backends.lock $(READY)
+	@echo 'installing the backends that are extras into .venv (about 600 MB, for the tests)' >&2
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock -r requirements-backends.lock
 	@touch $@
 
 clean: ## remove results, builds and caches (.venv and the store stay)

@@ -19,6 +19,7 @@ import re
 import shlex
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -194,18 +195,18 @@ class Backend(ABC):
 
 
 def _wanted(package: str) -> list[str]:
-    """What to install for `package`, quoted for a shell: its extra of edgekd, if it is of one, and the versions asked for."""
+    """What to install for `package`, quoted for a shell: the smallest extra of edgekd that has it, and the versions asked for."""
     try:
-        wanted = metadata.requires("edgekd") or []
+        split = [line.partition(";") for line in metadata.requires("edgekd") or []]
     except metadata.PackageNotFoundError:
         return [package]
-    for line in wanted:
-        spec, _, marker = line.partition(";")
-        spec = spec.replace(" ", "")
-        if re.split(r"[<>=!~\[]", spec)[0] == package:
-            extra = re.search(r"extra *== *[\"']([\w-]+)", marker)
-            return [*([shlex.quote(f"edgekd[{extra[1]}]")] if extra else []), shlex.quote(spec)]
-    return [package]
+    specs = [(spec.replace(" ", ""), re.search(r"extra *== *[\"']([\w-]+)", marker)) for spec, _, marker in split]
+    found = [(spec, extra) for spec, extra in specs if re.split(r"[<>=!~\[]", spec)[0] == package]
+    if not found:
+        return [package]
+    sizes = Counter(extra[1] for _, extra in specs if extra)
+    spec, extra = min(found, key=lambda one: sizes[one[1][1]] if one[1] else 0)
+    return [*([shlex.quote(f"edgekd[{extra[1]}]")] if extra else []), shlex.quote(spec)]
 
 
 def open_backend(name: str) -> Backend:
@@ -232,6 +233,11 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Sorted keys and a final newline, so that equal facts are equal bytes."""
     file.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", "utf-8")
+
+
+def lent(value: Array) -> Array:
+    """The array as a runtime may take it over without a copy: contiguous and writable. Any other one is copied."""
+    return np.require(value, requirements=["C", "W"])
 
 
 def share(part: int, whole: int) -> float | None:

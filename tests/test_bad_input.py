@@ -11,6 +11,10 @@ import torch
 from project import edgekd, new_project
 from safetensors.torch import save_file
 
+from edgekd.errors import UserError
+from edgekd.pipeline.roots import Roots
+from edgekd.recipe import load
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
@@ -90,6 +94,36 @@ def test_factories_that_are_wrong(recipe: Path, tmp_path: Path, old: str, new: s
     assert message in text
     if "Branch" in new:
         assert "net.py:" in text and 'module "1"' in text
+
+
+FORMS = """
+
+class Form(nn.Module):
+    def forward(self, x):
+        return {form}
+"""
+
+
+@pytest.mark.parametrize(
+    ("new", "form", "message"),
+    [
+        ("return nn.Sequential(network(width), Form())", "(x, x)", "gives a tuple"),
+        ("return nn.Sequential(network(width), Form())", '{"logits": x}', "gives a dict"),
+        ("return network(width).double()", "x", 'the weight "0.weight" is float64'),
+        (
+            "return nn.Sequential(nn.Conv3d(1, 4, 3), Form())",
+            "x.mean((2, 3, 4))",
+            "cannot run on inputs [2, 1, 16, 16]",
+        ),
+    ],
+)
+def test_students_of_another_form(recipe: Path, tmp_path: Path, new: str, form: str, message: str) -> None:
+    edit(recipe, "return network(width)", new)
+    with (recipe.parent / "net.py").open("a") as stream:
+        stream.write(FORMS.replace("{form}", form))
+    with pytest.raises(UserError, match=".") as caught:
+        Roots(load(recipe)).make_student(tmp_path, None)
+    assert message in caught.value.message and '"net:student"' in caught.value.message
 
 
 def test_an_output_folder_that_cannot_be_written(recipe: Path, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_the_sdist_holds_sources_only(sdist: Path) -> None:
         "Makefile",
         "pyproject.toml",
         "requirements.lock",
+        "requirements-backends.lock",
         "tests/test_packaging.py",
     ):
         assert needed in files

@@ -23,6 +23,7 @@ from edgekd.backend import (
     Backend,
     Session,
     Signature,
+    lent,
     read_engine,
     read_json,
     share,
@@ -58,7 +59,7 @@ class ExecuTorchSession(Session):
         if self._method is None:
             raise EdgekdError("this session was closed")
         try:
-            found = self._method([self._tensor(value) for value in inputs], clone_outputs=True)
+            found = self._method([self._tensor(lent(value)) for value in inputs], clone_outputs=True)
         except RuntimeError as error:
             raise EdgekdError(f"executorch cannot run the engine: {error}") from None
         return [output.numpy() for output in found]

@@ -20,6 +20,7 @@ from edgekd.backend import (
     Backend,
     Session,
     Signature,
+    lent,
     read_engine,
     read_json,
     share,
@@ -58,8 +59,7 @@ class OpenVinoSession(Session):
         if self._request is None:
             raise EdgekdError("this session was closed")
         for position, value in zip(self._inputs, inputs, strict=True):
-            lent = self._tensor(np.ascontiguousarray(value), shared_memory=True)
-            self._request.set_input_tensor(position, lent)
+            self._request.set_input_tensor(position, self._tensor(lent(value), shared_memory=True))
         self._request.infer()
         return [np.array(self._request.get_output_tensor(position).data) for position in self._outputs]
 

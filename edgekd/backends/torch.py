@@ -18,6 +18,7 @@ from edgekd.backend import (
     Backend,
     Session,
     Signature,
+    lent,
     read_engine,
     read_json,
     share,
@@ -52,7 +53,7 @@ class TorchSession(Session):
         if self._run is None:
             raise EdgekdError("this session was closed")
         with self._torch.no_grad():
-            found = self._run(*(self._torch.from_numpy(value) for value in inputs))
+            found = self._run(*(self._torch.from_numpy(lent(value)) for value in inputs))
         return [output.numpy() for output in found]
 
     def close(self) -> None:

@@ -78,6 +78,7 @@ class Roots:
             path = self.recipe.file(section.weights)
             load_weights(network, read_weights(path), str(path))
         network.eval()
+        _check_weights(network, section.factory)
         data = self.data()
         outputs = _forward(network, data.train[0][:2], section.factory)
         datasets.check_targets(data, outputs.shape[1], self.values.data.factory)
@@ -151,6 +152,14 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"the data's `preprocessing` is not plain values: {error}", hint="numbers, strings, lists, tables"
         ) from None
+
+
+def _check_weights(network: nn.Module, spec: str) -> None:
+    """Raises UserError naming the first weight that is not float32: training, quantization and every runtime start from that."""
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
+        if value.is_floating_point() and value.dtype != torch.float32:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(f'"{spec}": the weight "{name}" is {kind}', hint="return network.float()")
 
 
 def _forward(network: nn.Module, inputs: torch.Tensor, spec: str) -> torch.Tensor:

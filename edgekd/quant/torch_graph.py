@@ -175,7 +175,8 @@ def _read(value: Any, known: Mapping[str, fx.Node]) -> Any:
         return float(held)
     if kind == "device":
         return torch.device(held)
+    cls = KINDS[kind]
     found = getattr(torch, held)
-    if not isinstance(found, KINDS[kind]):
+    if not isinstance(found, cls):
         raise TypeError(f"{held!r} is no {kind}")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -91,6 +92,10 @@ def test_compile_then_load_runs_the_signature_and_gives_the_same_bytes_again(
             assert y.shape == (1, 5)
             assert y.dtype == np.float32
             results.append(y)
+            x.setflags(write=False)  # as inputs read from a file without a copy are
+            turned = np.asfortranarray(x)
+            np.testing.assert_array_equal(session.run([x])[0], y)
+            np.testing.assert_array_equal(session.run([turned])[0], y)
             session.close()
     assert np.array_equal(results[0], results[1])
 
@@ -176,6 +181,14 @@ def test_missing_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda name: ['onnx==1.18; extra == "x"', "onnxruntime>=1.22", "onnxruntime-gpu"],
     )
     assert backend.missing() == "pip install 'onnxruntime>=1.22' 'edgekd[x]' onnx==1.18"
+
+
+def test_the_lock_of_the_tests_has_the_extras_pins() -> None:
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    locked = (root / "requirements-backends.lock").read_text("utf-8").splitlines()
+    wanted = {pin for extra in ("openvino", "executorch") for pin in extras[extra]}
+    assert wanted - set(locked) == {"nncf==3.4.0"}, "requirements-backends.lock says why that is left out"
 
 
 def test_a_dynamic_batch_takes_any_and_noise_follows_dtype(tmp_path: Path) -> None:
