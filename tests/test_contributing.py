@@ -65,11 +65,15 @@ def test_the_criterion(plugin: Any) -> None:
 
 
 def test_the_observer(plugin: Any) -> None:
-    plugin("observers/moving_average")
-    observer = registry.build("observers", "moving_average", {"decay": 0.75})
-    observer.update(torch.tensor([-1.0, 4.0]))
-    observer.update(torch.tensor([-3.0, 8.0]))
-    assert observer.range() == (pytest.approx(-1.5), pytest.approx(5.0))
+    """Of -1, 1, 3, 5: μ = 2, σ = √5."""
+    plugin("observers/six_sigma")
+    observer = registry.build("observers", "six_sigma", {"sigmas": 1})
+    observer.update(torch.tensor([-1.0, 5.0]))
+    observer.update(torch.tensor([1.0, 3.0]))
+    assert observer.range() == (pytest.approx(2 - 5**0.5), pytest.approx(2 + 5**0.5))
+    wide = registry.build("observers", "six_sigma", {})
+    wide.update(torch.tensor([-1.0, 5.0]))
+    assert wide.range() == (-1.0, 5.0)
 
 
 def test_the_source(plugin: Any, tmp_path: Path) -> None:
