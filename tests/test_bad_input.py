@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,12 +118,18 @@ class Form(nn.Module):
         ),
     ],
 )
-def test_students_of_another_form(recipe: Path, tmp_path: Path, new: str, form: str, message: str) -> None:
+def test_students_of_another_form(
+    recipe: Path, tmp_path: Path, new: str, form: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
     edit(recipe, "return network(width)", new)
     with (recipe.parent / "net.py").open("a") as stream:
         stream.write(FORMS.replace("{form}", form))
-    with pytest.raises(UserError, match=".") as caught:
-        Roots(load(recipe)).make_student(tmp_path, None)
+    try:
+        with pytest.raises(UserError, match=".") as caught:
+            Roots(load(recipe)).make_student(tmp_path, None)
+    finally:
+        sys.modules.pop("net", None)
     assert message in caught.value.message and '"net:student"' in caught.value.message
 
 
