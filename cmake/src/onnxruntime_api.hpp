@@ -57,9 +57,7 @@ using CreateTensorWithDataAsOrtValue = At<Status*(const MemoryInfo*, void* data,
                                                   std::size_t rank, int element_type, Value** made),
                                           49>;
 using CreateCpuMemoryInfo = At<Status*(int allocator, int memory, MemoryInfo** made), 69>;
-using ReleaseEnv = At<void(Env*), 92>;
 using ReleaseStatus = At<void(Status*), 93>;
-using ReleaseMemoryInfo = At<void(MemoryInfo*), 94>;
 using ReleaseSession = At<void(Session*), 95>;
 using ReleaseValue = At<void(Value*), 96>;
 using ReleaseSessionOptions = At<void(SessionOptions*), 100>;

@@ -199,9 +199,30 @@ def test_a_runtime_that_is_missing_or_another(programs: Path, bundle: Path, tmp_
         told(newer),
     )
     assert told(newer, "any") == told()
+    bare = {
+        "intra_op_num_threads": 2,
+        "inter_op_num_threads": 1,
+        "enable_cpu_mem_arena": False,
+        "enable_mem_pattern": False,
+    }
+    plain = changed(bundle, tmp_path / "plain", "engine/engine.json", options=bare | {"entries": {}})
+    assert told(plain) == told()
+    unknown = changed(bundle, tmp_path / "unknown", "engine/engine.json", options=bare | {"entries": {"k": "x" * 5000}})
+    assert told(unknown).startswith("7 onnxruntime refuses an option: ")
     broken = changed(bundle, tmp_path / "broken", "engine/engine.json")
     (broken / "engine" / "model.onnx").write_bytes(b"not a model")
     assert told(changed(broken, tmp_path / "whole", "bundle.json")).startswith("7 onnxruntime refuses the engine: ")
+
+
+def test_the_readmes_lines(prefix: Path, bundle: Path, tmp_path: Path) -> None:
+    """cmake/README.md, as a new user would type it; only the tensors are those of the test's bundle."""
+    page = (CMAKE / "README.md").read_text("utf-8")
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    (tmp_path / "CMakeLists.txt").write_text(blocks["cmake"])
+    (tmp_path / "main.cpp").write_text(blocks["cpp"].replace("784", "64").replace("10>", "5>"))
+    shutil.copytree(bundle, tmp_path / "bundles" / "host")
+    build(tmp_path, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    assert ran(tmp_path / "build" / "app").stdout == b""
 
 
 def test_cmake_says_what_is_wrong(prefix: Path, bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What embedding costs: a call through edgekd against the runtime's own C API, the program's size, the first build.
+
+    .venv/bin/python benchmarks/embedding.py BUNDLE [--rounds 20000] [--processes 5]
+
+Writes results/embedding.json and results/embedding.md. BUNDLE is an onnxruntime one: out/bundles/host after `make demo`.
+Each process calls both in turns, and which goes first changes every time; the overhead is the median of the paired
+differences within a process, then the median over processes. About a minute on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from edgekd.store import write_whole
+from edgekd.units import format_bytes, format_seconds
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+MOST_SECONDS, MOST_SHARE, MOST_BYTES, MOST_BUILD = 2e-6, 0.01, 300_000, 60.0
+APP = """cmake_minimum_required(VERSION 3.20)
+project(app CXX)
+find_package(edgekd CONFIG REQUIRED)
+edgekd_add_student(classes BUNDLE {bundle} EMBED)
+add_executable(app {source})
+target_link_libraries(app PRIVATE edgekd::classes)
+"""
+
+
+def ran(*command: str | Path) -> str:
+    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+
+
+def built(source: Path, out: Path, *options: str) -> float:
+    """Seconds to configure and build."""
+    started = time.perf_counter()
+    python = f"-DPython3_EXECUTABLE={sys.executable}"
+    ran("cmake", "-S", source, "-B", out, "-DCMAKE_BUILD_TYPE=Release", python, *options)
+    ran("cmake", "--build", out, "-j", str(os.cpu_count() or 1))
+    return time.perf_counter() - started
+
+
+def five_lines(folder: Path, bundle: Path) -> tuple[float, int]:
+    """The app of five CMake lines in an empty folder: seconds to build it, bytes of the program less those of the bundle."""
+    app = folder / "app"
+    app.mkdir()
+    for file in ("classifier.cpp", "pgm.hpp"):
+        shutil.copy(ROOT / "examples" / "cpp" / file, app)
+    (app / "CMakeLists.txt").write_text(APP.format(bundle=bundle.resolve(), source="classifier.cpp"))
+    where = ran(sys.executable, "-m", "edgekd", "--cmake-dir").strip()
+    seconds = built(app, app / "build", f"-Dedgekd_DIR={where}")
+    ran("strip", app / "build" / "app")
+    embedded = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    return seconds, (app / "build" / "app").stat().st_size - embedded
+
+
+def overhead(program: Path, bundle: Path, rounds: int, processes: int) -> dict[str, Any]:
+    """Direct median, median of paired differences (student less direct), and allocations a call."""
+    spec = find_spec("onnxruntime")
+    assert spec and spec.submodule_search_locations
+    (library,) = (Path(spec.submodule_search_locations[0]) / "capi").glob("libonnxruntime.so*")
+    runs = [json.loads(ran(program, bundle, library, str(rounds))) for _ in range(processes)]
+    paired = [statistics.median(s - d for s, d in zip(r["student"], r["direct"], strict=True)) for r in runs]
+    return {
+        "direct": statistics.median(statistics.median(r["direct"]) for r in runs),
+        "overhead": statistics.median(paired),
+        "overhead_by_process": paired,
+        "allocations": runs[0]["allocations"],
+        "same_outputs": all(r["same"] for r in runs),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    allowed = max(MOST_SECONDS, MOST_SHARE * found["direct"])
+    counts = found["allocations"]
+    lines = [
+        "# Embedding, measured",
+        "",
+        f"{found['rounds']} rounds in each of {found['processes']} processes. "
+        + f"One call of the runtime's own C API: {format_seconds(found['direct'])}.",
+        "",
+        "| figure | bar | measured |",
+        "|---|---|---|",
+        f"| `Student::run` over the runtime's own C API, a call | ≤ {format_seconds(allowed)} | {1e6 * found['overhead']:.2f} µs |",
+        f"| allocations a call that are edgekd's | 0 | {counts['student'] - counts['direct']} |",
+        f"| outputs equal to the bit | yes | {'yes' if found['same_outputs'] else 'NO'} |",
+        f"| the classifier, stripped, without bundle and runtime | ≤ {format_bytes(MOST_BYTES)} | {format_bytes(found['bytes'])} |",
+        f"| five CMake lines in an empty folder: configure and build | ≤ {MOST_BUILD:.0f} s | {found['build']:.1f} s |",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("bundle", type=Path)
+    options.add_argument("--rounds", type=int, default=20_000)
+    options.add_argument("--processes", type=int, default=5)
+    options.add_argument("--out", type=Path, default=HERE / "results")
+    args = options.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        seconds, size = five_lines(folder, args.bundle)
+        tests = folder / "tests"
+        built(ROOT / "tests" / "cxx", tests, f"-Dedgekd_DIR={ROOT / 'cmake'}", "-DPROGRAMS=overhead")
+        found = overhead(tests / "overhead", args.bundle, args.rounds, args.processes)
+    found |= {"rounds": args.rounds, "processes": args.processes, "bytes": size, "build": seconds}
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_whole(args.out / "embedding.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(args.out / "embedding.md", table(found).encode())
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
