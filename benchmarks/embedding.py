@@ -83,11 +83,11 @@ def overhead(program: Path, bundle: Path, rounds: int, processes: int) -> dict[s
 def table(found: dict[str, Any]) -> str:
     allowed = max(MOST_SECONDS, MOST_SHARE * found["direct"])
     counts = found["allocations"]
+    how = f"{found['processes']} processes of {found['rounds']} rounds; the runtime's own call: {format_seconds(found['direct'])}."
     lines = [
         "# Embedding, measured",
         "",
-        f"{found['rounds']} rounds in each of {found['processes']} processes. "
-        + f"One call of the runtime's own C API: {format_seconds(found['direct'])}.",
+        how,
         "",
         "| figure | bar | measured |",
         "|---|---|---|",
