@@ -177,7 +177,9 @@ ABSENT = CRASHES.replace("Crash", "Absent").replace('"crash", {}', '"absent", {"
 SLOW = (
     CRASHES.replace("Crash", "Slow")
     .replace('"crash"', '"slow"')
-    .replace("os.kill(os.getpid(), signal.SIGSEGV)", "time.sleep(60)")
+    .replace(
+        "os.kill(os.getpid(), signal.SIGSEGV)", "time.sleep(60 * ('int8' in (program / 'program.json').read_text()))"
+    )
 )
 SLOW = SLOW.replace("import os, signal", "import time")
 # Runs alone, and crashes as soon as it is opened beside others.
@@ -195,7 +197,7 @@ def test_backends_that_fail_leave_a_reason_and_a_finished_report(done: Done, tmp
     for name, text in {"crash": CRASHES, "absent": ABSENT, "slow": SLOW, "racer": RACER}.items():
         (tmp_path / f"{name}.py").write_text(text)
         plugins += ["--plugin", f"backends={tmp_path / name}.py", "--backend", name]
-    report = done.compile(*plugins, "--backend", "onnxruntime", "--compile-timeout", "3")
+    report = done.compile(*plugins, "--backend", "onnxruntime", "--compile-timeout", "15")
     candidates = {c["name"]: c for c in report["targets"][0]["candidates"]}
     for name, said in {
         "crash": "signal 11 (SIGSEGV) while compiling",
