@@ -41,6 +41,10 @@ class Source(ABC):
     reads_path: ClassVar[bool] = False
     """Whether the recipe's `path` says where the inputs are."""
 
+    def asks_teacher(self) -> bool:
+        """Whether these options need a teacher with gradients."""
+        return False
+
     def check(self, recipe: Calibration, network: Callable[[], nn.Module]) -> None:
         """What can be known before any work; `network()` makes a fresh student. Raises UserError."""
 

@@ -52,8 +52,14 @@ def source_of(recipe: Calibration) -> Source:
 def check(recipe: Calibration, roots: Roots) -> None:
     """What can be known of a calibration recipe before any work. Raises UserError."""
     from edgekd.source import checked
+    from edgekd.synthesis.shapes import black_box, no_teacher
 
-    checked(source_of(recipe), recipe, roots.student_factory)
+    source, teacher = source_of(recipe), roots.values.teacher
+    if source.asks_teacher() and teacher is None:
+        raise no_teacher(recipe)
+    if source.asks_teacher() and teacher is not None and teacher.use != "module":
+        raise black_box(recipe)
+    checked(source, recipe, roots.student_factory)
 
 
 def make(out: Path, recipe: Calibration, student: Student, given: Given) -> dict[str, Any]:

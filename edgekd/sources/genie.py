@@ -55,6 +55,9 @@ class Genie(Source):
     shift: Annotated[int, Field(ge=0)] = 0
     low_pass: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
+    def asks_teacher(self) -> bool:
+        return bool(self.activation or (self.label and self.easy < 1))
+
     def check(self, recipe: Calibration, network: Callable[[], nn.Module]) -> None:
         statistics.require(network(), recipe)
 
@@ -69,14 +72,13 @@ class Genie(Source):
             return Latents(size, seed, rates, (self.latents, self.channels), bounds)
 
         classes = student.signature["outputs"][0]["shape"][1]
-        asked = self.activation or (self.label and self.easy < 1)
         wishes = Wishes(
             targets=classes_for(recipe.count, classes, derive(recipe.seed, "classes")),
             label=self.label,
             easy=self.easy,
             spread=self.stretch,
             activation=self.activation,
-            teacher=trainable_teacher(given, recipe) if asked else None,
+            teacher=trainable_teacher(given, recipe) if self.asks_teacher() else None,
         )
         making = Synthesis(
             network=network,

@@ -42,6 +42,9 @@ class Teacher(Source):
     agreement: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     smooth: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
 
+    def asks_teacher(self) -> bool:
+        return True
+
     def inputs(self, student: Student, recipe: Calibration, given: Given) -> torch.Tensor:
         shape, network = floating(student, recipe), trainable_teacher(given, recipe)
         bounds = Bounds.of(student.signature["preprocessing"], shape[0]) if len(shape) == 3 else None

@@ -122,7 +122,7 @@ class Generator(nn.Module):
 
     A linear layer to a small map, then doubled, convolved and normalised until it has the image's size: the form of Jeon et
     al. 2023 (two doublings), with more doublings for larger images. Where the range of pixels is known the last step is a
-    sigmoid onto that range; else, as there, a hyperbolic tangent, normalised to mean 0 and deviation 1.
+    sigmoid onto that range and a little beyond, cut, after a batch norm that trains; else, as there, a hyperbolic tangent, normalised to mean 0 and deviation 1.
     """
 
     def __init__(self, shape: tuple[int, int, int], length: int, width: int, bounds: Bounds | None) -> None:
@@ -138,8 +138,12 @@ class Generator(nn.Module):
             nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, [*widths[1:], channels], strict=True)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[1:])
-        self.last = nn.BatchNorm2d(channels, affine=False)
+        self.last = nn.BatchNorm2d(channels, affine=bounds is not None)
         self.bounds = bounds
+        if bounds is not None:  # begin with pixels of mean 0 or so, spread over the range
+            zero = (-bounds.low / (bounds.high - bounds.low)).flatten().clamp(0.01, 0.99)
+            nn.init.constant_(self.last.weight, 2.0)
+            self.last.bias.data.copy_(torch.logit(zero))
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         x = self.linear(latents).unflatten(1, (-1, *self.sizes[0]))
@@ -151,4 +155,5 @@ class Generator(nn.Module):
         if self.bounds is None:
             made: torch.Tensor = self.last(torch.tanh(x))
             return made
-        return self.bounds.low + (self.bounds.high - self.bounds.low) * torch.sigmoid(self.last(x) * 2)
+        share = (1.1 * torch.sigmoid(self.last(x)) - 0.05).clamp(0, 1)  # both ends are reached
+        return self.bounds.low + (self.bounds.high - self.bounds.low) * share

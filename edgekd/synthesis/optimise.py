@@ -47,7 +47,8 @@ class Synthesis:
         """Inputs [count, *shape]. Raises EdgekdError where the loss is not finite."""
         self.network.eval().requires_grad_(False)
         fastest_layout(self.network, torch.zeros(2, *shape))
-        parts = [slice(i, min(i + self.batch, count)) for i in range(0, count, self.batch)]
+        batches = -(-count // self.batch)
+        parts = [slice(i * count // batches, (i + 1) * count // batches) for i in range(batches)]  # as even as can be
         whole = [*shape[:1], *(side + 2 * self.views.shift for side in shape[1:])]
         with progress.task(label, total=self.steps * len(parts)) as task:
             if self.joint:

@@ -32,14 +32,23 @@ def image_like(shape: tuple[int, ...], recipe: Calibration) -> None:
         raise UserError(message, hint="images are [channels, height, width]; without options, bn_statistics makes any")
 
 
+def no_teacher(recipe: Calibration) -> UserError:
+    message = f'calibration "{recipe.name}": source "{recipe.source}" asks the teacher, the recipe has none'
+    return UserError(message, hint="add a [teacher] section")
+
+
+def black_box(recipe: Calibration) -> UserError:
+    message = (
+        f'calibration "{recipe.name}": source "{recipe.source}" needs gradients, which an ONNX teacher has none of'
+    )
+    return UserError(message, hint=f"use a torch teacher; {REAL}")
+
+
 def trainable_teacher(given: Given, recipe: Calibration) -> nn.Module:
     """The teacher's network. Raises UserError where there is no teacher, or one without gradients."""
-    where = f'calibration "{recipe.name}": source "{recipe.source}"'
     if given.teacher is None:
-        raise UserError(f"{where} asks the teacher, the recipe has none", hint="add a [teacher] section")
+        raise no_teacher(recipe)
     network = getattr(given.teacher(), "network", None)
     if not isinstance(network, nn.Module):
-        raise UserError(
-            f"{where} needs gradients, which an ONNX teacher has none of", hint=f"use a torch teacher; {REAL}"
-        )
+        raise black_box(recipe)
     return network

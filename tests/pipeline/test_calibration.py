@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from pathlib import Path
 
@@ -170,5 +171,10 @@ def test_what_is_wrong_with_it_is_said_before_any_work(tmp_path: Path) -> None:
         run(plan)
     plan = planned(tmp_path / "wrong_set", 'source = "images"\ncount = 8\n')
     with pytest.raises(UserError, match='source "images" needs a `path`'):
+        run(plan)
+    recipe = plan.recipe.path
+    recipe.write_text(re.sub(r"\[teacher\].*?(?=\[data\])", "", recipe.read_text("utf-8"), flags=re.DOTALL), "utf-8")
+    plan = planned(tmp_path / "wrong_set", 'source = "teacher"\ncount = 8\n')
+    with pytest.raises(UserError, match='source "teacher" asks the teacher, the recipe has none'):
         run(plan)
     assert not any((plan.store.folder / "entries").iterdir())
