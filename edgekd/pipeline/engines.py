@@ -92,7 +92,7 @@ def evaluate(
         np.linspace(0, total - 1, min(GOLDEN, total)).round().astype(int)
     )  # over a split that may be sorted by class
     golden = {"inputs": inputs["validation"][spread], "outputs": found["validation"][spread]}
-    np.savez(out / "golden.npz", **golden)  # type: ignore[arg-type]
+    np.savez(out / "golden.npz", **golden)
     return found
 
 

@@ -18,9 +18,10 @@ class Precision:
 
     A first layer is one that no weighted layer comes before, a last layer one that none comes after; of both, the weights and
     the activations that they read are meant (Zhou et al. 2016, arXiv 1606.06160, section 2.6, left both alone; Li et al.
-    2021, arXiv 2102.05426, section 4, give them 8 bits). `layers` sets the bits of single layers' weights by name, before
-    all else; `FLOAT` leaves a layer in float. `stored`: the steps of all weights are state of their own. Otherwise those of
-    an 8-bit weight follow from it, max |w| / 127; narrower ones are always stored.
+    2021, arXiv 2102.05426, section 4, give them 8 bits). An activation that is only added or pooled has 8 bits at least.
+    `layers` sets the bits of single layers' weights by name, before all else; `FLOAT` leaves a layer in float. `stored`: the
+    steps of all weights are state of their own. Otherwise those of an 8-bit weight follow from it, max |w| / 127; narrower
+    ones are always stored.
     """
 
     weights: int = 8

@@ -107,17 +107,25 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         return model
 
     def _activation_bits(self, nodes: list[Node]) -> dict[Node, int]:
-        """Each tensor's bits: more where a first or last layer reads it or nothing does, through what keeps its input's grid too."""
-        narrow, wide = self.precision.activations, max(self.precision.activations, self.precision.first_last)
-        bits = {
-            node: wide if any(user in self.ends or user.op == "output" for user in node.users) else narrow
-            for node in nodes
-        }
-        for order in (reversed(nodes), nodes):
-            for node in order:
-                if self.kind_of.get(node.target) in self.grid.shared and isinstance(node.args[0], Node):
-                    bits[node] = bits[node.args[0]] = max(bits[node], bits[node.args[0]])
-        return bits
+        """Each tensor's bits, by what reads it, through what keeps its input's grid too.
+
+        Layers multiply `activations` bits, first and last layers and the output have `first_last` at least; what is only
+        added or pooled has 8 at least, as in the literature, where only what a layer reads is quantized.
+        """
+        roots, readers = dict[Node, Node](), dict[Node, set[Node]]()
+        for node in nodes:
+            source = node.args[0] if self.kind_of.get(node.target) in self.grid.shared else None
+            shared = isinstance(source, Node)
+            roots[node] = roots[source] if isinstance(source, Node) else node
+            for source in node.all_input_nodes:
+                readers.setdefault(roots[source], set()).update(() if shared else {node})
+        narrow, bits = self.precision.activations, dict[Node, int]()
+        for root, found in readers.items():
+            if any(node in self.ends or node.op == "output" for node in found):
+                bits[root] = max(narrow, self.precision.first_last)
+            else:
+                bits[root] = narrow if any(node.target in WEIGHTED for node in found) else max(narrow, 8)
+        return {node: bits.get(root, narrow) for node, root in roots.items()}
 
     def validate(self, model: GraphModule) -> None:
         """Every annotated weight is a constant of the graph by construction; nothing else can be wrong."""

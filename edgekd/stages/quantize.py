@@ -75,7 +75,10 @@ class Quantize(Stage):
 
     Activations get one scale a tensor, weights one a channel; which operators compute on integers is the grid's to say.
     `weights` and `activations` are bits, and those of the first and the last layer are `first_last` at least. Anything but 8
-    by 8 is a simulation, judged in torch: no runtime here has kernels for it. `reconstruction`: "none", "adaround", "block",
+    by 8 is a simulation, judged in torch: no runtime here has kernels for it. Before calibration, `equalize` makes the ranges
+    of neighbouring layers alike (Nagel et al. 2019, arXiv 1906.04721) and `smooth` moves what is large behind a layer norm into
+    the weights (Xiao et al. 2022, arXiv 2211.10438); after it, `correct_bias` takes back what rounding does to each channel's
+    mean (Nagel et al. 2019). `reconstruction`: "none", "adaround", "block",
     or one of these with its options, `{ use = "block", iterations = 5000 }`.
     """
 
@@ -86,13 +89,23 @@ class Quantize(Stage):
     weights: Annotated[int, Field(ge=2, le=8)] = 8
     activations: Annotated[int, Field(ge=2, le=16)] = 8
     first_last: Annotated[int, Field(ge=2, le=8)] = 8
+    equalize: bool = False
+    smooth: bool = False
+    correct_bias: bool = False
     reconstruction: Literal["none", "adaround", "block"] | Reconstruction = "none"
     qat: Qat | None = field(default=None)
 
     def __post_init__(self) -> None:
-        if self.qat is not None and self.reconstructed is not None:
-            message = "quantize: reconstruction and qat exclude each other: one keeps the float weights, the other trains them"
+        folded = [name for name in ("equalize", "smooth", "correct_bias") if getattr(self, name)]
+        folded += ["reconstruction"] if self.reconstructed is not None else []
+        if self.qat is not None and folded:
+            message = (
+                f"quantize: {folded[0]} and qat exclude each other: one keeps the float network, the other trains it"
+            )
             raise UserError(message, hint="leave one of them out")
+        if self.correct_bias and self.reconstructed is not None:
+            message = "quantize: correct_bias and reconstruction exclude each other: both take back what rounding did"
+            raise UserError(message, hint="leave correct_bias out")
 
     @property
     def precision(self) -> str:  # type: ignore[override]  # it depends on the bits
@@ -132,6 +145,10 @@ class Quantize(Stage):
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns the metric after calibration on the validation split and, with QAT, its history."""
+        import torch
+
+        from edgekd.quant.bias import correct_biases
+        from edgekd.quant.equalize import equalize, smooth
         from edgekd.quant.grid import named
         from edgekd.quant.pt2e import calibrate, prepare, state
         from edgekd.student import save_next
@@ -141,10 +158,16 @@ class Quantize(Stage):
         prepared = prepare(
             student.network(), student.example(2), named(context.grid), observer, self.qat is not None, precision
         )
+        prepared.eval()
+        facts: dict[str, Any] = {"observer": observer, "samples": sum(len(batch) for batch in batches)}
+        if self.equalize:
+            facts["equalized"] = equalize(prepared)
+        if self.smooth:
+            facts["smoothed"] = smooth(prepared, batches)
         with context.progress.task("calibrate"):
             calibrate(prepared, batches)
-        facts: dict[str, Any] = {"observer": observer, "samples": sum(len(batch) for batch in batches)}
-        prepared.eval()
+        if self.correct_bias:
+            facts["corrected"] = correct_biases(prepared, torch.cat(batches))
         facts["calibrated"] = _validation(prepared, context)
         if self.reconstructed is not None:
             facts["reconstruction"] = self._reconstruct(prepared, batches, self.reconstructed, context)

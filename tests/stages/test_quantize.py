@@ -101,6 +101,8 @@ def test_what_it_reads_follows_from_its_fields() -> None:
         {"reconstruction": {"use": "block", "drop": 1.0}},
         {"reconstruction": "block", "qat": {"losses": [KL]}},
         {"qat": {"losses": [KL], "teacher": "nobody"}},
+        {"qat": {"losses": [KL]}, "equalize": True},
+        {"reconstruction": "block", "correct_bias": True},
     ],
 )
 def test_wrong_fields(fields: dict[str, object]) -> None:
@@ -146,3 +148,12 @@ def test_the_float_student_as_teacher_and_learned_steps(tmp_path: Path) -> None:
     assert history["epochs"][0]["validation"] == pytest.approx(score, abs=0.031)
     stage = registry.build("stages", "quantize", {"qat": {**qat, "teacher": "student"}})
     assert stage.reads == {"calibration", "target", "data"}
+
+
+def test_equalized_and_corrected_it_is_rebuilt_from_the_folder(tmp_path: Path) -> None:
+    student, facts = quantized(tmp_path, weights=3, equalize=True, correct_bias=True, smooth=True)
+    assert (facts["equalized"], facts["smoothed"], facts["corrected"]) == (2, 0, 5)
+    inputs, targets = tiny_data().validation
+    score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
+    assert facts["samples"] == 64
+    assert score > 0.8
