@@ -50,7 +50,8 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
             if guilty is None:
                 break
             outcome.failed[guilty.step("evaluate")] = outcome.failed.pop(name)
-            plan.entries.pop(guilty.step("compile"))
+            for verb in ("compile", "evaluate"):
+                plan.entries.pop(guilty.step(verb), None)
             left.remove(guilty)
     return outcome
 
