@@ -94,8 +94,9 @@ def test_compile_then_load_runs_the_signature_and_gives_the_same_bytes_again(
             results.append(y)
             x.setflags(write=False)  # as inputs read from a file without a copy are
             turned = np.asfortranarray(x)
-            np.testing.assert_array_equal(session.run([x])[0], y)
-            np.testing.assert_array_equal(session.run([turned])[0], y)
+            for _ in range(100):  # a copy that is let go too early is overwritten now and then
+                np.testing.assert_array_equal(session.run([x])[0], y)
+                np.testing.assert_array_equal(session.run([turned])[0], y)
             session.close()
     assert np.array_equal(results[0], results[1])
 
