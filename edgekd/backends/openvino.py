@@ -62,8 +62,9 @@ class OpenVinoSession(Session):
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
         if self._request is None:
             raise EdgekdError("this session was closed")
-        for position, value in zip(self._inputs, inputs, strict=True):
-            self._request.set_input_tensor(position, self._tensor(lent(value), shared_memory=True))
+        held = [lent(value) for value in inputs]  # until it has run: the tensors do not keep what they look at
+        for position, value in zip(self._inputs, held, strict=True):
+            self._request.set_input_tensor(position, self._tensor(value, shared_memory=True))
         self._request.infer()
         return [np.array(self._request.get_output_tensor(position).data) for position in self._outputs]
 

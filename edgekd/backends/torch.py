@@ -31,11 +31,12 @@ __all__ = ["Torch"]
 
 FILES = ("graph.json", "weights.safetensors")
 COMPILED, EAGER = "torch.compile", "eager"
-# No pool of compiling processes. Weights are constants, folded and packed; not in an int8 program: there torch 2.13 then
-# finds a pattern whose operator (onednn.qconv_prepack) the CPU build lacks, and gives up.
+# No pool of compiling processes. Weights are constants, folded and packed. An int8 program is compiled as it is written:
+# torch 2.13's own patterns for quantize/dequantize pairs put operators into it that its CPU build does not have
+# (onednn.qconv_prepack, quantized_max_pool2d).
 OPTIONS: dict[str, dict[str, Any]] = {
     "float32": {"compile_threads": 1, "freezing": True},
-    "int8": {"compile_threads": 1, "freezing": False},
+    "int8": {"compile_threads": 1, "pattern_matcher": False},
 }
 WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "mm", "bmm", "addmm")
 
@@ -52,8 +53,9 @@ class TorchSession(Session):
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
         if self._run is None:
             raise EdgekdError("this session was closed")
+        tensors = [self._torch.from_numpy(lent(value)) for value in inputs]
         with self._torch.no_grad():
-            found = self._run(*(self._torch.from_numpy(lent(value)) for value in inputs))
+            found = self._run(*tensors)
         return [output.numpy() for output in found]
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
                 break
             outcome.failed[guilty.step("evaluate")] = outcome.failed.pop(name)
             for verb in ("compile", "evaluate"):
-                plan.entries.pop(guilty.step(verb))
+                plan.entries.pop(guilty.step(verb), None)
             left.remove(guilty)
     return outcome
 
