@@ -24,8 +24,8 @@ class Fisher:
     channel is read: ∂loss/∂m = Σ g·w over the weights w that read it. A coupled group has one gate for all its readers, so slopes are
     summed before they are squared.
 
-    Source: Theis et al. 2018, arXiv 1801.05787, its Fisher pruning signal; shared gates of coupled layers: Liu et al. 2021, arXiv 2108.00708,
-    its section on layer grouping.
+    Source: Theis et al. 2018, arXiv 1801.05787, its Fisher pruning signal; one gate for coupled layers: Liu et al. 2021, arXiv
+    2108.00708, its section on layer grouping.
     """
 
     needs: ClassVar[str] = "task_gradient"

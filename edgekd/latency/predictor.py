@@ -112,6 +112,6 @@ def _predictor(space: Space, found: Array, left_out: tuple[float, ...]) -> Predi
         alone[group] = np.concatenate([[0.0], np.cumsum(steps[index])]) + smooth[index] * shares[group]
     for index, (a, b) in enumerate(space.meets, len(space.widths)):
         summed = np.zeros((len(shares[a]), len(shares[b])))
-        summed[1:, 1:] = steps[index].reshape(len(shares[a]) - 1, -1).cumsum(0).cumsum(1)
+        summed[1:, 1:] = steps[index].reshape(len(shares[a]) - 1, len(shares[b]) - 1).cumsum(0).cumsum(1)
         together[a, b] = summed + smooth[index] * np.outer(shares[a], shares[b])
     return Predictor(space, float(found[0]), alone, together, left_out)

@@ -244,4 +244,4 @@ def test_random_is_the_same_each_time_and_another_for_each_group() -> None:
     stem, *others = find(settled(Residual()), images(2)).prunable
     assert torch.equal(Random()(stem), Random()(stem))
     assert not torch.equal(Random()(stem)[:8], Random()(others[0])[:8])
-    assert 0 <= float(Random()(stem).min()) and float(Random()(stem).max()) < 1
+    assert float(Random()(stem).min()) >= 0 and float(Random()(stem).max()) < 1

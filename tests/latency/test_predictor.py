@@ -93,3 +93,9 @@ def test_a_latency_of_nothing_and_a_width_that_is_not_tabled_are_errors() -> Non
     found = fit(CHAIN, plans, [tiles(plan) for plan in plans])
     with pytest.raises(EdgekdError, match='no width 9 of "a"'):
         found.seconds({"a": 9, "b": 8, "c": 8})
+
+
+def test_a_group_of_one_width_is_part_of_the_model_and_costs_nothing_to_tell() -> None:
+    space = Space({"a": (8,), "b": (8, 16)}, (("a", "b"),))
+    found = fit(space, design(space), [2e-5, 1e-5])
+    assert [found.seconds(plan) for plan in design(space)] == pytest.approx([2e-5, 1e-5], rel=1e-6)
