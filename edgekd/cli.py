@@ -15,6 +15,7 @@ from edgekd.bundle_cli import cmake_dir, measure, verify
 from edgekd.check_cli import EPILOG, check
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
+from edgekd.table_cli import table
 from edgekd.targets_cli import targets_app
 
 INTERRUPTED = 130
@@ -24,6 +25,7 @@ Examples:
   edgekd plan recipe.toml                   what would run, and what is cached
   edgekd compile recipe.toml --out out      teacher + student -> measured bundle
   edgekd compile recipe.toml --set distill.epochs=2 --set seed=1
+  edgekd table recipe.toml                  what narrower layers would buy, measured
   edgekd measure out/bundles/host other/bundles/host
   edgekd verify out/bundles/host            its golden inputs, here
   edgekd check out/bundles/host --baseline main/bundles/host
@@ -138,10 +140,10 @@ def plan(
         return
     from rich.table import Column, Table
 
-    table = Table(Column("step", no_wrap=True), Column(no_wrap=True), "reads", box=None, pad_edge=False)
+    printed = Table(Column("step", no_wrap=True), Column(no_wrap=True), "reads", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(str(row["step"]), "cached" if row["cached"] else "to do", ", ".join(row["reads"]))  # type: ignore[arg-type]
-    console().print(table)
+        printed.add_row(str(row["step"]), "cached" if row["cached"] else "to do", ", ".join(row["reads"]))  # type: ignore[arg-type]
+    console().print(printed)
 
 
 @app.command("list")
@@ -192,6 +194,7 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(measure)
 app.command()(verify)
+app.command()(table)
 app.command(epilog=EPILOG)(check)
 
 

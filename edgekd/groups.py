@@ -130,6 +130,13 @@ def find(network: nn.Module, inputs: torch.Tensor) -> Groups:
     return Groups(tuple(prunable), whole)
 
 
+def nothing(whole: Mapping[str, str]) -> UserError:
+    """The error for a student of which nothing can be pruned, with the reasons."""
+    reasons = "; ".join(f'"{name}": {reason}' for name, reason in list(whole.items())[:3]) or "it has no such layers"
+    hint = "groups of channels between two layers can be pruned: a convolution or linear layer that another one reads"
+    return UserError(f"prune: the student has no group of channels that can be pruned: {reasons}", hint=hint)
+
+
 def kept_sides(groups: Iterable[Group], keep: Mapping[str, Sequence[int]]) -> dict[str, dict[Side, list[int]]]:
     """What an edit records as `kept`, from the channels to keep of each group named in `keep`; other groups stay whole."""
     gone: dict[tuple[str, Side], set[int]] = {}

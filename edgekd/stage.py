@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgekd.data import Dataset
+    from edgekd.latency.table import Pricing
     from edgekd.progress import Progress
     from edgekd.student import Student
     from edgekd.teacher import Teacher
@@ -65,6 +66,8 @@ class Context:
     The name, with the teacher and the data, is the key: "train view 3 seed 0"."""
     calibration: Callable[[], list[torch.Tensor]]
     """Batches of inputs, as the calibration recipe says."""
+    pricing: Callable[[], Pricing]
+    """The latency table of the student and a way to measure a plan, for a stage that is `priced`."""
     observer: str
     """The observer that the calibration recipe names."""
     progress: Progress
@@ -90,6 +93,11 @@ class Stage(ABC):
     reads: ClassVar[frozenset[str]] = frozenset()
     precision: ClassVar[str] = "float32"
     calibration: str = ""
+
+    @property
+    def priced(self) -> bool:
+        """Whether it needs the latency of the student at other widths."""
+        return False
 
     def names(self) -> list[tuple[str, str, str]]:
         """(field, registry, name) of each registry file that the fields name. Imports none of them."""

@@ -23,7 +23,6 @@ def choose(scores: Mapping[str, torch.Tensor], ratio: float, scope: Scope, multi
     >>> choose(scores, 0.5, "global", multiple=1)
     {'a': [1], 'b': [0, 1, 2]}
     """
-    order = {name: torch.argsort(values, descending=True, stable=True).tolist() for name, values in scores.items()}
     if scope == "per_group":
         left = {name: len(values) * (1 - ratio) for name, values in scores.items()}
     else:
@@ -32,7 +31,17 @@ def choose(scores: Mapping[str, torch.Tensor], ratio: float, scope: Scope, multi
         owner = torch.arange(len(scores)).repeat_interleave(torch.tensor([len(v) for v in scores.values()]))
         counts = torch.bincount(owner[stays], minlength=len(scores)).tolist()
         left = dict(zip(scores, map(float, counts), strict=True))
-    return {name: sorted(best[: rounded(left[name], len(best), multiple)]) for name, best in order.items()}
+    return best(scores, {name: rounded(left[name], len(values), multiple) for name, values in scores.items()})
+
+
+def best(scores: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> dict[str, list[int]]:
+    """{group: channels to keep, ascending}: the `widths` best of each group's scores; of equal scores the earlier stays.
+
+    >>> best({"a": torch.tensor([1.0, 4.0, 3.0, 3.0])}, {"a": 2})
+    {'a': [1, 2]}
+    """
+    order = {name: torch.argsort(values, descending=True, stable=True).tolist() for name, values in scores.items()}
+    return {name: sorted(ranked[: widths[name]]) for name, ranked in order.items()}
 
 
 def rounded(left: float, channels: int, multiple: int) -> int:

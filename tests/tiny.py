@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from edgekd.data import Dataset
+from edgekd.latency.table import Pricing
 from edgekd.progress import Progress
 from edgekd.stage import Context
 from edgekd.student import Student, save
@@ -118,6 +119,10 @@ def tiny_saved(folder: Path, width: int = 8, seed: int = 0, trained: bool = Fals
     return Student(folder, lambda: tiny_student(width, seed))
 
 
+def _unpriced() -> Pricing:
+    raise AssertionError("a stage without a budget asked for a latency table")
+
+
 def tiny_context(
     folder: Path, *, data: Dataset | None = None, teacher: Module | None = None, **changes: Any
 ) -> Context:
@@ -142,6 +147,7 @@ def tiny_context(
         teacher=lambda: teacher,
         teacher_logits=teacher_logits,
         calibration=lambda: list(data.train[0][:64].split(32)),
+        pricing=_unpriced,
         observer="minmax",
         progress=Progress(quiet=True),
         work=work,

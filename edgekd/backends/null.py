@@ -3,6 +3,8 @@
 Its settings are `target["null"]`, all optional:
 
     seconds, seconds_per_byte   a call takes seconds + seconds_per_byte * bytes of the program's model.onnx,
+    seconds_per_tile, tile      and seconds_per_tile for each block of tile × tile channels (default 8) of each weight,
+                                times its kernel: a device whose latency steps at channel multiples,
     integer                     times this factor when the program is int8 (default 0.5)
     noise                       fields of edgekd.latency.clock.Noise (default: none)
     seed, step                  outputs = inputs, flattened, times a fixed matrix drawn from the seed; rounded to step.
@@ -40,6 +42,8 @@ __all__ = ["Null"]
 DEFAULTS: dict[str, Any] = {
     "seconds": 1e-4,
     "seconds_per_byte": 1e-9,
+    "seconds_per_tile": 0.0,
+    "tile": 8,
     "integer": 0.5,
     "noise": {},
     "seed": 0,
@@ -115,7 +119,10 @@ class Null(Backend):
         settings, about = _settings(target), read_json(program / "program.json")
         size = (program / "model.onnx").stat().st_size
         integer = about["precision"] == "int8"
-        seconds = (settings["seconds"] + settings["seconds_per_byte"] * size) * (settings["integer"] if integer else 1)
+        seconds = settings["seconds"] + settings["seconds_per_byte"] * size
+        if settings["seconds_per_tile"]:
+            seconds += settings["seconds_per_tile"] * _tiles(program / "model.onnx", settings["tile"])
+        seconds *= settings["integer"] if integer else 1
         noise = asdict(Noise(**settings["noise"]))
         rule = {"seconds": seconds, "noise": noise, "seed": settings["seed"], "step": settings["step"]}
         VirtualClock(seconds, Noise(**noise))
@@ -142,6 +149,14 @@ class Null(Backend):
         rule = read_json(file)
         clock = VirtualClock(rule["seconds"], Noise(**rule["noise"]), rule["seed"])
         return NullSession(Signature.read(engine), clock, rule["seed"], rule["step"])
+
+
+def _tiles(model: Path, tile: int) -> int:
+    """Σ ⌈out / tile⌉ · ⌈in / tile⌉ · kernel over the weights of a model: tensors of two dimensions or more."""
+    import onnx
+
+    shapes = [list(weight.dims) for weight in onnx.load(model).graph.initializer if len(weight.dims) > 1]
+    return sum(-(-shape[0] // tile) * -(-shape[1] // tile) * math.prod(shape[2:]) for shape in shapes)
 
 
 def _settings(target: Mapping[str, Any]) -> dict[str, Any]:

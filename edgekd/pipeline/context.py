@@ -16,6 +16,7 @@ from edgekd.stage import Context
 from edgekd.student import write_tensors
 
 if TYPE_CHECKING:
+    from edgekd.latency.table import Pricing
     from edgekd.progress import Progress
     from edgekd.store import Store
     from edgekd.target import Calibration
@@ -31,6 +32,7 @@ def stage_context(
     logits_key: Callable[[str], str],
     calibration: Calibration | None,
     inputs: Callable[[], torch.Tensor],
+    pricing: Callable[[], Pricing],
     store: Store,
     work: Path,
     progress: Progress,
@@ -59,6 +61,7 @@ def stage_context(
         teacher=teacher,
         teacher_logits=teacher_logits,
         calibration=batches,
+        pricing=pricing,
         observer=calibration.observer if calibration else "minmax",
         progress=progress,
         work=work,

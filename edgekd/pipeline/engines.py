@@ -16,6 +16,9 @@ from edgekd.errors import EdgekdError
 from edgekd.metric import parity
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from edgekd.progress import Progress
     from edgekd.student import Student
 
@@ -24,17 +27,25 @@ GOLDEN = 8
 
 def export(student: Student, out: Path) -> dict[str, Any]:
     """Write the program: `model.onnx`, the same as a graph for torch, the student's signature, its precision and grid."""
+    quantized = student.quantized
+    precision, grid = ("int8", quantized["grid"]) if quantized else ("float32", "none")
+    return write_program(student.module(), student.example(), student.signature, precision, grid, out)
+
+
+def write_program(
+    module: nn.Module, example: torch.Tensor, signature: Mapping[str, Any], precision: str, grid: str, out: Path
+) -> dict[str, Any]:
+    """Write the program of a float network, or of a converted one of this grid, with a batch as `example` has."""
     from edgekd.quant.onnx_export import export_onnx, exported
     from edgekd.quant.torch_graph import write_graph
 
-    quantized = student.quantized
-    names = {f"{side}_name": student.signature[f"{side}s"][0]["name"] for side in ("input", "output")}
-    program = exported(student.module(), student.example())
+    names = {f"{side}_name": signature[f"{side}s"][0]["name"] for side in ("input", "output")}
+    program = exported(module, example)
     write_graph(program, out)
-    export_onnx(program, student.example(), out / "model.onnx", **names)
-    facts = {"precision": "int8" if quantized else "float32", "grid": quantized["grid"] if quantized else "none"}
+    export_onnx(program, example, out / "model.onnx", **names)
+    facts = {"precision": precision, "grid": grid if precision == "int8" else "none"}
     (out / "program.json").write_text(json.dumps(facts), "utf-8")
-    (out / "signature.json").write_text(json.dumps(student.signature), "utf-8")
+    (out / "signature.json").write_text(json.dumps(signature), "utf-8")
     return {**facts, "bytes": (out / "model.onnx").stat().st_size}
 
 

@@ -18,6 +18,7 @@ from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
+from edgekd.pipeline import tables
 from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
 from edgekd.pipeline.sources import digests_of
 from edgekd.pipeline.step import TORCH, Candidate, Step, Version, key_of
@@ -152,12 +153,12 @@ class Plan:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
         shown = self._calibration(name, calibration, before) if calibration is not None else ""
-        inputs = (before, *(("teacher",) if with_teacher else ()), *((shown,) if shown else ()))
+        priced = self._table(name, before) if stage.priced else ""
+        inputs = (before, *(["teacher"] if with_teacher else []), *(step for step in (shown, priced) if step))
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
         if calibration is not None:
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))
-        multiple = math.lcm(*(target.channel_multiple for target in self.targets))
-        grid = self._grid()
+        multiple, grid = self.channel_multiple, self.grid()
         if "target" in stage.reads:
             files["target"] = digest.of_json([multiple, grid])
         reads = ["data", "metric"] if "data" in stage.reads or "calibration" in stage.reads else []
@@ -177,6 +178,7 @@ class Plan:
                 ),
                 calibration=calibration,
                 inputs=lambda: calibrations.read(self.entry(shown).path),
+                pricing=lambda: tables.pricing(self, name, before, self.store.work(key)),
                 store=self.store,
                 work=self.store.work(key),
                 progress=self.progress,
@@ -195,7 +197,17 @@ class Plan:
         self.add(name, calibrations.step(self, name, key, recipe, before))
         return name
 
-    def _grid(self) -> str:
+    def _table(self, stage: str, before: str) -> str:
+        name = tables.step_of(stage)
+        self.add(name, tables.step(self, stage, before))
+        return name
+
+    @property
+    def channel_multiple(self) -> int:
+        """What kept channels are multiples of: suits every target."""
+        return math.lcm(*(target.channel_multiple for target in self.targets))
+
+    def grid(self) -> str:
         """The grid that the targets' backends have kernels for. Raises EdgekdError if they differ."""
         names = {b for t in self.targets for b in self.values.targets.backends or t.usable}
         facts = self.targets[0].model_dump(mode="json")

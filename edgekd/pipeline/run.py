@@ -31,6 +31,14 @@ def cached(plan: Plan) -> dict[str, bool]:
     return {name: plan.store.get(step.key) is not None for name, step in plan.steps.items()}
 
 
+def roots(plan: Plan) -> None:
+    """Make teacher and student as they are given, unless the store has them: what a table of the student needs."""
+    for name in ("teacher", "student"):
+        if name in plan.steps:
+            step = plan.steps[name]
+            plan.entries[name] = plan.store.make(step.key, step.label, step.make)
+
+
 def run(plan: Plan, fresh: bool = False) -> Outcome:
     """Make every step that the store lacks (all of them, if `fresh`). Raises what a step raises; engines excepted."""
     outcome = Outcome()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from edgekd.budget import LatencyBudget
 from edgekd.errors import UserError
 from edgekd.schedule import Training
 from edgekd.stage import Context, Stage, Use, uses
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+    from edgekd.groups import Group
     from edgekd.scoring import Batch, Criterion
     from edgekd.student import Student
 
@@ -27,8 +30,10 @@ class Prune(Training, Stage):
     """Structured pruning: whole channels go, from every layer that is coupled to them; the rest is an ordinary smaller network.
 
     `ratio` is the share of channels to remove, of those that can be; kept channels are rounded to the target's channel
-    multiple. `samples` of the training split give the gradients that a criterion needs. Then the student is trained as in
-    distill, for `epochs`; 0 leaves it as pruned.
+    multiple. Or `budget = { latency = "0.5x" }` (or "1.2 ms"): the widths are chosen together, so that most importance is kept
+    of all that is as fast as that, by what engines of this student were measured to take at many widths (docs/decisions/0009).
+    `samples` of the training split give the gradients that a criterion needs. Then the student is trained as in distill, for
+    `epochs`; 0 leaves it as pruned.
 
     `scope` "global" compares channels of all groups and takes from the wide, idle ones; "per_group" takes the same share
     everywhere. Global is the default because it loses less: on a student distilled on Fashion-MNIST, cut by `teacher_gap`
@@ -39,7 +44,8 @@ class Prune(Training, Stage):
     reads: ClassVar[frozenset[str]] = frozenset({"teacher", "data", "target"})
 
     criterion: str = "teacher_gap"
-    ratio: Annotated[float, Field(gt=0, lt=1)]
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    budget: LatencyBudget | None = None
     scope: Literal["global", "per_group"] = "global"
     samples: Annotated[int, Field(ge=1)] = 512
     losses: tuple[dict[str, Any], ...] = (
@@ -49,8 +55,15 @@ class Prune(Training, Stage):
     epochs: Annotated[int, Field(ge=0)] = 4
 
     def __post_init__(self) -> None:
+        if (self.ratio is None) == (self.budget is None):
+            said = "neither is" if self.ratio is None else "both are"
+            raise UserError(f"prune: ratio: give it or `budget`; {said} given", hint='budget = { latency = "0.5x" }')
         if not self.objective()[1]:
             raise UserError("prune: losses: there is none", hint='as in losses = [{ use = "kl", temperature = 4.0 }]')
+
+    @property
+    def priced(self) -> bool:
+        return self.budget is not None
 
     def objective(self) -> tuple[str, tuple[Use, ...]]:
         return "losses", uses(self.losses, "prune: losses")
@@ -72,11 +85,10 @@ class Prune(Training, Stage):
         Raises UserError for a student of which nothing can be pruned.
         """
         from edgekd.edits import replay
-        from edgekd.groups import find, kept_sides
+        from edgekd.groups import find, kept_sides, nothing
         from edgekd.pipeline.judge import size
         from edgekd.scoring import scores
         from edgekd.student import save_next
-        from edgekd.widths import choose
 
         network = student.network()
         groups = find(network, context.data().train[0][:2])
@@ -84,19 +96,18 @@ class Prune(Training, Stage):
         found, unscored = scores(network, groups.prunable, criterion, self._samples(criterion, context))
         whole = {**groups.whole, **unscored}
         if not found:
-            raise _nothing(whole)
-        keep = choose(found, self.ratio, self.scope, context.channel_multiple)
+            raise nothing(whole)
+        facts: dict[str, Any] = {}
+        keep = self._keep(student, groups.prunable, found, context, whole, facts)
         widths = {g.name: {"before": g.channels, "after": len(keep[g.name])} for g in groups.prunable if g.name in keep}
-        if all(width["before"] == width["after"] for width in widths.values()):
-            message = f"prune: with ratio {self.ratio}, every group rounds back to all of its channels"
-            raise UserError(message, hint=f"a higher ratio; the channel multiple is {context.channel_multiple}")
+        before, after = (sum(width[when] for width in widths.values()) for when in ("before", "after"))
         edit = {
             "edit": "prune",
             "kept": kept_sides(groups.prunable, keep),
             "criterion": self.criterion,
-            "ratio": self.ratio,
+            "ratio": self.ratio or 1 - after / before,
         }
-        facts: dict[str, Any] = {"groups": widths, "whole": whole}
+        facts |= {"groups": widths, "whole": whole}
         facts["before"] = {**size(network, student.example()), "validation": _validation(network, context)}
         replay(network, edit)
         facts["pruned"] = {**size(network, student.example()), "validation": _validation(network, context)}
@@ -105,6 +116,38 @@ class Prune(Training, Stage):
             facts["recovered"] = {"validation": _validation(network, context)}
         save_next(out, student, network.state_dict(), edit)
         return facts
+
+    def _keep(
+        self,
+        student: Student,
+        groups: Sequence[Group],
+        scores: dict[str, torch.Tensor],
+        context: Context,
+        whole: dict[str, str],
+        facts: dict[str, Any],
+    ) -> dict[str, list[int]]:
+        """{group: channels to keep}; adds to `whole` and `facts` what a budget left whole and what was measured."""
+        from edgekd.edits import replay
+        from edgekd.groups import kept_sides
+        from edgekd.widths import best, choose
+
+        if self.budget is None:
+            assert self.ratio is not None
+            keep = choose(scores, self.ratio, self.scope, context.channel_multiple)
+            if all(len(keep[name]) == len(values) for name, values in scores.items()):
+                message = f"prune: with ratio {self.ratio}, every group rounds back to all of its channels"
+                raise UserError(message, hint=f"a higher ratio; the channel multiple is {context.channel_multiple}")
+            return keep
+        from edgekd.budget import planned
+
+        def score_at(widths: Mapping[str, int]) -> float:
+            network = student.network()
+            replay(network, {"edit": "prune", "kept": kept_sides(groups, best(scores, widths))})
+            return _validation(network, context)
+
+        widths, idle, facts["latency"] = planned(context.pricing(), self.budget, scores, score_at, context.progress)
+        whole.update(idle)
+        return best({name: values for name, values in scores.items() if name not in idle}, widths)
 
     def _criterion(self) -> Criterion:
         from edgekd import registry
@@ -141,12 +184,6 @@ class Prune(Training, Stage):
 
         objective = Objective(self.objective()[1], context.teacher)
         return train(network, objective, context, self, label="prune: recovery")
-
-
-def _nothing(whole: dict[str, str]) -> UserError:
-    reasons = "; ".join(f'"{name}": {reason}' for name, reason in list(whole.items())[:3]) or "it has no such layers"
-    hint = "groups of channels between two layers can be pruned: a convolution or linear layer that another one reads"
-    return UserError(f"prune: the student has no group of channels that can be pruned: {reasons}", hint=hint)
 
 
 def _validation(network: nn.Module, context: Context) -> float:

@@ -14,7 +14,10 @@ from torch.nn.functional import kl_div, log_softmax
 
 from edgekd import registry
 from edgekd.criteria.bn_scale import BnScale
+from edgekd.criteria.fisher import Fisher
+from edgekd.criteria.fpgm import Fpgm
 from edgekd.criteria.magnitude import Magnitude
+from edgekd.criteria.random import Random
 from edgekd.criteria.taylor import Taylor
 from edgekd.criteria.teacher_gap import TeacherGap
 from edgekd.errors import UserError
@@ -190,3 +193,55 @@ def test_a_student_that_is_its_teacher_is_said_so() -> None:
     with pytest.raises(UserError, match="already computes what the teacher does") as caught:
         scores(network, find(network, images(2)).prunable, TeacherGap(), [(images(4), torch.zeros(4), same)])
     assert "taylor" in caught.value.hint
+
+
+def test_fisher_is_half_the_squared_slope_of_a_gate_where_the_channel_is_read() -> None:
+    network, group = two_layers([[1.0], [1.0]], [[2.0, -3.0], [1.0, 1.0]])
+    network[2].weight.grad = torch.tensor([[0.5, 1.0], [-1.0, 5.0]])
+    assert Fisher()(group).tolist() == [0.0, 2.0]  # 0.5·2 − 1·1 = 0; (1·(−3) + 5·1)² / 2 = 2
+
+
+def test_fisher_is_the_mean_of_squares_over_samples_of_the_central_difference() -> None:
+    """Gates through squeeze-and-excite, one sample at a time, cross entropy: ½ mean (dL/dm)²."""
+    network, x, y = settled(Depthwise()).double(), images(3).double(), torch.tensor([0, 3, 1])
+    groups = find(network, x[:2]).prunable
+    found, _ = scores(network, groups, Fisher(), [(x[i : i + 1], y[i : i + 1], None) for i in range(3)])
+    group = next(g for g in groups if g.name == "project.0")
+    for channel in range(group.channels):
+        slopes = []
+        for i in range(3):
+            ends = []
+            for gate in (1 + 1e-5, 1 - 1e-5):
+                gated = copy.deepcopy(network)
+                with torch.no_grad():
+                    gated.head.weight[:, channel] *= gate
+                    ends.append(float(nn.functional.cross_entropy(gated(x[i : i + 1]), y[i : i + 1])))
+            slopes.append((ends[0] - ends[1]) / 2e-5)
+        expected = sum(slope**2 for slope in slopes) / 3 / 2
+        assert float(found["project.0"][channel]) == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_fpgm_keeps_what_lies_far_from_the_others_whatever_its_size() -> None:
+    """Filters at 0, 3, 4 and 9 on a line: their sums of distances are 16, 10, 10 and 20, of mean 14."""
+    _, group = two_layers([[0.0], [3.0], [4.0], [9.0]], [[1.0, 1.0, 1.0, 1.0]])
+    assert Fpgm()(group).tolist() == pytest.approx([16 / 14, 10 / 14, 10 / 14, 20 / 14])
+
+
+def test_fpgm_adds_up_over_the_layers_that_make_a_stream_and_equal_filters_are_no_division_by_zero() -> None:
+    network = settled(Residual())
+    group = next(g for g in find(network, images(2)).prunable if g.name == "stem.0")
+    expected = torch.zeros(8)
+    for layer in (network.stem[0], network.outer[0]):
+        flat = layer.weight.detach().flatten(1)
+        sums = torch.tensor([sum(float(torch.dist(a, b)) for b in flat) for a in flat])
+        expected += sums / sums.mean()
+    torch.testing.assert_close(Fpgm()(group), expected, rtol=1e-4, atol=1e-5)
+    _, alike = two_layers([[2.0], [2.0]], [[1.0, 1.0]])
+    assert Fpgm()(alike).tolist() == [0.0, 0.0]
+
+
+def test_random_is_the_same_each_time_and_another_for_each_group() -> None:
+    stem, *others = find(settled(Residual()), images(2)).prunable
+    assert torch.equal(Random()(stem), Random()(stem))
+    assert not torch.equal(Random()(stem)[:8], Random()(others[0])[:8])
+    assert float(Random()(stem).min()) >= 0 and float(Random()(stem).max()) < 1

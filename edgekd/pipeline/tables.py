@@ -1,0 +1,195 @@
+"""The latency table of a student as a step of its own: made once for its structure and this machine, kept in the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import digest, registry
+from edgekd.backend import open_backend
+from edgekd.errors import EdgekdError, UserError
+from edgekd.latency.table import FILE, PICTURE, RACE, Kind, Pricing, Table, measured_by
+from edgekd.pipeline.step import Step
+from edgekd.target import Target, this_machine
+
+if TYPE_CHECKING:
+    from edgekd.groups import Group
+    from edgekd.latency.design import Space, Widths
+    from edgekd.latency.table import Measured
+    from edgekd.pipeline.bench import Bench
+    from edgekd.pipeline.plan import Plan
+    from edgekd.store import Entry
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.parent
+CODE = (HERE / "bench.py", PACKAGE / "latency" / "table.py", PACKAGE / "latency" / "design.py")
+
+
+def step_of(stage: str) -> str:
+    """The name of the step that makes the table which the stage of that name prunes by."""
+    return f"latency table for {stage}"
+
+
+def target_of(plan: Plan) -> Target:
+    """The target that latency is measured on: the first that can be measured here. Raises UserError if there is none."""
+    for target in plan.targets:
+        if not target.unmeasured:
+            return target
+    reasons = "; ".join(f"{target.name}: {target.unmeasured}" for target in plan.targets)
+    hint = "add a target that this machine is, or prune by `ratio`"
+    raise UserError(f"no target's latency can be measured here: {reasons}", hint=hint)
+
+
+def machine_of(plan: Plan, target: Target) -> dict[str, Any]:
+    """What a table's latencies are true of: this machine, threads, and the versions of the backends."""
+    versions = {name: open_backend(name).versions() for name in _backends(plan, target)}
+    return {**_plain(this_machine()), "threads": plan.values.targets.threads, "versions": versions}
+
+
+def again(plan: Plan, target: Target) -> str:
+    """The command that measures the table anew."""
+    return f"edgekd table {plan.recipe.path.name} --target {target.name} --fresh"
+
+
+def kinds_of(plan: Plan, target: Target) -> list[Kind]:
+    """Every backend, in float and, where the recipe quantizes, in int8."""
+    precisions = ["float32", *(["int8"] if any(stage.gives == "quantized" for stage in plan.recipe.stages) else [])]
+    return [Kind(backend, precision) for backend in _backends(plan, target) for precision in precisions]
+
+
+def counting(plan: Plan, table: Table, target: Target) -> tuple[Kind, ...]:
+    """The kinds that a budget is of: those of the precision that the recipe ends in. Raises UserError if none was compiled."""
+    last = kinds_of(plan, target)[-1].precision
+    found = tuple(kind for kind in table.rows if kind.precision == last)
+    if not found:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in table.failed.items())
+        raise UserError(f"no {last} engine of the student could be measured: {reasons}", hint="name another backend")
+    return found
+
+
+def step(plan: Plan, stage: str, before: str) -> Step:
+    """The step that measures the student of the step `before`."""
+    target = target_of(plan)
+    name = step_of(stage)
+    key = plan.key("table", [before], _fields(plan, target), ["data"], [HERE / "tables.py", *CODE], packages=("torch",))
+
+    def make(out: Path) -> dict[str, Any]:
+        entry = measured(plan, before, target)
+        for file in (FILE, RACE, PICTURE):
+            shutil.copyfile(entry.path / file, out / file)
+        return {k: entry.facts[k] for k in ("kinds", "engines")}
+
+    return Step(name, key, (before, "target"), make)
+
+
+def measured(plan: Plan, before: str, target: Target, fresh: bool = False) -> Entry:
+    """The entry of the table, by what it depends on: structure, not weights. Measured unless it is there (or if `fresh`)."""
+    groups, space = _groups(plan, before)
+    key = digest.of_json(
+        [_structure(plan, before), space.to_json(), _fields(plan, target), [digest.of_source(p) for p in CODE]]
+    )
+    if fresh:
+        plan.store.remove(key)
+
+    def make(out: Path) -> dict[str, Any]:
+        return _measure(plan, before, target, groups, space, plan.store.work(key), out)
+
+    found = plan.store.make(key, f"latency table of {plan.values.student.factory}", make)
+    Table.read(found.path / FILE).check(machine_of(plan, target), again(plan, target))
+    return found
+
+
+def pricing(plan: Plan, stage: str, before: str, work: Path) -> Pricing:
+    """What the stage prunes by; engines of the plans that it measures are kept in `work` until it is finished."""
+    target = target_of(plan)
+    table = Table.read(plan.entry(step_of(stage)).path / FILE)
+    table.check(machine_of(plan, target), again(plan, target))
+    kinds = counting(plan, table, target)
+    groups, _ = _groups(plan, before)
+    bench = _bench(plan, before, target, groups, work)
+
+    def measure(widths: Widths) -> dict[Kind, Measured]:
+        raced, _ = bench.race([table.space.whole, widths], kinds, "the plan")
+        return {kind: measured_by(raced, kind, 2)[1] for kind in kinds}
+
+    return Pricing(table, kinds, measure)
+
+
+def _measure(
+    plan: Plan, before: str, target: Target, groups: list[Group], space: Space, work: Path, out: Path
+) -> dict[str, Any]:
+    from edgekd.latency.design import design
+    from edgekd.report.steps import draw
+
+    plans, kinds = design(space, plan.values.seed), kinds_of(plan, target)
+    raced, failed = _bench(plan, before, target, groups, work).race(plans, kinds, f"{len(plans)} widths")
+    for name, reason in failed.items():
+        plan.progress.say(f"  {name}: not in the table: {reason.splitlines()[0]}")
+    left = [kind for kind in kinds if kind.name not in failed]
+    rows = {kind: tuple(measured_by(raced, kind, len(plans))) for kind in left}
+    table = Table(space, machine_of(plan, target), tuple(plans), rows, failed, raced.disturbed)
+    (out / FILE).write_text(json.dumps(table.to_json()), "utf-8")
+    (out / RACE).write_text(json.dumps(raced.to_json()), "utf-8")
+    (out / PICTURE).write_text(draw(table), "utf-8")
+    return {"kinds": [kind.name for kind in left], "engines": len(plans) * len(left)}
+
+
+def _bench(plan: Plan, before: str, target: Target, groups: list[Group], work: Path) -> Bench:
+    from edgekd.pipeline.bench import Bench, write_narrowed
+
+    student, grid = plan.student(before), plan.grid()
+
+    def program(widths: Widths, precision: str, out: Path) -> None:
+        write_narrowed(student, groups, widths, precision, grid, out)
+
+    return Bench(
+        program=program,
+        target=target.model_dump(mode="json"),
+        threads=plan.values.targets.threads,
+        measure=plan.values.measure,
+        seed=plan.values.seed,
+        work=work,
+        progress=plan.progress,
+        timeout=plan.compile_timeout,
+    )
+
+
+def _groups(plan: Plan, before: str) -> tuple[list[Group], Space]:
+    """The student's prunable groups, and the widths that they may have. Raises UserError where there are none."""
+    from edgekd.groups import find, nothing
+    from edgekd.pipeline.bench import space_of
+
+    found = find(plan.student(before).network(), plan.roots.data().train[0][:2])
+    if not found.prunable:
+        raise nothing(found.whole)
+    return list(found.prunable), space_of(found.prunable, plan.channel_multiple)
+
+
+def _backends(plan: Plan, target: Target) -> list[str]:
+    return list(plan.values.targets.backends or target.usable)
+
+
+def _fields(plan: Plan, target: Target) -> dict[str, Any]:
+    """What a table depends on besides the student: machine, backends and how long they are measured."""
+    facts = target.model_dump(mode="json", include={"chip", "triple", "isa", "cores", "precisions"})
+    files = {name: digest.of_source(registry.file_of("backends", name)) for name in _backends(plan, target)}
+    kinds = [kind.name for kind in kinds_of(plan, target)]
+    measure = {**plan.values.measure.model_dump(), "seed": plan.values.seed}
+    return {"target": facts, "machine": machine_of(plan, target), "kinds": kinds, "files": files, "measure": measure}
+
+
+def _structure(plan: Plan, before: str) -> str:
+    """Digest of the network without its weights: the factory, its arguments, what earlier stages removed, the input."""
+    section, student = plan.values.student, plan.student(before)
+    if student.quantized is not None:
+        raise EdgekdError("a quantized student cannot be narrowed", hint="prune before quantize")
+    kept = [edit["kept"] for edit in student.edits]
+    source = plan.recipe.factory(section).digest()
+    return digest.of_json([section.factory, source, section.arguments, kept, student.signature["inputs"], plan.grid()])
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """As it is read back from JSON."""
+    return dict(json.loads(json.dumps(facts)))

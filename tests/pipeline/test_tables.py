@@ -1,0 +1,139 @@
+"""The latency table as a step of a plan, with real exports: made once, found by structure, refused from another machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import new_project
+from typer.testing import CliRunner
+
+from edgekd import api, cli
+from edgekd.errors import UserError
+from edgekd.latency.table import FILE, PICTURE, RACE, Kind, Table
+from edgekd.pipeline import tables
+from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.run import roots
+
+RECIPE = """\
+[student]
+factory = "{module}:student"
+width = 8
+[teacher]
+factory = "{module}:teacher"
+[data]
+factory = "{module}:data"
+[[stage]]
+use = "prune"
+criterion = "magnitude"
+budget = {{ latency = "0.99x" }}
+epochs = 0
+[targets]
+names = ["host"]
+backends = ["null"]
+[measure]
+processes = 1
+seconds = 0.05
+wait = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student with two groups, of 8 and 16 channels, on the simulated device: only one can be narrowed, to 8."""
+    recipe = new_project(tmp_path_factory.mktemp("tables") / "quarters_priced")
+    recipe.write_text(RECIPE.format(module="quarters_priced"))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def done(recipe: Path) -> Plan:
+    plan = api.prepare(recipe, store=recipe.parent / "store", quiet=True)
+    for name in ("teacher", "student", "latency table for prune", "prune"):
+        step = plan.steps[name]
+        plan.entries[name] = plan.store.make(step.key, step.label, step.make)
+    return plan
+
+
+def test_the_table_is_planned_before_the_stage_that_reads_it(recipe: Path) -> None:
+    plan = api.prepare(recipe, store=recipe.parent / "store", quiet=True)
+    names = list(plan.steps)
+    assert names[names.index("latency table for prune") + 1] == "prune"
+    assert plan.steps["latency table for prune"].reads == ("student", "target")
+    assert "latency table for prune" in plan.steps["prune"].reads
+    by_ratio = ['targets.names=["raspberry-pi-5"]', "prune.ratio=0.5", 'targets.backends=["onnxruntime"]']
+    with pytest.raises(UserError, match="both are given"):
+        api.prepare(recipe, overrides=by_ratio, store=recipe.parent / "store", quiet=True)
+
+
+def test_the_plan_is_measured_and_both_numbers_are_kept(done: Plan) -> None:
+    table = Table.read(done.entry("latency table for prune").path / FILE)
+    assert table.space.widths == {"0": (8,), "4": (8, 16)}
+    assert [dict(plan) for plan in table.plans] == [{"0": 8, "4": 16}, {"0": 8, "4": 8}]
+    facts = done.entry("prune").facts
+    assert facts["groups"] == {"0": {"before": 8, "after": 8}, "4": {"before": 16, "after": 8}} or facts["groups"] == {
+        "4": {"before": 16, "after": 8}
+    }
+    told = facts["latency"]
+    assert told["predicted"] == pytest.approx(told["measured"], rel=1e-6)
+    assert told["measured"] == pytest.approx(table.rows[Kind("null", "float32")][1].seconds, rel=1e-6)
+    assert told["measured"] < told["allowed"] < told["whole"]
+    assert not any((done.store.folder / "work").iterdir()), "engines of the table are not kept"
+
+
+def test_the_command_finds_the_same_table_and_shows_it(
+    done: Plan, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_measure", _not_again)
+    asked = ["table", str(recipe), "--store", str(done.store.folder), "--out", str(tmp_path), "--quiet"]
+    shown = CliRunner().invoke(cli.app, asked)
+    assert shown.exit_code == 0, shown.output
+    assert "float32 on null: whole 1" in shown.stdout and "predicted against measured, left out" in shown.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([FILE, RACE, PICTURE])
+    picture = (tmp_path / PICTURE).read_text()
+    assert picture.startswith("<svg ") and picture.count("<circle") == 1 + 2
+    as_json = CliRunner().invoke(cli.app, [*asked, "--json"])
+    found = json.loads(as_json.stdout)
+    assert found["predictor"]["float32 on null"]["error"]["largest"] >= 0
+    assert found["plans"][0] == {"0": 8, "4": 16}
+
+
+def _not_again(*_: Any) -> dict[str, Any]:
+    raise AssertionError("measured again")
+
+
+def test_a_table_from_another_machine_is_refused_with_the_command(
+    done: Plan, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was carried to another machine whose target says the same facts: the stage does not plan by its times."""
+    there = {**tables.machine_of(done, done.targets[0]), "cores": 96}
+    monkeypatch.setattr(tables, "machine_of", lambda plan, target: there)
+    with pytest.raises(UserError, match="the latency table was measured on another machine: cores") as caught:
+        tables.pricing(done, "prune", "student", done.store.folder)
+    assert caught.value.hint == "measure it again: edgekd table recipe.toml --target host --fresh"
+
+
+def test_a_target_that_is_not_here_cannot_price(recipe: Path) -> None:
+    with pytest.raises(
+        UserError, match="no target's latency can be measured here: raspberry-pi-5: the device is"
+    ) as caught:
+        api.prepare(recipe, overrides=['targets.names=["raspberry-pi-5"]'], store=recipe.parent / "store", quiet=True)
+    assert "ratio" in caught.value.hint
+
+
+def test_a_student_without_a_group_to_narrow_is_an_error(recipe: Path) -> None:
+    module = recipe.parent / "quarters_priced.py"
+    kept = module.read_text()
+    module.with_name("quarters_flat.py").write_text(
+        kept + "\ndef flat() -> nn.Module:\n    return nn.Sequential(nn.Flatten(), nn.Linear(256, 4))\n"
+    )
+    recipe_flat = recipe.with_name("flat.toml")
+    recipe_flat.write_text(recipe.read_text().replace('"quarters_priced:student"\nwidth = 8', '"quarters_flat:flat"'))
+    plan = api.prepare(recipe_flat, store=recipe.parent / "store", quiet=True)
+    roots(plan)
+    with pytest.raises(
+        UserError, match='no group of channels that can be pruned: "1": its channels are the network\'s'
+    ):
+        tables.measured(plan, "student", plan.targets[0])
