@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekd import onnx_recipe
 from edgekd.errors import UserError
 from edgekd.pipeline.plan import COMPILE_TIMEOUT, Plan
 from edgekd.progress import Progress
@@ -24,13 +25,25 @@ def prepare(
     store: str | Path | None = None,
     quiet: bool = False,
     compile_timeout: float = COMPILE_TIMEOUT,
+    calibration: str | Path | None = None,
+    teacher: str | Path | None = None,
+    targets: Sequence[str] = (),
 ) -> Plan:
     """Read a recipe and plan it; nothing is made yet. Raises UserError for whatever is wrong with the recipe.
 
-    `backends`: only these, whatever recipe and target list.
+    `backends`: only these, whatever recipe and target list; `targets` likewise. `recipe` may be an ONNX file: `calibration`
+    ("zero-shot", a folder, an .npz file) and `teacher` (another one) are for that alone.
     """
-    narrowed = [f"targets.backends={json.dumps(list(backends))}"] if backends else []
-    loaded: Loaded = load_recipe(Path(recipe), [*overrides, *narrowed])
+    path = Path(recipe)
+    narrowed = [f"targets.{k}={json.dumps(list(v))}" for k, v in (("backends", backends), ("names", targets)) if v]
+    of_file = None
+    if path.suffix == onnx_recipe.SUFFIX:
+        of_file = onnx_recipe.table(
+            path, str(calibration or onnx_recipe.ZERO_SHOT), None if teacher is None else Path(teacher)
+        )
+    elif calibration is not None or teacher is not None:
+        raise UserError(f"{path}: a recipe names its own calibration and teacher", hint="they are for an ONNX file")
+    loaded: Loaded = load_recipe(path, [*overrides, *narrowed], of_file)
     progress = Progress(quiet=quiet)
     plan = Plan(loaded, Store(Path(store) if store else default_folder()), progress, compile_timeout)
     for target in plan.targets:
@@ -49,10 +62,14 @@ def compile(
     quiet: bool = True,
     fresh: bool = False,
     compile_timeout: float = COMPILE_TIMEOUT,
+    calibration: str | Path | None = None,
+    teacher: str | Path | None = None,
+    targets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run a recipe and write its report and bundles into `out`; returns the report. `fresh` makes every step again.
 
-    `backends`: only these. `compile_timeout`: seconds for one engine; one that takes longer is a failed candidate.
+    `recipe` may be an ONNX file; `calibration` and `teacher` are for that: see `prepare`. `backends`, `targets`: only these.
+    `compile_timeout`: seconds for one engine; one that takes longer is a failed candidate.
     Raises UserError for the user's mistakes (before any work where they can be known), EdgekdError for what failed.
     """
     from edgekd.output import write_output
@@ -69,8 +86,9 @@ def compile(
     if not os.access(folder, os.W_OK) or not _writable(folder):
         raise UserError(f"cannot write into {folder}", hint="choose another folder with --out")
     plan = prepare(
-        recipe, overrides=overrides, backends=backends, store=store, quiet=quiet, compile_timeout=compile_timeout
-    )
+        recipe, overrides=overrides, backends=backends, store=store, quiet=quiet, compile_timeout=compile_timeout,
+        calibration=calibration, teacher=teacher, targets=targets,
+    )  # fmt: skip
     outcome = run(plan, fresh)
     report = report_of(plan, outcome)
     write_output(folder, plan, report)

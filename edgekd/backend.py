@@ -84,6 +84,10 @@ class Signature:
             made.append(np.asarray(values).astype(port.dtype))
         return made
 
+    def feed(self, seed: int) -> dict[str, Array]:
+        """The same noise by name of the input."""
+        return {port.name: value for port, value in zip(self.inputs, self.noise(seed), strict=True)}
+
 
 def _port(found: Mapping[str, Any]) -> Port:
     shape = tuple(n if isinstance(n, int) and n > 0 else str(n) for n in found["shape"])

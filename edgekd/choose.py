@@ -155,7 +155,7 @@ def _unfit(one: Candidate) -> str:
     """Why it may not be chosen whatever the budget is; empty if it may."""
     if one.latency is None:
         return "its latency was not measured"
-    if not one.integer:
+    if not one.integer or one.version == "student":  # a file that came quantized has no float to be faster than
         return ""
     if one.versus_float is None:
         return f"{one.precision} was not raced against float on {one.backend}, so nothing shows it faster"

@@ -26,6 +26,7 @@ Examples:
   edgekd compile recipe.toml --out out      teacher + student -> measured bundle
   edgekd compile recipe.toml --set distill.epochs=2 --set seed=1
   edgekd table recipe.toml                  what narrower layers would buy, measured
+  edgekd compile model.onnx --calibration inputs.npz
   edgekd measure out/bundles/host other/bundles/host
   edgekd verify out/bundles/host            its golden inputs, here
   edgekd check out/bundles/host --baseline main/bundles/host
@@ -43,7 +44,7 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 app.add_typer(targets_app, name="targets")
 
-RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file", metavar="RECIPE")]
+RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file; or an ONNX file", metavar="RECIPE")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report and the bundles")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a field: distill.epochs=2")
@@ -54,6 +55,11 @@ Plugins = Annotated[
 
 
 Backends = Annotated[list[str] | None, typer.Option("--backend", metavar="NAME", help="only this one, or these")]
+Targets = Annotated[list[str] | None, typer.Option("--target", metavar="NAME", help="for this device, or these")]
+Calibrate = Annotated[
+    str | None, typer.Option(metavar="WHAT", help="of an ONNX file: zero-shot, a folder of images, an .npz file")
+]
+TeacherOpt = Annotated[Path | None, typer.Option(metavar="FILE", help="of an ONNX file: another, to compare with")]
 
 
 def _version(asked: bool) -> None:
@@ -84,6 +90,9 @@ def compile(
     store: StoreOpt = None,
     plugin: Plugins = None,
     backend: Backends = None,
+    target: Targets = None,
+    calibration: Calibrate = None,
+    teacher: TeacherOpt = None,
     compile_timeout: Annotated[float, typer.Option(min=0.1, help="seconds that compiling one engine may take")] = 1800,
     fresh: Annotated[bool, typer.Option("--fresh", help="make every step again")] = False,
     as_json: Json = False,
@@ -91,7 +100,8 @@ def compile(
 ) -> None:
     """Run a recipe, from teacher and student to bundle.
 
-    Distil, prune, quantize, export, compile, measure, choose, bundle; finished steps are taken from the store.
+    Distil, prune, quantize, export, compile, measure, choose, bundle; finished steps are taken from the store. An ONNX file is
+    quantized, compiled and raced as it comes: without labels, agreement with the float file stands in for a metric.
     """
     from edgekd import api, registry
 
@@ -100,7 +110,7 @@ def compile(
     with redirect_stdout(sys.stderr):  # stdout is data: what the user's code prints is talk
         report = api.compile(
             recipe, out, overrides=overrides or [], backends=backend or [], store=store, quiet=quiet, fresh=fresh,
-            compile_timeout=compile_timeout,
+            compile_timeout=compile_timeout, calibration=calibration, teacher=teacher, targets=target or [],
         )  # fmt: skip
     if as_json:
         print(json.dumps(report, indent=1))
@@ -118,6 +128,9 @@ def plan(
     recipe: RecipeArg,
     overrides: Sets = None,
     backend: Backends = None,
+    target: Targets = None,
+    calibration: Calibrate = None,
+    teacher: TeacherOpt = None,
     store: StoreOpt = None,
     plugin: Plugins = None,
     as_json: Json = False,
@@ -129,7 +142,10 @@ def plan(
     for spec in plugin or []:
         registry.add_plugin(spec)
     with redirect_stdout(sys.stderr):
-        planned = api.prepare(recipe, overrides=overrides or [], backends=backend or [], store=store)
+        planned = api.prepare(
+            recipe, overrides=overrides or [], backends=backend or [], store=store, calibration=calibration,
+            teacher=teacher, targets=target or [],
+        )  # fmt: skip
     hits = cached(planned)
     rows = [
         {"step": name, "cached": hits[name], "reads": list(step.reads), "key": step.key}

@@ -93,7 +93,7 @@ def first_loss(
     if allowed_drop is None or not after:
         return None
     share = allowed_drop / len({row.row for row in after})
-    for change in losses(rows, reference, samples if metric == "accuracy" else 0):
+    for change in losses(rows, reference, samples if metric in words.SHARES else 0):
         if change is not None and change.lost > share + ROUNDING:
             text = _sentence(change, share, allowed_drop, metric)
             return FirstLoss(

@@ -41,7 +41,8 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
         previews = {}
         for shown in report["calibration"]:
             if shown["preview"]:
-                previews[shown["preview"]] = (plan.entry(step_of(shown["version"])).path / PREVIEW).read_bytes()
+                step = "samples" if plan.of_file else step_of(shown["version"])
+                previews[shown["preview"]] = (plan.entry(step).path / PREVIEW).read_bytes()
                 write_whole(folder / shown["preview"], previews[shown["preview"]])
         texts = {
             "report.json": json.dumps(report, indent=1) + "\n",
@@ -97,4 +98,4 @@ def _golden(plan: Plan, candidate: Candidate) -> dict[str, Any]:
     import numpy as np
 
     with np.load(plan.entry(candidate.step("evaluate")).path / "golden.npz", allow_pickle=False) as stored:
-        return {name: stored[name] for name in ("inputs", "outputs")}
+        return {name: stored[name] for name in stored.files}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from edgekd import registry
+from edgekd import onnx_recipe, registry
 from edgekd.errors import UserError, nearest
 from edgekd.factory import Factory
 from edgekd.sections import BudgetSection, Made, MeasureSection, Recipe, TargetsSection
@@ -31,6 +31,7 @@ class Loaded:
     def __init__(self, path: Path, text: str, values: Recipe, raw: dict[str, Any]) -> None:
         self.path, self.text, self.values, self.raw = path, text, values, raw
         self.folder = path.parent
+        self.name = path.stem if path.suffix == onnx_recipe.SUFFIX else self.folder.name
         self.stages: tuple[Stage, ...] = tuple(self._stage(i, table) for i, table in enumerate(values.stage))
         self._check()
 
@@ -73,10 +74,14 @@ class Loaded:
 
         values = self.values
         key: list[str | int] = []
+        if values.student.use == "onnx":
+            onnx_recipe.check(self)
         for name in ("student", "teacher", "data"):
             section = getattr(values, name)
-            if section is None:
+            if section is None or values.student.use == "onnx":
                 continue
+            if name != "teacher" and not section.factory:
+                raise self.error([name, "factory"], "is missing")
             try:
                 own = name == "teacher" and section.use != "module"
                 known = registry.parameters("teachers", section.use) if own else self.factory(section).parameters()
@@ -119,12 +124,15 @@ class Loaded:
                     find_calibration(stage.calibration, self.folder)
         except UserError as error:
             raise self.error(key, error.message, error.hint) from None
-        given = "student"
+        given = "file" if values.student.use == "onnx" else "student"
         for index, stage in enumerate(self.stages):
             if stage.takes != given:
-                before = values.stage[index - 1]["use"]
+                before = values.stage[index - 1]["use"] if index else "[student]"
                 message = f'"{values.stage[index]["use"]}" takes a {stage.takes}, "{before}" gives a {given}'
-                raise self.error(["stage", index, "use"], message, hint=f'put it before "{before}"')
+                hint = (
+                    f'put it before "{before}"' if index else f'an ONNX file is quantized by "{onnx_recipe.STAGE}" only'
+                )
+                raise self.error(["stage", index, "use"], message, hint=hint)
             given = stage.gives
             if "teacher" in stage.reads and values.teacher is None:
                 raise self.error(["stage", index, "use"], "needs a teacher", hint="add a [teacher] section")
@@ -132,11 +140,16 @@ class Loaded:
 
 def trainable() -> list[str]:
     """Stages that a recipe lists; the others (export, compile, …) follow by themselves."""
-    return ["distill", "prune", "quantize"]
+    return ["distill", "prune", "quantize", onnx_recipe.STAGE]
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read a recipe, with `--set` overrides such as "distill.epochs=2". Raises UserError for whatever is wrong with it."""
+def load(path: Path, overrides: Sequence[str] = (), of_file: Mapping[str, Any] | None = None) -> Loaded:
+    """Read a recipe, with `--set` overrides such as "distill.epochs=2". Raises UserError for whatever is wrong with it.
+
+    `of_file`: the recipe that an ONNX file at `path` stands for, as `onnx_recipe.table` gives it.
+    """
+    if of_file is not None:
+        return _loaded(path, "", dict(of_file), overrides)
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -146,6 +159,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
+    return _loaded(path, text, raw, overrides)
+
+
+def _loaded(path: Path, text: str, raw: dict[str, Any], overrides: Sequence[str]) -> Loaded:
     for override in overrides:
         _override(raw, override)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -25,8 +25,10 @@ class Made(Section):
 
 
 class StudentSection(Made):
-    """The network to ship. `weights`: a safetensors file to start from."""
+    """The network to ship: a torch factory, with `weights` a safetensors file to start from; or (`use = "onnx"`) a file."""
 
+    use: Literal["module", "onnx"] = "module"
+    factory: str = ""
     weights: str | None = None
 
 
@@ -39,8 +41,14 @@ class TeacherSection(Made):
 
 
 class DataSection(Made):
-    """The data factory, the metric (higher is better), and files that the factory reads behind Python's back."""
+    """The data factory, the metric (higher is better), and files that the factory reads behind Python's back.
 
+    For a student that is an ONNX file there is no factory: `use = "noise"`, or "images" or "npz" with their `path`.
+    """
+
+    use: Literal["module", "noise", "images", "npz"] = "module"
+    factory: str = ""
+    path: str = Field("", description='the folder of "images", the file of "npz"')
     metric: str = Field("accuracy", description='"accuracy", or "module:function" taking (outputs, targets)')
     files: tuple[str, ...] = ()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd import registry
 from edgekd.errors import UserError
+from edgekd.pipeline.step import TORCH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,20 +79,24 @@ class Context:
     """The target's: numbers of kept channels are multiples of it."""
     grid: str
     """Name of the number grid that the target's backends have fast kernels for: "affine", "symmetric"."""
+    arrays: Callable[[], list[np.ndarray]] = list
+    """Of a student that is an ONNX file: what to calibrate on, [n, ...] for each of its inputs."""
 
 
 class Stage(ABC):
     """A frozen dataclass whose fields are its configuration. It takes one kind of student and gives one.
 
-    takes, gives: "student" (float) or "quantized".
+    takes, gives: "student" (float) or "quantized"; of an ONNX file "file" or "quantized file".
     reads: which of {"teacher", "data", "calibration", "target"} its result depends on, besides its fields.
     precision: of what it gives: "float32", "int8", or one that can only be simulated, such as "W4A4".
+    packages: distributions whose versions its result depends on.
     """
 
     takes: ClassVar[str] = "student"
     gives: ClassVar[str] = "student"
     reads: ClassVar[frozenset[str]] = frozenset()
     precision: ClassVar[str] = "float32"
+    packages: ClassVar[tuple[str, ...]] = TORCH
     calibration: str = ""
 
     @property

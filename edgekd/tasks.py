@@ -50,15 +50,17 @@ def evaluate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
     `inputs` and `outputs` are .npy files, one per port, samples along the first dimension; the outputs are written.
     `batch` (default 1) counts where the engine's batch dimension is dynamic; a fixed one is kept, the last batch padded.
+    Inputs of one dimension more than their ports hold whole inputs, run one by one; outputs are stacked then.
     """
     add_plugins(request)
     arrays = [np.load(path, mmap_mode="r", allow_pickle=False) for path in request["inputs"]]
     with load_engine(Path(request["engine"])) as session:
         ports = session.signature.inputs
-        fixed = {port.shape[0] for port in ports if port.shape and isinstance(port.shape[0], int)}
+        whole = any(array.ndim > len(port.shape) for array, port in zip(arrays, ports, strict=False))
+        fixed = {port.shape[0] for port in ports if not whole and port.shape and isinstance(port.shape[0], int)}
         if len(fixed) > 1:
             raise UserError(f"the engine's inputs have different batch sizes: {sorted(fixed, key=str)}")
-        batch = int(next(iter(fixed), request.get("batch") or 1))
+        batch = 1 if whole else int(next(iter(fixed), request.get("batch") or 1))
         counts = {len(array) for array in arrays}
         if len(counts) != 1 or counts == {0}:
             raise UserError(f"the input files must hold equally many samples, at least one; they hold {sorted(counts)}")
@@ -67,9 +69,11 @@ def evaluate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         started = told = time.monotonic()
         for start in range(0, total, batch):
             size = min(batch, total - start)
-            outputs = session.run(_slice(arrays, start, size, batch if fixed else size))
-            for kept, values in zip(found, outputs, strict=True):
-                kept.append(values[:size])
+            taken = (
+                [np.array(x[start]) for x in arrays] if whole else _slice(arrays, start, size, batch if fixed else size)
+            )
+            for kept, values in zip(found, session.run(taken), strict=True):
+                kept.append(np.asarray(values)[None] if whole else values[:size])
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 progress({"done": start + size, "total": total})

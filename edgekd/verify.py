@@ -112,7 +112,13 @@ def _golden(folder: Path, session: Session) -> tuple[list[list[Array]], list[Arr
     sizes = {len(array) for array in (*inputs, *outputs)}
     if len(sizes) != 1 or not min(sizes):
         raise UserError(f"{folder / 'golden.npz'}: its arrays hold different numbers of samples: {sorted(sizes)}")
-    return [[array[i : i + 1] for array in inputs] for i in range(len(inputs[0]))], outputs
+    return [
+        [
+            np.array(x[i]) if x.ndim > len(port.shape) else x[i : i + 1]
+            for x, port in zip(inputs, signature.inputs, strict=True)
+        ]
+        for i in range(len(inputs[0]))
+    ], outputs
 
 
 def _timed(session: Session, inputs: Sequence[Array]) -> tuple[int, float]:
@@ -129,7 +135,8 @@ def _compared(found: Sequence[Sequence[Array]], expected: Sequence[Array]) -> tu
     same_class, largest = 0, 0.0
     for index, outputs in enumerate(found):
         for number, (output, golden) in enumerate(zip(outputs, expected, strict=True)):
-            a, b = output[0].astype(np.float64).ravel(), golden[index].astype(np.float64).ravel()
+            b = golden[index].astype(np.float64).ravel()
+            a = np.asarray(output if np.ndim(output) == golden[index].ndim else output[0]).astype(np.float64).ravel()
             if number == 0:
                 same_class += int(a.argmax() == b.argmax())
             with np.errstate(invalid="ignore"):

@@ -10,12 +10,8 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
-
-import numpy as np
 
 from edgekd.backend import (
     Array,
@@ -49,7 +45,6 @@ FLOAT = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum"}
     | {"LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"}
 )
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
 class OnnxRuntimeSession(Session):
@@ -100,11 +95,12 @@ class OnnxRuntime(Backend):
         """Raises EdgekdError if ONNX Runtime refuses the file, or its inputs and outputs are not the signature's."""
         import onnx
 
+        from edgekd.onnx_slim import slimmed
         from edgekd.quant.rebase import rebase, strip
 
         about, signature = read_json(program / "program.json"), Signature.read(program)
         model = onnx.load(program / FILE)
-        model = rebase(model) if about["precision"] == "int8" else _slimmed(model, signature)
+        model = rebase(model) if about["precision"] == "int8" else slimmed(model, signature.feed(0))
         onnx.save(strip(model), out / FILE)
         options = {
             "intra_op_num_threads": threads,
@@ -189,6 +185,8 @@ def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | Non
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     for key, value in options["entries"].items():
         settings.add_session_config_entry(key, value)
+    if not options.get("optimise", True):
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimised:
         settings.optimized_model_filepath = str(optimised)
     if "profile" in options:
@@ -242,29 +240,3 @@ def _refusals(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, str]]:
         if answers[key]:
             refused.append((node, answers[key]))
     return refused
-
-
-def _slimmed(model: onnx.ModelProto, signature: Signature) -> onnx.ModelProto:
-    """The model after onnxslim's folding, if that is installed and the runtime gives the same outputs; else as it came."""
-    if find_spec("onnxslim") is None:
-        return model
-    slim: onnx.ModelProto | None = import_module("onnxslim").slim(model)
-    if slim is None:
-        return model
-    feed = {port.name: value for port, value in zip(signature.inputs, signature.noise(0), strict=True)}
-    names = [port.name for port in signature.outputs]
-    try:
-        before, after = _outputs(model, names, feed), _outputs(slim, names, feed)
-    except EdgekdError:
-        return model
-    same = all(np.allclose(a, b, **CLOSE, equal_nan=True) for a, b in zip(before, after, strict=True))
-    return slim if same else model
-
-
-def _outputs(model: onnx.ModelProto, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
-    session = _open(model.SerializeToString(), PLAIN)
-    try:
-        found: list[Array] = session.run(names, feed)
-    except Exception as error:
-        raise EdgekdError(f"onnxruntime cannot run the model: {' '.join(str(error).split())}") from None
-    return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd import registry
 from edgekd.backend import open_backend
+from edgekd.pipeline import onnx_judge
 from edgekd.pipeline.step import TORCH, Candidate, Step, Version, judged
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ EXPORT = ("torch", "torchao", "onnxscript", "onnx")
 def add_judges(plan: Plan) -> None:
     """Every version judged in torch: its program, and for a quantized one its fake-quantized network as well."""
     for version in plan.versions:
-        kinds = ("fake-quantized", "program") if version.quantized else ("network",)
-        for kind in kinds:
-            _add_judge(plan, version, kind)
+        for kind in version.judged_as:
+            if version.is_program:
+                plan.add(*onnx_judge.judge(plan, version))
+            else:
+                _add_judge(plan, version, kind)
 
 
 def _add_judge(plan: Plan, version: Version, kind: str) -> None:
@@ -48,7 +51,9 @@ def _add_judge(plan: Plan, version: Version, kind: str) -> None:
 
 
 def add_export(plan: Plan, version: Version) -> None:
-    name = f"export {version.name}"
+    if version.is_program:
+        return
+    name = version.program
     reads = ["student"] if version.is_file else []
     key = plan.key("export", [version.name, *reads], {}, [], [HERE / "engines.py"], packages=EXPORT)
 
@@ -65,7 +70,7 @@ def add_export(plan: Plan, version: Version) -> None:
 
 
 def add_compile(plan: Plan, candidate: Candidate) -> None:
-    program = f"export {candidate.version.name}"
+    program = candidate.version.program
     backend, threads = candidate.backend, plan.values.targets.threads
     facts = candidate.target.model_dump(mode="json")
     fields = {
@@ -87,23 +92,25 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
 
 def add_evaluate(plan: Plan, candidate: Candidate) -> None:
     engine = candidate.step("compile")
-    kind = "program" if candidate.version.quantized else "network"
-    program = judged(candidate.version, kind)
+    program = judged(candidate.version, candidate.version.judged_as[-1])
     inputs = [engine, program, *(["judge teacher"] if "judge teacher" in plan.steps else [])]
     key = plan.key("evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=())
 
     def make(out: Path) -> dict[str, Any]:
         from edgekd.pipeline.engines import evaluate, parity_of
-        from edgekd.pipeline.judge import JUDGED, read_outputs, scores
 
-        data = plan.roots.data()
-        arrays = {split: data.split(split)[0].numpy() for split in JUDGED}
-        label = f"evaluate {candidate.name}"
-        outputs = evaluate(plan.entry(engine).path, out, arrays, plan.values.targets.threads, plan.progress, label)
+        label, folder = f"evaluate {candidate.name}", plan.entry(engine).path
+        arrays = {split: plan.arrays(split) for split in ("validation", "test")}
+        found = evaluate(folder, out, arrays, plan.values.targets.threads, plan.progress, label)
+        if candidate.version.is_program:
+            return onnx_judge.evaluated(plan, candidate.version, found)
+        from edgekd.pipeline.judge import read_outputs, scores
+
+        data, outputs = plan.roots.data(), {split: arrays[0] for split, arrays in found.items()}
         teacher = read_outputs(plan.entry("judge teacher").path) if "judge teacher" in plan.entries else None
         facts = scores(outputs, data, plan.roots.metric(), teacher)
         torch_outputs = read_outputs(plan.entry(program).path)
-        return {**facts, "parity": parity_of(outputs, torch_outputs, candidate.version.precision)}
+        return {**facts, "parity": parity_of(outputs["test"], torch_outputs["test"], candidate.version.precision)}
 
     plan.add(candidate.step("evaluate"), Step(candidate.step("evaluate"), key, (*inputs, "data"), make))
 
@@ -126,7 +133,7 @@ def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:
         from edgekd.pipeline.measure import measure
 
         engines = {c.name: plan.entry(c.step("compile")).path for c in candidates}
-        return measure(engines, out, plan.values, plan.roots.data().validation[0].numpy(), plan.progress, target.name)
+        return measure(engines, out, plan.values, plan.arrays("validation"), plan.progress, target.name)
 
     plan.add(name, Step(name, key, (*inputs, "target"), make))
     return name

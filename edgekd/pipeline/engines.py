@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekd import worker
-from edgekd.backend import open_backend
+from edgekd.backend import Signature, open_backend
+from edgekd.bundle import golden_names
 from edgekd.errors import EdgekdError
 from edgekd.metric import parity
 
@@ -73,38 +74,50 @@ def compile_engine(
 def evaluate(
     engine: Path,
     out: Path,
-    inputs: Mapping[str, np.ndarray],
+    inputs: Mapping[str, Sequence[np.ndarray]],
     threads: int,
     progress: Progress,
     label: str,
-) -> dict[str, np.ndarray]:
-    """The engine's outputs on each split's inputs, one sample at a time as an app runs it; kept in `outputs.npz`.
+) -> dict[str, list[np.ndarray]]:
+    """The engine's outputs on each split's inputs, an array a port, one sample at a time as an app runs it.
 
-    The first of the validation split go into `golden.npz`, inputs and outputs: what a bundle proves itself by.
+    All are kept in `outputs.npz`; the first of the validation split, inputs and outputs, go into `golden.npz`: what a bundle
+    proves itself by.
     """
-    found: dict[str, np.ndarray] = {}
-    with progress.task(label, sum(len(x) for x in inputs.values())) as task:
+    found: dict[str, list[np.ndarray]] = {}
+    ports = Signature.read(engine).outputs
+    with progress.task(label, sum(len(x[0]) for x in inputs.values())) as task:
         for split, values in inputs.items():
-            files = {side: out / f"{split}-{side}.npy" for side in ("inputs", "outputs")}
-            np.save(files["inputs"], values)
-            request = {
-                "engine": str(engine),
-                "inputs": [str(files["inputs"])],
-                "outputs": [str(files["outputs"])],
-                "plugins": plugins(),
+            files = {
+                "inputs": [out / f"{split}-inputs-{i}.npy" for i in range(len(values))],
+                "outputs": [out / f"{split}-outputs-{i}.npy" for i in range(len(ports))],
             }
+            for file, array in zip(files["inputs"], values, strict=True):
+                np.save(file, array)
+            named = {side: [str(file) for file in those] for side, those in files.items()}
+            request = {"engine": str(engine), **named, "plugins": plugins()}
             worker.call("evaluate", request, env=worker.thread_env(threads), on_progress=_advancing(task.advance))
-            found[split] = np.load(files["outputs"], allow_pickle=False)
-            for file in files.values():
+            found[split] = [np.load(file, allow_pickle=False) for file in files["outputs"]]
+            for file in (*files["inputs"], *files["outputs"]):
                 file.unlink()
-    np.savez(out / "outputs.npz", **found)  # type: ignore[arg-type]  # numpy types its keyword arguments as bool
-    total = len(found["validation"])
-    spread = (
-        np.linspace(0, total - 1, min(GOLDEN, total)).round().astype(int)
-    )  # over a split that may be sorted by class
-    golden = {"inputs": inputs["validation"][spread], "outputs": found["validation"][spread]}
-    np.savez(out / "golden.npz", **golden)
+    write_arrays(out / "outputs.npz", found)
+    total = len(found["validation"][0])
+    spread = np.linspace(0, total - 1, min(GOLDEN, total)).round().astype(int)  # the split may be sorted by class
+    golden = {"inputs": inputs["validation"], "outputs": found["validation"]}
+    write_arrays(out / "golden.npz", {side: [array[spread] for array in arrays] for side, arrays in golden.items()})
     return found
+
+
+def write_arrays(file: Path, arrays: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """An .npz file with the arrays of each name, one called by the name alone, several by name and number."""
+    named = {key: a for name, those in arrays.items() for key, a in zip(golden_names(name, those), those, strict=True)}
+    np.savez(file, **named)  # type: ignore[arg-type]  # numpy types its keyword arguments as bool
+
+
+def read_arrays(file: Path, name: str, count: int) -> list[np.ndarray]:
+    """The `count` arrays that `write_arrays` wrote under that name."""
+    with np.load(file, allow_pickle=False) as stored:
+        return [stored[key] for key in golden_names(name, range(count))]
 
 
 def _advancing(advance: Callable[[float], None]) -> Callable[[dict[str, Any]], None]:
@@ -119,15 +132,14 @@ def _advancing(advance: Callable[[float], None]) -> Callable[[dict[str, Any]], N
     return report
 
 
-def parity_of(outputs: Mapping[str, np.ndarray], program: Mapping[str, np.ndarray], precision: str) -> dict[str, float]:
-    """The engine's outputs against the program's in torch, on the test split.
+def parity_of(ours: np.ndarray, theirs: np.ndarray, precision: str) -> dict[str, float]:
+    """One output of the engine against the program's, [n, ...], on the test split.
 
     The step is that of an 8-bit grid over the program's outputs; for float32, of its spacing at the largest output.
     """
-    theirs = program["test"]
     span = float(theirs.max() - theirs.min())
-    step = span / 255 if precision == "int8" else float(np.spacing(np.abs(theirs).max()))
-    return parity(outputs["test"], theirs, max(step, 1e-30))
+    step = span / 255 if precision == "int8" else float(np.spacing(np.abs(theirs, dtype=np.float32).max()))
+    return parity(ours, theirs, max(step, 1e-30))
 
 
 def plugins() -> list[str]:

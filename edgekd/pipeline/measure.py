@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,21 @@ SAMPLES = 64
 
 
 def measure(
-    engines: Mapping[str, Path], out: Path, values: Recipe, inputs: np.ndarray, progress: Progress, target: str
+    engines: Mapping[str, Path],
+    out: Path,
+    values: Recipe,
+    inputs: Sequence[np.ndarray],
+    progress: Progress,
+    target: str,
 ) -> dict[str, Any]:
-    """Race the engines on real inputs; write `race.json`, return latencies and ratios."""
-    fed = out / "inputs.npy"
-    np.save(fed, inputs[:SAMPLES])
+    """Race the engines on real inputs, an array a port; write `race.json`, return latencies and ratios."""
+    fed = [out / f"inputs-{i}.npy" for i in range(len(inputs))]
+    for file, array in zip(fed, inputs, strict=True):
+        np.save(file, array[:SAMPLES])
     with progress.task(f"measure on {target}", total=1.0) as task:
         result = race(
             engines,
-            inputs=[fed],
+            inputs=fed,
             processes=values.measure.processes,
             seconds=values.measure.seconds,
             threads=values.targets.threads,
@@ -38,7 +44,8 @@ def measure(
             wait=values.measure.wait,
             on_progress=advancing(task),
         )
-    fed.unlink()
+    for file in fed:
+        file.unlink()
     (out / "race.json").write_text(json.dumps(result.to_json()), "utf-8")
     return summary(result)
 

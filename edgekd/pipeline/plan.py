@@ -18,13 +18,16 @@ from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
-from edgekd.pipeline import tables
+from edgekd.pipeline import onnx_steps, tables
 from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
 from edgekd.pipeline.sources import digests_of
-from edgekd.pipeline.step import TORCH, Candidate, Step, Version, key_of
+from edgekd.pipeline.step import Candidate, Step, Version, key_of
 from edgekd.target import Calibration, find_calibration, find_target
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
     from edgekd.pipeline.roots import Roots
     from edgekd.progress import Progress
     from edgekd.recipe import Loaded
@@ -97,7 +100,7 @@ class Plan:
     def reference(self) -> Version:
         """The last float student before compression: what a drop of the metric is measured from."""
         students = [v for v in self.versions if v.name != "teacher"]
-        compressed = next((i for i, v in enumerate(students) if v.stage in ("prune", "quantize")), len(students))
+        compressed = next((i for i, v in enumerate(students) if v.quantized or v.stage == "prune"), len(students))
         return students[max(compressed - 1, 0)]
 
     def entry(self, name: str) -> Entry:
@@ -107,9 +110,28 @@ class Plan:
         """The student (or the teacher, seen as one) that the step `name` made."""
         from edgekd.student import Student
 
+        if self.of_file:
+            return Student(self.entry(name).path, self._no_network)
         if name == "teacher":
             return self.roots.teacher_student(self.entry(name).path)
         return Student(self.entry(name).path, self.roots.student_factory)
+
+    @property
+    def of_file(self) -> bool:
+        """Whether the student came as an ONNX file."""
+        return self.values.student.use == "onnx"
+
+    @property
+    def metric(self) -> str:
+        """The name of the score; of an ONNX file it is known once the samples are."""
+        return str(self.entry("samples").facts["metric"]) if self.of_file else self.values.data.metric
+
+    def arrays(self, split: str) -> list[np.ndarray]:
+        """The inputs of a split, [n, ...] for each input of the student."""
+        return onnx_steps.arrays(self, split) if self.of_file else [self.roots.data().split(split)[0].numpy()]
+
+    def _no_network(self) -> nn.Module:
+        raise EdgekdError("an ONNX file has no network for torch")
 
     def add(self, name: str, step: Step) -> None:
         self.steps[name] = step
@@ -123,6 +145,19 @@ class Plan:
         return key_of(kind, inputs=keys, fields=fields, reads={**digests, **more.pop("digests", {})}, code=code, **more)
 
     def _roots_and_stages(self) -> None:
+        if self.of_file:
+            onnx_steps.add_roots(self)
+        else:
+            self._roots()
+        uses = [table["use"] for table in self.values.stage]
+        before = "student"
+        for index, (use, stage) in enumerate(zip(uses, self.recipe.stages, strict=True)):
+            name = use if uses.count(use) == 1 else f"{use} {uses[: index + 1].count(use)}"
+            self._stage(name, use, stage, before)
+            self.versions.append(Version(name, use, stage.precision, is_program=self.of_file))
+            before = name
+
+    def _roots(self) -> None:
         seed, code = self.values.seed, [HERE / "roots.py"]
         inputs: tuple[str, ...] = ()
         if self.values.teacher is not None:
@@ -134,13 +169,6 @@ class Plan:
         key = self.key("student", inputs, {"seed": seed}, ["student", "data"], code)
         self.add("student", Step("student", key, ("student", "data", *inputs), self._make_student))
         self.versions.append(Version("student", "student", "float32"))
-        uses = [table["use"] for table in self.values.stage]
-        before = "student"
-        for index, (use, stage) in enumerate(zip(uses, self.recipe.stages, strict=True)):
-            name = use if uses.count(use) == 1 else f"{use} {uses[: index + 1].count(use)}"
-            self._stage(name, use, stage, before)
-            self.versions.append(Version(name, use, stage.precision))
-            before = name
 
     def _make_teacher(self, out: Path) -> dict[str, Any]:
         return self.roots.make_teacher(out)
@@ -154,7 +182,8 @@ class Plan:
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
         shown = self._calibration(name, calibration, before) if calibration is not None else ""
         priced = self._table(name, before) if stage.priced else ""
-        inputs = (before, *(["teacher"] if with_teacher else []), *(step for step in (shown, priced) if step))
+        calibrated = shown or ("samples" if self.of_file else "")
+        inputs = (before, *(["teacher"] if with_teacher else []), *(step for step in (calibrated, priced) if step))
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
         if calibration is not None:
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))
@@ -164,12 +193,14 @@ class Plan:
         reads = ["data", "metric"] if "data" in stage.reads or "calibration" in stage.reads else []
         fields = {"seed": self.values.seed, **asdict(stage)}  # type: ignore[call-overload]  # every stage is a dataclass
         code = [registry.file_of("stages", use)]
-        key = self.key(use, inputs, fields, reads, code, digests=files, packages=TORCH)
+        key = self.key(use, inputs, fields, reads, code, digests=files, packages=stage.packages)
 
         def make(out: Path) -> dict[str, Any]:
+            student = self.student(before)
+            if self.of_file:
+                return stage.run(student, onnx_steps.context(self, self.store.work(key), grid), out)
             from edgekd.pipeline.context import stage_context
 
-            student = self.student(before)
             context = stage_context(
                 self.roots,
                 teacher=lambda: self.roots.teacher(self.entry("teacher").path),

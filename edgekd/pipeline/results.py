@@ -13,6 +13,8 @@ from edgekd import digest
 from edgekd.backend import open_backend, read_json
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
+from edgekd.metric import EXACT
+from edgekd.pipeline import onnx_steps
 from edgekd.pipeline.calibration import preview_of, step_of
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
@@ -22,7 +24,7 @@ from edgekd.report.figures import Ratio
 from edgekd.report.schema import Candidate, LedgerRow, Report
 from edgekd.target import Target, find_target
 
-ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned"}
+ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned", "quantize_onnx": "quantized"}
 NO_KERNELS = "simulated in torch: no runtime here has kernels for {}"
 PACKAGES = ("torch", "torchao", "torch-pruning", "numpy", "onnx", "onnxscript", "onnxruntime")
 
@@ -30,21 +32,23 @@ PACKAGES = ("torch", "torchao", "torch-pruning", "numpy", "onnx", "onnxscript", 
 def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """The content of report.json, checked against its schema."""
     values = plan.values
-    splits = plan.entry("student").facts["splits"]
+    splits = plan.entry("samples" if plan.of_file else "student").facts["splits"]
     rows = _ledger(plan)
-    lost = first_loss(rows, plan.reference.name, values.budget.metric_drop, splits["test"], values.data.metric)
+    lost = first_loss(rows, plan.reference.name, values.budget.metric_drop, splits["test"], plan.metric)
     content = {
         "schema": 1,
         "edgekd": edgekd.__version__,
-        "name": plan.recipe.folder.name,
+        "name": plan.recipe.name,
         "seed": values.seed,
-        "metric": {"name": values.data.metric, "reference": plan.reference.name},
+        "metric": {"name": plan.metric, "reference": plan.reference.name},
         "splits": splits,
         "budget": values.budget.model_dump(),
         "ledger": [row.model_dump() for row in rows],
         "first_loss": lost.model_dump() if lost else None,
         "targets": [_target(plan, target, outcome) for target in plan.targets],
-        "calibration": [_calibration(plan, stage) for stage in plan.calibrations],
+        "calibration": onnx_steps.calibration_sets(plan)
+        if plan.of_file
+        else [_calibration(plan, s) for s in plan.calibrations],
         "plan": [
             {
                 "step": name,
@@ -99,7 +103,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
     rows: list[dict[str, Any]] = []
     sizes: Mapping[str, Any] = {}
     for version in plan.versions:
-        if version.quantized:
+        if version.quantized and not version.is_program:
             program = "simulated" if version.simulated else "exported"
             note = NO_KERNELS.format(version.precision) if version.simulated else ""
             for kind, row in (("fake-quantized", "fake-quantized"), ("program", program)):
@@ -114,13 +118,22 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
         untrained = version.name == "student" and version not in plan.raced
         note = "as given, untrained" if untrained else f"latency on {engine.backend}" if engine and latency else ""
         name = ROWS.get(version.stage, version.name)
+        if version.is_program and version.name == "student":
+            name = f"{'quantized' if version.quantized else 'float'} file"
         name += version.name.removeprefix(version.stage) if version.stage in ROWS else ""
-        rows.append(_row(name, version, "torch", facts, {**sizes, "latency": latency, "note": note}))
+        note = "; ".join(filter(None, (note, _noise(facts))))
+        runs_in = "onnxruntime" if version.is_program else "torch"
+        rows.append(_row(name, version, runs_in, facts, {**sizes, "latency": latency, "note": note}))
     last = plan.versions[-1]
     engine = _engine(plan, last)
     if engine is not None:
         facts = plan.entry(engine.step("evaluate")).facts
-        extra = {**sizes, "bytes": _facts(plan, engine)["bytes"], "latency": _latency(plan, engine)}
+        extra = {
+            **sizes,
+            "bytes": _facts(plan, engine)["bytes"],
+            "latency": _latency(plan, engine),
+            "note": _noise(facts),
+        }
         rows.append(_row("compiled", last, engine.backend, facts, extra))
     for before, after in pairwise(rows):
         after["flips"] = _flips(before.pop("right"), after["right"])
@@ -144,8 +157,16 @@ def _row(
     }
 
 
-def _flips(before: str, after: str) -> dict[str, int]:
-    """Samples gone from wrong to right and from right to wrong, from two rows of bits."""
+def _noise(facts: Mapping[str, Any]) -> str:
+    """How far the outputs of an ONNX file are from the float one's, in words; empty for what is no file, or equal."""
+    found = facts.get("sqnr")
+    return "" if found is None or found >= EXACT else f"SQNR {found:.1f} dB"
+
+
+def _flips(before: str | None, after: str | None) -> dict[str, int] | None:
+    """Samples gone from wrong to right and from right to wrong, from two rows of bits; None of what is not right or wrong."""
+    if before is None or after is None:
+        return None
     first, second = int(before or "0", 16), int(after or "0", 16)
     return {"better": (second & ~first).bit_count(), "worse": (first & ~second).bit_count()}
 
@@ -171,14 +192,14 @@ def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
     found = [_candidate(plan, c, outcome, mine) for c in mine]
     found += [_simulated(plan, version) for version in plan.versions if version.simulated]
     candidates = [Candidate.model_validate(one) for one in found]
-    reference = plan.entry(judged(plan.reference, "network")).facts["metric"]["validation"]
+    reference = plan.entry(judged(plan.reference, plan.reference.judged_as[-1])).facts["metric"]["validation"]
     ratios = race.facts["ratio"] if race else {}
 
     def compare(a: str, b: str) -> Ratio | None:
         found = ratios.get(a, {}).get(b)
         return Ratio(**found) if found else None
 
-    metric = plan.values.data.metric
+    metric = plan.metric
     choice = choose(candidates, plan.values.budget, reference, compare, metric, target.unmeasured)
     notes = ["the machine was busy while measuring: intervals are wider"] if race and race.facts["disturbed"] else []
     return {
@@ -233,7 +254,7 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
         "integer_nodes": engine.get("integer_nodes"),
         "float_nodes": engine.get("float_nodes"),
         "delegated_share": engine.get("delegated_share"),
-        "note": engine.get("note", ""),
+        "note": "; ".join(filter(None, (engine.get("note", ""), _noise(judged_engine)))),
         "compile_seconds": plan.entry(candidate.step("compile")).seconds,
         "cold_start": cold[0]["seconds"] if cold else None,
         "peak_memory": cold[0]["peak"] if cold else None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgekd import data, digest, registry
 from edgekd.factory import Factory
+from edgekd.pipeline import onnx_steps
 
 if TYPE_CHECKING:
     from edgekd.recipe import Loaded
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 def digests_of(recipe: Loaded, store: Store, loader: Callable[[], Callable[[], object]]) -> dict[str, str]:
     """Of student, teacher, data and metric, each by the content of what it is made from; no torch for a known recipe."""
     values = recipe.values
+    if values.student.use == "onnx":
+        return _of_file(recipe)
     found = {"student": _source(recipe, values.student)}
     if values.teacher is not None:
         kind = digest.of_source(registry.file_of("teachers", values.teacher.use))
@@ -28,6 +31,17 @@ def digests_of(recipe: Loaded, store: Store, loader: Callable[[], Callable[[], o
     metric = section.metric
     found["metric"] = Factory(metric, recipe.folder).digest() if ":" in metric else metric
     return found
+
+
+def _of_file(recipe: Loaded) -> dict[str, str]:
+    """Of a student that is an ONNX file: no factory has a source, and the samples are what `path` holds."""
+    values = recipe.values
+    found = {"student": _source(recipe, values.student)}
+    if values.teacher is not None:
+        found["teacher"] = _source(recipe, values.teacher)
+    path = recipe.file(values.data.path) if values.data.path else None
+    fields = {"use": values.data.use, **values.data.arguments}
+    return {**found, "data": onnx_steps.data_digest(fields, path)}
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -32,13 +32,25 @@ class Step:
 class Version:
     """The student after a stage (or the teacher): `name` of the step that made it, and its `precision`.
 
-    `is_file`: a teacher that came as an ONNX file, not as a network.
+    `is_file`: a teacher that came as an ONNX file, beside a student that is a network. `is_program`: it, or what it was made
+    from, came as an ONNX file, so that what the step made is a program already.
     """
 
     name: str
     stage: str
     precision: str
     is_file: bool = False
+    is_program: bool = False
+
+    @property
+    def program(self) -> str:
+        """The name of the step that makes its program."""
+        return self.name if self.is_program else f"export {self.name}"
+
+    @property
+    def judged_as(self) -> tuple[str, ...]:
+        """What is judged of it besides its engines."""
+        return ("fake-quantized", "program") if self.quantized and not self.is_program else ("network",)
 
     @property
     def quantized(self) -> bool:

@@ -66,7 +66,7 @@ def _rows(report: Report) -> list[dict[str, Any]]:
     """The ledger's rows with their pictures and, after the reference, their changes."""
     from markupsafe import Markup
 
-    samples = report.splits.test if report.metric.name == "accuracy" else 0
+    samples = report.splits.test if report.metric.name in words.SHARES else 0
     return [
         {
             "row": row,

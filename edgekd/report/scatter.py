@@ -98,7 +98,7 @@ def _upward(shown: list[Candidate], top: float, bottom: float, inset: float) -> 
 
 
 def _tick(value: float, metric: str) -> str:
-    return f"{value * 100:.4g}%" if metric == "accuracy" else f"{value:.4g}"
+    return f"{value * 100:.4g}%" if metric in words.SHARES else f"{value:.4g}"
 
 
 def _mark(one: Candidate, target: TargetReport, x: Axis, y: Axis, radius: float, report: Report) -> Mark:

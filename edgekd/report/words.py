@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
+SHARES = ("accuracy", "agreement")
+"""Metrics that are shares of the test samples."""
 
 
 def score(value: float | None, metric: str) -> str:
@@ -22,7 +24,7 @@ def score(value: float | None, metric: str) -> str:
     """
     if value is None:
         return NONE
-    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}".replace("-", MINUS)
+    return f"{value:.2%}" if metric in SHARES else f"{value:.4g}".replace("-", MINUS)
 
 
 def change(value: float | None, metric: str) -> str:
@@ -33,7 +35,7 @@ def change(value: float | None, metric: str) -> str:
     """
     if value is None:
         return NONE
-    text = f"{value * 100:+.2f}" if metric == "accuracy" else f"{value:+.3g}"
+    text = f"{value * 100:+.2f}" if metric in SHARES else f"{value:+.3g}"
     return text.lstrip("+-") if not text.strip("+-0.") else text.replace("-", MINUS)
 
 
@@ -43,7 +45,7 @@ def amount(value: float, metric: str) -> str:
     >>> amount(0.0025, "accuracy"), amount(0.01, "accuracy"), amount(0.5, "my:f1")
     ('0.25 points', '1.00 point', '0.5')
     """
-    if metric != "accuracy":
+    if metric not in SHARES:
         return f"{abs(value):.3g}"
     text = f"{abs(value) * 100:.2f}"
     return f"{text} point{'' if text == '1.00' else 's'}"

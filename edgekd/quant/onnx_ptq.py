@@ -1,0 +1,93 @@
+"""Post-training quantization of an ONNX model by ONNX Runtime's own quantizer: pairs written into the graph. No torch.
+
+Weights are s8, per channel, symmetric. Activations are u8 with a zero point on the affine grid, what x86 multiplies by s8
+fastest, and s8 around zero on the symmetric one.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgekd.backend import Array
+from edgekd.errors import UserError
+from edgekd.onnx_file import inputs as inputs_of
+from edgekd.onnx_slim import slimmed
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "Gather"})
+
+
+def feeds(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The samples one by one, as the model takes them: arrays [n, ...], with a dimension more where they are whole inputs."""
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inputs_of(model)}
+    for i in range(len(next(iter(arrays.values())))):
+        yield {k: np.array(x[i] if x.ndim > ranks[k] else x[i : i + 1]) for k, x in arrays.items()}
+
+
+def quantize(
+    model: onnx.ModelProto, arrays: Mapping[str, Array], grid: str, observer: str = "minmax"
+) -> onnx.ModelProto:
+    """The model with quantize/dequantize pairs, calibrated on `arrays` [n, ...] by input name.
+
+    Raises UserError for a model without a weighted node, or one that the quantizer cannot take, with its words.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    if not any(node.op_type in WEIGHTED for node in model.graph.node):
+        kinds = ", ".join(sorted({node.op_type for node in model.graph.node}))
+        message = f"nothing to quantize: none of its operators has weights that integers could hold ({kinds})"
+        raise UserError(message, hint="compile it as it is: leave the stage out")
+    symmetric = grid == "symmetric"
+    slim = slimmed(model, next(feeds(model, arrays)))
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        out = Path(folder) / "model.onnx"
+        try:
+            quantize_static(
+                slim,
+                out,
+                _reader(feeds(slim, arrays)),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                calibrate_method=methods[observer],
+                extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
+            )
+        except Exception as error:  # it raises whatever its parts raise
+            message = f"ONNX Runtime's quantizer cannot take it: {' '.join(str(error).split()) or type(error).__name__}"
+            raise UserError(message, hint="compile it in float: leave the stage out") from error
+        return onnx.load(out)
+
+
+def _reader(samples: Iterator[dict[str, Array]]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def get_next(self) -> dict[str, Array] | None:
+            return next(samples, None)
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantizer's advice on the root logger."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
