@@ -122,7 +122,8 @@ class Generator(nn.Module):
 
     A linear layer to a small map, then doubled, convolved and normalised until it has the image's size: the form of Jeon et
     al. 2023 (two doublings), with more doublings for larger images. Where the range of pixels is known the last step is a
-    sigmoid onto that range and a little beyond, cut, after a batch norm that trains; else, as there, a hyperbolic tangent, normalised to mean 0 and deviation 1.
+    sigmoid onto that range and a little beyond, cut, after a batch norm that trains; else, as there, a hyperbolic tangent,
+    normalised to mean 0 and deviation 1.
     """
 
     def __init__(self, shape: tuple[int, int, int], length: int, width: int, bounds: Bounds | None) -> None:
