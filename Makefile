@@ -57,7 +57,7 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 
 $(BACKENDS): requirements-backends.lock $(READY)
-	@echo 'installing the backends that are extras into .venv (about 600 MB, for the tests)' >&2
+	@echo 'installing the backends that are extras into .venv (about 700 MB, for the tests)' >&2
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock -r requirements-backends.lock
 	@touch $@
 

@@ -150,11 +150,13 @@ class Backend(ABC):
     """A compiler and its runtime.
 
     `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
+    `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and neither scored nor timed.
     """
 
     name: ClassVar[str]
     packages: ClassVar[Mapping[str, str]]
     optional: ClassVar[Mapping[str, str]] = {}
+    compile_only: ClassVar[str] = ""
 
     @final
     def missing(self) -> str:
@@ -251,7 +253,7 @@ def share(part: int, whole: int) -> float | None:
 
 def own_files(engine: Path) -> list[Path]:
     """What the backend wrote into an engine's folder: what an app must carry, beside the two files that describe it."""
-    return sorted(p for p in engine.iterdir() if p.is_file() and p.name not in ABOUT)
+    return sorted(p for p in engine.rglob("*") if p.is_file() and p.relative_to(engine).as_posix() not in ABOUT)
 
 
 def write_engine(program: Path, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +267,7 @@ def write_engine(program: Path, out: Path, facts: Mapping[str, Any]) -> dict[str
 
 
 def read_engine(engine: Path, backend: str) -> tuple[dict[str, Any], Path]:
-    """engine.json and the engine's file.
+    """engine.json and the engine's file (or the folder that a runtime opens like one).
 
     Raises UserError if the engine is another backend's, of another format, or names a file outside its folder.
     """
@@ -277,7 +279,7 @@ def read_engine(engine: Path, backend: str) -> tuple[dict[str, Any], Path]:
     name = facts.get("file")
     if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
         raise UserError(f"{engine / 'engine.json'}: file {name!r} is not the name of a file in this folder")
-    if not (engine / name).is_file():
+    if not (engine / name).exists():
         raise UserError(f"{engine / name} does not exist")
     return facts, engine / name
 

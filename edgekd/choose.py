@@ -15,7 +15,7 @@ from edgekd.report.schema import Candidate, Verdict
 Compare = Callable[[str, str], Ratio | None]
 """(name, other name) -> latency of the one over the other's, raced side by side; None if they were not."""
 
-GIVEN = ("failed", "simulated")
+GIVEN = ("failed", "simulated", "built")
 """Verdicts that were known before there was a choice."""
 
 
@@ -83,11 +83,12 @@ def choose(
 ) -> Choice:
     """The fastest engine by median latency that keeps the budget, and why each of the others is not it.
 
-    `reference_metric` is the reference's score on the validation split. The teacher's engine is never chosen, nor one that
-    failed, is simulated or was not measured, nor an integer engine unless the interval of `versus_float` lies below 1. Engines that cannot
-    be told from the fastest in speed (by `compare`; without it, where intervals of the medians overlap) are tied with it:
-    of those the smallest file is chosen, then the higher validation score. Where this machine cannot measure for the target,
-    `unmeasured` says why: then none is chosen, and the smallest that keeps the rest of the budget is the nearest.
+    `reference_metric` is the reference's score on the validation split. The teacher's engine is never chosen, nor one
+    that failed, is simulated, could only be built or was not measured, nor an integer engine unless the interval of
+    `versus_float` lies below 1. Engines that cannot be told from the fastest in speed (by `compare`; without it, where
+    intervals of the medians overlap) are tied with it: of those the smallest file is chosen, then the higher validation
+    score. Where this machine cannot measure for the target, `unmeasured` says why: then none is chosen, and the smallest
+    that keeps the rest of the budget is the nearest.
     """
     limits = _limits(budget, reference_metric, metric)
     rivals = [one for one in candidates if one.verdict not in GIVEN and one.version != "teacher"]
@@ -126,7 +127,8 @@ def choose(
     if unmeasured:
         return Choice(done, None, *_untimed(rivals, limits, unmeasured))
     nearest = min(fit, key=lambda one: _distance(one, broken[one.name], reference_metric), default=None)
-    return Choice(done, None, nearest.name if nearest else None, _why_none(fit, unfit, limits, nearest))
+    built = {one.name: one.reason for one in candidates if one.verdict == "built"}
+    return Choice(done, None, nearest.name if nearest else None, _why_none(fit, {**unfit, **built}, limits, nearest))
 
 
 def _limits(budget: Limits, reference: float, metric: str) -> list[_Limit]:

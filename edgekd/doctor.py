@@ -40,9 +40,8 @@ def examine() -> list[Check]:
         backend = open_backend(name)
         cure = backend.missing()
         versions = ", ".join(f"{k} {v}" for k, v in backend.versions().items())
-        checks.append(
-            Check(name, not cure, f"backend: {versions or 'built in'}" if not cure else "backend: not installed", cure)
-        )
+        kind = "backend, compiles only" if backend.compile_only else "backend"
+        checks.append(Check(name, not cure, f"{kind}: {'not installed' if cure else versions or 'built in'}", cure))
     return [*checks, *_machine(), _store()]
 
 

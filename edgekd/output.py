@@ -11,7 +11,7 @@ from edgekd import bundle
 from edgekd.backend import open_backend
 from edgekd.errors import StoreError
 from edgekd.pipeline.calibration import PREVIEW, step_of
-from edgekd.store import write_whole
+from edgekd.store import ENTRY, write_whole
 
 if TYPE_CHECKING:
     from edgekd.pipeline.plan import Plan
@@ -38,6 +38,7 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
                 _bundle(folder / "bundles" / name, plan, candidate, report, target)
             else:
                 shutil.rmtree(folder / "bundles" / name, ignore_errors=True)
+            _built(folder / "built" / name, plan, target)
         previews = {}
         for shown in report["calibration"]:
             if shown["preview"]:
@@ -57,6 +58,18 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
         raise StoreError(
             f"cannot write {where}: {error.strerror}", hint="free space, or choose another folder with --out"
         ) from error
+
+
+def _built(folder: Path, plan: Plan, target: dict[str, Any]) -> None:
+    """Engines that no session here can run, one folder each: no golden outputs could prove a bundle of them."""
+    names = [shown["name"] for shown in target["candidates"] if shown["verdict"] == "built"]
+    shutil.rmtree(folder, ignore_errors=True)
+    for candidate in plan.candidates:
+        if candidate.target.name == target["name"] and candidate.name in names:
+            final = folder / f"{candidate.version.name}-{candidate.backend}".replace(" ", "-")
+            scratch = folder / f".{final.name}"
+            shutil.copytree(plan.entry(candidate.step("compile")).path, scratch, ignore=shutil.ignore_patterns(ENTRY))
+            scratch.rename(final)
 
 
 def _lock(report: dict[str, Any]) -> dict[str, Any]:

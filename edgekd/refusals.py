@@ -18,6 +18,12 @@ def refused_precision(program: Path, target: Mapping[str, Any]) -> list[str]:
     return [f"the program is {precision}; the target {target.get('name', '')} takes {', '.join(map(str, listed))}"]
 
 
+def refused_bare_metal(target: Mapping[str, Any], why: str) -> list[str]:
+    """One line if the target's triple names no operating system, as "thumbv8.1m.main-none" does."""
+    triple = str(target.get("triple", ""))
+    return [f"the target is {triple}, without an operating system: {why}"] if "none" in triple.split("-")[1:] else []
+
+
 def refused_grid(program: Path, taken: Sequence[str]) -> list[str]:
     """One line if an int8 program was quantized on a grid that is not among `taken`."""
     about = read_json(program / "program.json")

@@ -293,3 +293,13 @@ def test_a_simulated_one_is_never_chosen() -> None:
     assert verdicts(found.candidates) == {"distill": "chosen", "quantize": "simulated"}
     assert reason_of(found.candidates, "quantize") == said
     assert choose([simulated], FREE, 0.94).nearest is None
+
+
+def test_one_that_could_only_be_built_is_never_chosen_and_named_where_nothing_else_is() -> None:
+    built = engine("coreml", None, verdict="built", reason="built, not measured: it runs elsewhere")
+    found = choose([engine("distill", 100), built], FREE, 0.94)
+    assert verdicts(found.candidates) == {"distill": "chosen", "coreml": "built"}
+    assert "coreml" not in found.reason
+    alone = choose([built], FREE, 0.94)
+    assert (alone.chosen, alone.nearest) == (None, None)
+    assert alone.reason == "No engine could be chosen: coreml: built, not measured: it runs elsewhere."

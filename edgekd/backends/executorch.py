@@ -12,11 +12,8 @@ Its Python runtime hands tensors over as torch's, so loading an engine imports t
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -33,7 +30,8 @@ from edgekd.backend import (
     write_engine,
 )
 from edgekd.errors import EdgekdError
-from edgekd.refusals import fixed_shapes, refused_graph, refused_grid, refused_precision
+from edgekd.quiet import quiet
+from edgekd.refusals import fixed_shapes, refused_bare_metal, refused_graph, refused_grid, refused_precision
 
 if TYPE_CHECKING:
     from torch import fx
@@ -84,6 +82,7 @@ class ExecuTorch(Backend):
     def unsupported(self, program: Path, target: Mapping[str, Any]) -> list[str]:
         """What the program itself tells; an operator without any kernel is only known, and named, by the lowering."""
         return [
+            *refused_bare_metal(target, "XNNPACK and ExecuTorch's loader need an operating system"),
             *refused_precision(program, target),
             *refused_grid(program, GRIDS),
             *fixed_shapes(program),
@@ -186,16 +185,3 @@ def _reads_integers(node: fx.Node) -> bool:
 def _note(fallback: Mapping[str, int]) -> str:
     listed = ", ".join(f"{n} × {name}" for name, n in fallback.items())
     return f"on portable kernels: {listed}" if listed else ""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the compiler's warnings and logs, which say nothing about the program."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

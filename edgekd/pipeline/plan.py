@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from edgekd.stage import Stage
     from edgekd.store import Entry, Store
     from edgekd.student import Student
+    from edgekd.target import Target
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
@@ -68,10 +69,11 @@ class Plan:
         for candidate in self.candidates:
             add_compile(self, candidate)
         for candidate in self.candidates:
-            add_evaluate(self, candidate)
+            if not candidate.compile_only:
+                add_evaluate(self, candidate)
         for target in self.targets:
-            if not target.unmeasured:
-                add_race(self, target, [c for c in self.candidates if c.target == target])
+            if racing := self.racing(target):
+                add_race(self, target, racing)
 
     @cached_property
     def roots(self) -> Roots:
@@ -90,6 +92,12 @@ class Plan:
         soft = self.values.teacher is not None and self.values.teacher.arguments.get("probabilities")
         left_out = {name for name, out in (("student", untrained), ("teacher", soft)) if out}
         return [v for v in self.versions if v.name not in left_out and not v.simulated]
+
+    def racing(self, target: Target) -> list[Candidate]:
+        """The candidates that are timed against each other for a target: none where this machine cannot measure for it."""
+        if target.unmeasured:
+            return []
+        return [c for c in self.candidates if c.target == target and not c.compile_only]
 
     @property
     def trained(self) -> list[str]:

@@ -26,6 +26,7 @@ from edgekd.target import Target, find_target
 
 ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned", "quantize_onnx": "quantized"}
 NO_KERNELS = "simulated in torch: no runtime here has kernels for {}"
+BUILT = "built, not measured: {}"
 PACKAGES = ("torch", "torchao", "torch-pruning", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -230,10 +231,18 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
         "backend": candidate.backend,
         "precision": version.precision,
     }
-    reason = outcome.failed.get(candidate.step("evaluate"), outcome.failed.get(f"race on {candidate.target.name}"))
+    race_failed = None if candidate.compile_only else outcome.failed.get(f"race on {candidate.target.name}")
+    reason = outcome.failed.get(candidate.step("compile" if candidate.compile_only else "evaluate"), race_failed)
     if reason is not None:
         return {**content, "verdict": "failed", "reason": reason}
-    engine, judged_engine = _facts(plan, candidate), plan.entry(candidate.step("evaluate")).facts
+    if candidate.compile_only:
+        return {
+            **content,
+            **_built(plan, candidate),
+            "verdict": "built",
+            "reason": BUILT.format(candidate.compile_only),
+        }
+    judged_engine = plan.entry(candidate.step("evaluate")).facts
     race = plan.entries.get(f"race on {candidate.target.name}")
     raced = {key: race.facts[key][candidate.name] if race else {} for key in ("latency", "ratio", "cold_start")}
     float_name = _float_engine(plan, candidate, all_of_target)
@@ -241,9 +250,8 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
     cold = raced["cold_start"]
     return {
         **content,
-        "grid": engine.get("grid", "none"),
+        **_built(plan, candidate),
         "float_engine": float_name,
-        "bytes": engine["bytes"],
         "latency": raced["latency"] or None,
         "versus_float": raced["ratio"].get(float_name) if float_name else None,
         "versus_teacher": raced["ratio"].get(f"teacher on {candidate.backend}"),
@@ -251,13 +259,22 @@ def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: 
         "metric_validation": judged_engine["metric"]["validation"],
         "agreement": agreement["test"] if agreement else None,
         "parity": judged_engine["parity"],
+        "cold_start": cold[0]["seconds"] if cold else None,
+        "peak_memory": cold[0]["peak"] if cold else None,
+    }
+
+
+def _built(plan: Plan, candidate: Planned) -> dict[str, Any]:
+    """What the compilation says of an engine."""
+    engine = _facts(plan, candidate)
+    return {
+        "grid": engine.get("grid", "none"),
+        "bytes": engine["bytes"],
         "integer_nodes": engine.get("integer_nodes"),
         "float_nodes": engine.get("float_nodes"),
         "delegated_share": engine.get("delegated_share"),
         "note": "; ".join(filter(None, (engine.get("note", ""), _noise(judged_engine)))),
         "compile_seconds": plan.entry(candidate.step("compile")).seconds,
-        "cold_start": cold[0]["seconds"] if cold else None,
-        "peak_memory": cold[0]["peak"] if cold else None,
     }
 
 

@@ -53,9 +53,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
         if name not in races:
             _one(plan, outcome, name, step, found[name], fresh)
     for target in plan.targets:
-        if target.unmeasured:
-            continue
-        whole = [c for c in plan.candidates if c.target == target]
+        whole = plan.racing(target)
         left = [c for c in whole if c.step("compile") in plan.entries]
         name = f"race on {target.name}"
         while left:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import edgekd
 from edgekd import digest
+from edgekd.backend import open_backend
 
 if TYPE_CHECKING:
     from edgekd.target import Target
@@ -73,6 +74,11 @@ class Candidate:
     @property
     def name(self) -> str:
         return f"{self.version.name} on {self.backend}"
+
+    @property
+    def compile_only(self) -> str:
+        """Why its engine cannot be run here; empty where it can."""
+        return open_backend(self.backend).compile_only
 
     def step(self, verb: str) -> str:
         """The name of its compile or evaluate step."""

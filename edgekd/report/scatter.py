@@ -13,7 +13,7 @@ from edgekd.report.labels import Box, Label, Mark, place
 from edgekd.report.schema import Candidate, Report, TargetReport
 from edgekd.report.svg import Axis, element, picture, room, text
 
-ORDER = {"chosen": 0, "reference": 1, "kept": 2, "rejected": 3, "simulated": 4, "failed": 5}
+ORDER = {"chosen": 0, "reference": 1, "kept": 2, "rejected": 3, "simulated": 4, "built": 5, "failed": 6}
 
 
 def kind(one: Candidate) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from edgekd.report.figures import VARIES, Agreement, Flips, Latency, Parity, Part, Ratio, Share
 
-Verdict = Literal["chosen", "kept", "rejected", "reference", "simulated", "failed"]
+Verdict = Literal["chosen", "kept", "rejected", "reference", "simulated", "built", "failed"]
 
 
 class Metric(Part):

@@ -62,6 +62,10 @@ def test_a_damaged_engine_and_a_closed_session(tmp_path: Path) -> None:
 
 
 def test_what_it_cannot_take_is_known_before_compiling(tmp_path: Path) -> None:
+    program = write_program(tmp_path / "bare")
+    (line,) = BACKEND.unsupported(program, {"triple": "thumbv8.1m.main-none"})
+    assert line.startswith("the target is thumbv8.1m.main-none, without an operating system: XNNPACK")
+    assert BACKEND.unsupported(program, {"triple": "aarch64-linux"}) == []
     program = write_program(tmp_path / "dynamic", float_model("batch"))
     (line,) = BACKEND.unsupported(program, {})
     assert line.startswith("input \"x\" has the dynamic shape ['batch', 1, 8, 8]")
