@@ -10,12 +10,12 @@ from typing import Any
 
 import edgekd
 from edgekd import digest
-from edgekd.backend import open_backend, read_json
+from edgekd.backend import open_backend
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
-from edgekd.metric import EXACT
 from edgekd.pipeline import onnx_steps
 from edgekd.pipeline.calibration import preview_of, step_of
+from edgekd.pipeline.candidates import NO_KERNELS, candidate_of, engine_facts, noise_of, simulated
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
 from edgekd.pipeline.step import Candidate as Planned
@@ -25,8 +25,6 @@ from edgekd.report.schema import Candidate, LedgerRow, Report
 from edgekd.target import Target, find_target
 
 ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned", "quantize_onnx": "quantized"}
-NO_KERNELS = "simulated in torch: no runtime here has kernels for {}"
-BUILT = "built, not measured: {}"
 PACKAGES = ("torch", "torchao", "torch-pruning", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -122,7 +120,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
         if version.is_program and version.name == "student":
             name = f"{'quantized' if version.quantized else 'float'} file"
         name += version.name.removeprefix(version.stage) if version.stage in ROWS else ""
-        note = "; ".join(filter(None, (note, _noise(facts))))
+        note = "; ".join(filter(None, (note, noise_of(facts))))
         runs_in = "onnxruntime" if version.is_program else "torch"
         rows.append(_row(name, version, runs_in, facts, {**sizes, "latency": latency, "note": note}))
     last = plan.versions[-1]
@@ -131,9 +129,9 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
         facts = plan.entry(engine.step("evaluate")).facts
         extra = {
             **sizes,
-            "bytes": _facts(plan, engine)["bytes"],
+            "bytes": engine_facts(plan, engine)["bytes"],
             "latency": _latency(plan, engine),
-            "note": _noise(facts),
+            "note": noise_of(facts),
         }
         rows.append(_row("compiled", last, engine.backend, facts, extra))
     for before, after in pairwise(rows):
@@ -158,12 +156,6 @@ def _row(
     }
 
 
-def _noise(facts: Mapping[str, Any]) -> str:
-    """How far the outputs of an ONNX file are from the float one's, in words; empty for what is no file, or equal."""
-    found = facts.get("sqnr")
-    return "" if found is None or found >= EXACT else f"SQNR {found:.1f} dB"
-
-
 def _flips(before: str | None, after: str | None) -> dict[str, int] | None:
     """Samples gone from wrong to right and from right to wrong, from two rows of bits; None of what is not right or wrong."""
     if before is None or after is None:
@@ -183,15 +175,11 @@ def _latency(plan: Plan, candidate: Planned) -> dict[str, Any] | None:
     return found
 
 
-def _facts(plan: Plan, candidate: Planned) -> dict[str, Any]:
-    return read_json(plan.entry(candidate.step("compile")).path / "engine.json")
-
-
 def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
     race = plan.entries.get(f"race on {target.name}")
     mine = [c for c in plan.candidates if c.target == target]
-    found = [_candidate(plan, c, outcome, mine) for c in mine]
-    found += [_simulated(plan, version) for version in plan.versions if version.simulated]
+    found = [candidate_of(plan, c, outcome, mine) for c in mine]
+    found += [simulated(plan, version) for version in plan.versions if version.simulated]
     candidates = [Candidate.model_validate(one) for one in found]
     reference = plan.entry(judged(plan.reference, plan.reference.judged_as[-1])).facts["metric"]["validation"]
     ratios = race.facts["ratio"] if race else {}
@@ -221,85 +209,3 @@ def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
         else None,
         "samples_file": f"samples-{target.name}.json" if race else None,
     }
-
-
-def _candidate(plan: Plan, candidate: Planned, outcome: Outcome, all_of_target: list[Planned]) -> dict[str, Any]:
-    version = candidate.version
-    content: dict[str, Any] = {
-        "name": candidate.name,
-        "version": version.name,
-        "backend": candidate.backend,
-        "precision": version.precision,
-    }
-    race_failed = None if candidate.compile_only else outcome.failed.get(f"race on {candidate.target.name}")
-    reason = outcome.failed.get(candidate.step("compile" if candidate.compile_only else "evaluate"), race_failed)
-    if reason is not None:
-        return {**content, "verdict": "failed", "reason": reason}
-    if candidate.compile_only:
-        return {
-            **content,
-            **_built(plan, candidate),
-            "verdict": "built",
-            "reason": BUILT.format(candidate.compile_only),
-        }
-    judged_engine = plan.entry(candidate.step("evaluate")).facts
-    race = plan.entries.get(f"race on {candidate.target.name}")
-    raced = {key: race.facts[key][candidate.name] if race else {} for key in ("latency", "ratio", "cold_start")}
-    float_name = _float_engine(plan, candidate, all_of_target)
-    agreement = judged_engine["agreement"]
-    cold = raced["cold_start"]
-    return {
-        **content,
-        **_built(plan, candidate),
-        "float_engine": float_name,
-        "latency": raced["latency"] or None,
-        "versus_float": raced["ratio"].get(float_name) if float_name else None,
-        "versus_teacher": raced["ratio"].get(f"teacher on {candidate.backend}"),
-        "metric": judged_engine["metric"]["test"],
-        "metric_validation": judged_engine["metric"]["validation"],
-        "agreement": agreement["test"] if agreement else None,
-        "parity": judged_engine["parity"],
-        "cold_start": cold[0]["seconds"] if cold else None,
-        "peak_memory": cold[0]["peak"] if cold else None,
-    }
-
-
-def _built(plan: Plan, candidate: Planned) -> dict[str, Any]:
-    """What the compilation says of an engine."""
-    engine = _facts(plan, candidate)
-    return {
-        "grid": engine.get("grid", "none"),
-        "bytes": engine["bytes"],
-        "integer_nodes": engine.get("integer_nodes"),
-        "float_nodes": engine.get("float_nodes"),
-        "delegated_share": engine.get("delegated_share"),
-        "note": "; ".join(filter(None, (engine.get("note", ""), _noise(judged_engine)))),
-        "compile_seconds": plan.entry(candidate.step("compile")).seconds,
-    }
-
-
-def _simulated(plan: Plan, version: Version) -> dict[str, Any]:
-    """A version that no backend was asked to compile: what torch says of it, and no latency."""
-    facts = plan.entry(judged(version, "program")).facts
-    agreement = facts["agreement"]
-    return {
-        "name": f"{version.name} in torch",
-        "version": version.name,
-        "backend": "torch",
-        "precision": version.precision,
-        "metric": facts["metric"]["test"],
-        "metric_validation": facts["metric"]["validation"],
-        "agreement": agreement["test"] if agreement else None,
-        "verdict": "simulated",
-        "reason": NO_KERNELS.format(version.precision),
-    }
-
-
-def _float_engine(plan: Plan, candidate: Planned, mine: list[Planned]) -> str | None:
-    """The engine of the same student in float on the same runtime: of the last float version before this one."""
-    if not candidate.version.quantized:
-        return None
-    earlier = plan.versions[: plan.versions.index(candidate.version)]
-    floats = [v for v in earlier if v.precision == "float32" and v.name != "teacher"]
-    same = [c for c in mine if c.backend == candidate.backend and floats and c.version == floats[-1]]
-    return same[0].name if same and same[0].step("compile") in plan.entries else None
