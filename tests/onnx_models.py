@@ -58,7 +58,9 @@ def convnet(path: Path, *, last: bool = False, constants: bool = False, seed: in
         helper.make_node("Flatten", ["p"], ["f"]),
         helper.make_node("Gemm", ["f", "w3"], ["scores"], transB=1),
     ]
-    made = model(nodes, [port("image", FLOAT, shape)], [port("scores", FLOAT, ["batch", 5])], weights, constants, **changes)
+    made = model(
+        nodes, [port("image", FLOAT, shape)], [port("scores", FLOAT, ["batch", 5])], weights, constants, **changes
+    )
     onnx.save(made, path)
     return path
 
