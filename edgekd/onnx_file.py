@@ -5,6 +5,7 @@ Weights may lie beside it or in Constant nodes; either way they are initializers
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ FILE = "model.onnx"
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
 QUANTIZED_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulNBits", "DynamicQuantize")
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
+"""Operators that the quantizer writes pairs around."""
 PASSING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators whose output holds the values of their first input."""
 
@@ -121,12 +124,20 @@ def quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type in QUANTIZED or node.op_type.startswith(QUANTIZED_PREFIXES) for node in model.graph.node)
 
 
-def came_quantized(path: Path) -> bool:
-    """The same of a file, its weights unread; False for one that cannot be read, which the step that loads it says."""
+def quantizable(model: onnx.ModelProto) -> bool:
+    """Whether a node has weights that integers could hold; those inside an If or a Loop are out of a quantizer's reach."""
+    return not quantized(model) and any(node.op_type in WEIGHTED for node in model.graph.node)
+
+
+def looked_at(path: Path, asked: Callable[[onnx.ModelProto], bool]) -> bool | None:
+    """What `quantized` or `quantizable` says of a file, its weights unread; None of one that cannot be read.
+
+    Why it cannot is said by the step that loads it.
+    """
     try:
-        return quantized(onnx.load(path, load_external_data=False))
+        return asked(onnx.load(path, load_external_data=False))
     except Exception:  # as in `load`
-        return False
+        return None
 
 
 def index_limits(model: onnx.ModelProto) -> dict[str, int]:

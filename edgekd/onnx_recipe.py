@@ -19,7 +19,7 @@ OPTIONS = ("count", "scale", "mean", "std")
 
 
 def table(model: Path, calibration: str = ZERO_SHOT, teacher: Path | None = None) -> dict[str, Any]:
-    """The recipe as TOML would be read: quantize the file (unless it came quantized), race it, on `calibration`.
+    """The recipe as TOML would be read: quantize the file (unless it came so, or has nothing to quantize), race it, on `calibration`.
 
     `calibration`: "zero-shot", a folder of images, or an .npz file. Raises UserError for one that is none of them.
     """
@@ -32,7 +32,7 @@ def table(model: Path, calibration: str = ZERO_SHOT, teacher: Path | None = None
         if not teacher.is_file():
             raise UserError(f"--teacher {teacher} does not exist")
         found["teacher"] = {"use": "onnx", "weights": _beside(model, teacher)}
-    if not onnx_file.came_quantized(model):
+    if onnx_file.looked_at(model, onnx_file.quantizable) is not False:
         found["stage"] = [{"use": STAGE}]
     return found
 

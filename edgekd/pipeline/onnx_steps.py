@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
 RUNTIME = "onnxruntime"
+NOTHING = "nothing to quantize: no weighted operator is outside an If or a Loop"
 READERS = ("onnx", "numpy")
 
 
@@ -51,7 +52,7 @@ def data_digest(plan_data: Mapping[str, Any], path: Path | None) -> str:
 def _came_quantized(source: Path) -> bool:
     from edgekd import onnx_file
 
-    return onnx_file.came_quantized(source)
+    return bool(onnx_file.looked_at(source, onnx_file.quantized))
 
 
 def _taking(source: Path) -> Any:
@@ -67,7 +68,8 @@ def _taking(source: Path) -> Any:
         if lines:
             hint = "export it again with standard operators: a file is judged by what ONNX Runtime computes"
             raise UserError(f"{source}: ONNX Runtime cannot run it: {'; '.join(lines[:3])}", hint=hint)
-        return {"parameters": onnx_file.parameters(model)}
+        note = "" if onnx_file.quantizable(model) else "came quantized" if precision == "int8" else NOTHING
+        return {"parameters": onnx_file.parameters(model), "note": note}
 
     return make
 

@@ -120,7 +120,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
         if version.is_program and version.name == "student":
             name = f"{'quantized' if version.quantized else 'float'} file"
         name += version.name.removeprefix(version.stage) if version.stage in ROWS else ""
-        note = "; ".join(filter(None, (note, noise_of(facts))))
+        note = "; ".join(filter(None, (note, plan.entry(version.name).facts.get("note"), noise_of(facts))))
         runs_in = "onnxruntime" if version.is_program else "torch"
         rows.append(_row(name, version, runs_in, facts, {**sizes, "latency": latency, "note": note}))
     last = plan.versions[-1]

@@ -19,9 +19,10 @@ import onnx
 from edgekd.backend import Array
 from edgekd.errors import UserError
 from edgekd.onnx_file import inputs as inputs_of
+from edgekd.onnx_file import quantizable
 from edgekd.onnx_slim import slimmed
 
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "Gather"})
+WITHOUT = 'compile it in float, with a recipe without the stage: [student] use = "onnx", weights = "model.onnx"'
 
 
 def feeds(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
@@ -40,10 +41,10 @@ def quantize(
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    if not any(node.op_type in WEIGHTED for node in model.graph.node):
+    if not quantizable(model):
         kinds = ", ".join(sorted({node.op_type for node in model.graph.node}))
         message = f"nothing to quantize: none of its operators has weights that integers could hold ({kinds})"
-        raise UserError(message, hint="compile it as it is: leave the stage out")
+        raise UserError(message, hint=WITHOUT)
     symmetric = grid == "symmetric"
     slim = slimmed(model, next(feeds(model, arrays)))
     methods = {
@@ -67,7 +68,7 @@ def quantize(
             )
         except Exception as error:  # it raises whatever its parts raise
             message = f"ONNX Runtime's quantizer cannot take it: {' '.join(str(error).split()) or type(error).__name__}"
-            raise UserError(message, hint="compile it in float: leave the stage out") from error
+            raise UserError(message, hint=WITHOUT) from error
         return onnx.load(out)
 
 
