@@ -1,4 +1,4 @@
-"""ncnn on the CPU: the float program converted by pnnx, stored and computed in f32, or in half floats where a target lists them.
+"""ncnn on the CPU, by way of pnnx: float programs only, in f32, or in half floats where a target lists them.
 
 ncnn has int8 kernels, but the tools that make their scales are not in the packages on the index, and pnnx turns a quantized
 program into layers that ncnn lacks: int8 programs are refused. The engine is the two files that ncnn reads, model.param
