@@ -6,9 +6,11 @@ which would miss fusion and fixed costs, but fitted to whole engines:
 
     latency(w) = c + Σ_g Σ_k a_gk [w_g ≥ W_gk] + Σ_gh Σ_kl b_ghkl [w_g ≥ W_gk] [w_h ≥ W_hl],   all c, a, b ≥ 0
 
-so that no width is predicted to be faster than a narrower one, and steps are steps. Terms proportional to w_g and w_g · w_h
-stand beside the steps, which are held back by a ridge as strong as leave-out error says: few measurements give a smooth model, many
-a stepped one. Squares of relative errors are minimised, by non-negative least squares (Lawson, Hanson 1974, chapter 23).
+so that no width is predicted to be faster than a narrower one, and steps are steps.Few measurements do not
+tell all steps, so terms proportional to w_g and to w_g · w_h stand beside them, with w rounded up to the blocks of channels that
+kernels compute in, and three models are fitted: those terms alone, with the steps of each group, and with those of two groups.
+The one whose error is least on plans left out is taken. Squares of relative errors are minimised, by non-negative least squares
+(Lawson, Hanson 1974, "Solving least squares problems", chapter 23).
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import EdgekdError
-from edgekd.latency.design import Space, matrix
+from edgekd.latency.design import Space, columns, matrix
 
 Array = NDArray[np.float64]
-RIDGES = (1e-9, 1e-3, 1e-2, 1e-1)
 FOLDS = 5
+BLOCKS = (1, 8, 16, 32)
+"""Channels that a kernel makes at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,37 +66,44 @@ def fit(space: Space, plans: Sequence[Mapping[str, int]], seconds: Sequence[floa
     if not (np.isfinite(y).all() and (y > 0).all()):
         raise EdgekdError("a plan was measured at a latency that is not above zero", hint="measure the table again")
     rows = np.hstack([matrix(space, plans), _smooth(space, plans)])
-    steps = np.arange(rows.shape[1]) < rows.shape[1] - _smooth(space, plans[:1]).shape[1]
-    steps[0] = False  # the constant is not held back
+    order = np.array([len(of) for of in columns(space)] + [0] * (rows.shape[1] - len(columns(space))))
     folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
-    errors = {ridge: _left_out(rows, y, steps, ridge, folds) for ridge in RIDGES}
-    ridge = min(RIDGES, key=lambda one: float((errors[one] ** 2).sum()))
-    return _predictor(space, _solve(rows, y, steps, ridge), tuple(errors[ridge].tolist()))
+    errors = [_left_out(rows * (order <= most), y, folds) for most in (0, 1, 2)]
+    best = min((0, 1, 2), key=lambda most: float((errors[most] ** 2).sum()))
+    return _predictor(space, _solve(rows * (order <= best), y), tuple(errors[best].tolist()))
+
+
+def _blocks(widths: Array) -> Array:
+    """Widths, the whole last, rounded up to each block, as shares of the whole: [blocks, widths]."""
+    rounded = np.array([np.ceil(widths / block) * block for block in BLOCKS])
+    return np.asarray(rounded / rounded[:, -1:])
 
 
 def _smooth(space: Space, plans: Sequence[Mapping[str, int]]) -> Array:
-    """Widths as shares of the whole, and their products where groups meet: [plans, groups + meets]."""
-    shares = {group: np.array([plan[group] / widths[-1] for plan in plans]) for group, widths in space.widths.items()}
-    return np.array([*shares.values(), *(shares[a] * shares[b] for a, b in space.meets)]).reshape(-1, len(plans)).T
+    """Shares of the whole width, and their products where groups meet: [plans, (groups + meets) · blocks]."""
+    shares = {
+        group: _blocks(np.array([*(plan[group] for plan in plans), widths[-1]], float))[:, :-1]
+        for group, widths in space.widths.items()
+    }
+    return np.vstack([*shares.values(), *(shares[a] * shares[b] for a, b in space.meets)]).T
 
 
-def _solve(rows: Array, y: Array, steps: NDArray[np.bool_], ridge: float) -> Array:
-    """min ‖rows x / y − 1‖² + ridge · plans · ‖x_steps / mean y‖², x ≥ 0. [columns], in seconds."""
+def _solve(rows: Array, y: Array) -> Array:
+    """min ‖rows x / y − 1‖², x ≥ 0. [columns], in seconds; a column of zeros gets none."""
     from scipy.optimize import nnls
 
-    scale = float(y.mean())
-    held = np.diag(np.sqrt(ridge * len(y)) * steps.astype(float))[steps]
-    known = np.concatenate([np.ones(len(y)), np.zeros(len(held))])
-    found, _ = nnls(np.vstack([rows * scale / y[:, None], held]), known, maxiter=30 * rows.shape[1])
-    return np.asarray(found * scale)
+    told = rows.any(0)
+    found, scale = np.zeros(rows.shape[1]), float(y.mean())
+    found[told] = nnls(rows[:, told] * scale / y[:, None], np.ones(len(y)), maxiter=30 * rows.shape[1])[0] * scale
+    return found
 
 
-def _left_out(rows: Array, y: Array, steps: NDArray[np.bool_], ridge: float, folds: NDArray[np.int_]) -> Array:
+def _left_out(rows: Array, y: Array, folds: NDArray[np.int_]) -> Array:
     errors = np.zeros(len(y))
     for fold in range(FOLDS):
         out = folds == fold
         if out.any() and not out.all():
-            errors[out] = rows[out] @ _solve(rows[~out], y[~out], steps, ridge) / y[out] - 1
+            errors[out] = rows[out] @ _solve(rows[~out], y[~out]) / y[out] - 1
     return errors
 
 
@@ -102,16 +112,16 @@ def _predictor(space: Space, found: Array, left_out: tuple[float, ...]) -> Predi
     parts, start = [], 1
     sizes = [len(w) - 1 for w in space.widths.values()]
     sizes += [(len(space.widths[a]) - 1) * (len(space.widths[b]) - 1) for a, b in space.meets]
-    for size in [*sizes, *[1] * (len(space.widths) + len(space.meets))]:
+    for size in [*sizes, *[len(BLOCKS)] * (len(space.widths) + len(space.meets))]:
         parts.append(found[start : start + size])
         start += size
-    steps, smooth = parts[: len(sizes)], [float(part[0]) for part in parts[len(sizes) :]]
-    shares = {group: np.array(widths) / widths[-1] for group, widths in space.widths.items()}
+    steps, smooth = parts[: len(sizes)], parts[len(sizes) :]
+    shares = {group: _blocks(np.array(widths, float)) for group, widths in space.widths.items()}
     alone, together = {}, {}
     for index, group in enumerate(space.widths):
-        alone[group] = np.concatenate([[0.0], np.cumsum(steps[index])]) + smooth[index] * shares[group]
+        alone[group] = np.concatenate([[0.0], np.cumsum(steps[index])]) + smooth[index] @ shares[group]
     for index, (a, b) in enumerate(space.meets, len(space.widths)):
-        summed = np.zeros((len(shares[a]), len(shares[b])))
-        summed[1:, 1:] = steps[index].reshape(len(shares[a]) - 1, len(shares[b]) - 1).cumsum(0).cumsum(1)
-        together[a, b] = summed + smooth[index] * np.outer(shares[a], shares[b])
+        summed = np.zeros((len(space.widths[a]), len(space.widths[b])))
+        summed[1:, 1:] = steps[index].reshape(summed[1:, 1:].shape).cumsum(0).cumsum(1)
+        together[a, b] = summed + np.einsum("t,tk,tl->kl", smooth[index], shares[a], shares[b])
     return Predictor(space, float(found[0]), alone, together, left_out)

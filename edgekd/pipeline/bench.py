@@ -86,7 +86,6 @@ class Bench:
     target: Mapping[str, Any]
     threads: int
     measure: MeasureSection
-    seed: int
     work: Path
     progress: Progress
     timeout: float
@@ -144,7 +143,6 @@ class Bench:
                 wait=self.measure.wait,
                 cold_starts=0,
                 threads=self.threads,
-                seed=self.seed,
                 plugins=plugins(),
                 on_progress=advancing(task),
             )

@@ -123,7 +123,7 @@ def _measure(
     from edgekd.latency.design import design
     from edgekd.report.steps import draw
 
-    plans, kinds = design(space, plan.values.seed), kinds_of(plan, target)
+    plans, kinds = design(space), kinds_of(plan, target)
     raced, failed = _bench(plan, before, target, groups, work).race(plans, kinds, f"{len(plans)} widths")
     for name, reason in failed.items():
         plan.progress.say(f"  {name}: not in the table: {reason.splitlines()[0]}")
@@ -149,7 +149,6 @@ def _bench(plan: Plan, before: str, target: Target, groups: list[Group], work: P
         target=target.model_dump(mode="json"),
         threads=plan.values.targets.threads,
         measure=plan.values.measure,
-        seed=plan.values.seed,
         work=work,
         progress=plan.progress,
         timeout=plan.compile_timeout,
@@ -176,7 +175,7 @@ def _fields(plan: Plan, target: Target) -> dict[str, Any]:
     facts = target.model_dump(mode="json", include={"chip", "triple", "isa", "cores", "precisions"})
     files = {name: digest.of_source(registry.file_of("backends", name)) for name in _backends(plan, target)}
     kinds = [kind.name for kind in kinds_of(plan, target)]
-    measure = {**plan.values.measure.model_dump(), "seed": plan.values.seed}
+    measure = plan.values.measure.model_dump()
     return {"target": facts, "machine": machine_of(plan, target), "kinds": kinds, "files": files, "measure": measure}
 
 

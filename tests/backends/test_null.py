@@ -53,6 +53,15 @@ def test_int8_takes_its_share_and_bytes_cost_time(tmp_path: Path) -> None:
     assert by_size.latency == pytest.approx((tmp_path / "float32" / "model.onnx").stat().st_size * 1e-6)
 
 
+def test_tiles_of_channels_cost_time(tmp_path: Path) -> None:
+    """Weights [8, 1, 3, 3], [8, 8, 3, 3] and [5, 8]: in tiles of 8 × 8 channels 9 + 9 + 1, of 4 × 4 18 + 36 + 4."""
+    for tile, tiles in ((8, 19), (4, 58)):
+        (tmp_path / str(tile)).mkdir()
+        session = opened(tmp_path / str(tile), seconds=0.001, seconds_per_byte=0.0, seconds_per_tile=1e-5, tile=tile)
+        session.run([X])
+        assert session.latency == pytest.approx(0.001 + tiles * 1e-5)
+
+
 def test_outputs_are_linear_and_fixed_by_the_seed(tmp_path: Path) -> None:
     session = opened(tmp_path, seed=7)
     y = session.run([X])[0]

@@ -84,7 +84,6 @@ def pricing(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Prici
         target={"null": DEVICE, "precisions": ["float32"]},
         threads=1,
         measure=brief,
-        seed=0,
         work=work,
         progress=Progress(quiet=True),
         timeout=60.0,
@@ -240,7 +239,7 @@ def test_engines_are_compiled_once_each(
         if len(written) == 1:
             raise KeyboardInterrupt
 
-    made = Bench(program, {"null": DEVICE}, 1, MeasureSection(), 0, tmp_path, Progress(quiet=True), 60.0)
+    made = Bench(program, {"null": DEVICE}, 1, MeasureSection(), tmp_path, Progress(quiet=True), 60.0)
     with pytest.raises(KeyboardInterrupt):
         made.engine({"a": 8}, KIND)
     assert list(tmp_path.iterdir()) == []
