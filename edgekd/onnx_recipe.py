@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SUFFIX = ".onnx"
 ZERO_SHOT = "zero-shot"
 STAGE = "quantize_onnx"
+DROP = 0.01
+"""What an integer engine may lose against the float file, unless `--set budget.metric_drop` says otherwise."""
 OPTIONS = ("count", "scale", "mean", "std")
 """What [data] takes besides `use` and `path`."""
 
@@ -27,7 +29,11 @@ def table(model: Path, calibration: str = ZERO_SHOT, teacher: Path | None = None
 
     if not model.is_file():
         raise UserError(f"{model} does not exist")
-    found: dict[str, Any] = {"student": {"use": "onnx", "weights": model.name}, "data": _data(model, calibration)}
+    found: dict[str, Any] = {
+        "student": {"use": "onnx", "weights": model.name},
+        "data": _data(model, calibration),
+        "budget": {"metric_drop": DROP},
+    }
     if teacher is not None:
         if not teacher.is_file():
             raise UserError(f"--teacher {teacher} does not exist")

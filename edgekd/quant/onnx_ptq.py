@@ -22,6 +22,10 @@ from edgekd.onnx_file import inputs as inputs_of
 from edgekd.onnx_file import quantizable
 from edgekd.onnx_slim import slimmed
 
+OPTIONS = {
+    "WeightSymmetric": True,
+    "QDQDisableWeightAdjustForInt32Bias": True,  # version 1.31 fails in it on a bias behind a MatMul of several channels
+}
 WITHOUT = 'compile it in float, with a recipe without the stage: [student] use = "onnx", weights = "model.onnx"'
 
 
@@ -64,7 +68,7 @@ def quantize(
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 calibrate_method=methods[observer],
-                extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
+                extra_options={**OPTIONS, "ActivationSymmetric": symmetric},
             )
         except Exception as error:  # it raises whatever its parts raise
             message = f"ONNX Runtime's quantizer cannot take it: {' '.join(str(error).split()) or type(error).__name__}"

@@ -19,7 +19,10 @@ Verdict = Literal["chosen", "kept", "rejected", "reference", "simulated", "built
 class Metric(Part):
     """What the score is."""
 
-    name: str = Field(description='"accuracy", or the "module:function" of the recipe')
+    name: str = Field(
+        description='"accuracy", or the "module:function" of the recipe; of an ONNX file without labels "agreement" (top-1, with the '
+        'float file) or, where outputs are no class scores, "fidelity" (1 − ‖y − r‖ / ‖r‖ of the worst output)'
+    )
     reference: str = Field(description="version of the last float student before compression; drops count from it")
 
 

@@ -37,11 +37,14 @@ def operations(spec: Any) -> list[Any]:
 
 
 @needs_coreml
-def test_an_int8_package_holds_the_programs_integers_and_scales(tmp_path: Path) -> None:
+def test_an_int8_package_holds_the_programs_integers_and_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = int8_model()
-    before = set(Path(tempfile.gettempdir()).iterdir())
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     facts, spec = compiled(tmp_path / "e", write_program(tmp_path / "p", model, "int8"), {"name": "mac"})
-    assert not [p for p in set(Path(tempfile.gettempdir()).iterdir()) - before if p.name.startswith("edgekd-coreml")]
+    assert not list((tmp_path / "scratch").glob("edgekd-coreml*"))
     assert (facts["integer_nodes"], facts["float_nodes"], facts["delegated_share"]) == (3, 0, 1.0)
     found = operations(spec)
     assert facts["kernels"]["quantize"] == 4
