@@ -158,7 +158,7 @@ def test_lines() -> None:
 def test_the_schema_knows_every_stage_and_its_fields() -> None:
     found = schema()
     stages = {s["properties"]["use"]["const"]: s for s in found["properties"]["stage"]["items"]["oneOf"]}
-    assert set(stages) == {"distill", "prune", "quantize"}
+    assert set(stages) == {"distill", "prune", "quantize", "quantize_onnx"}
     assert "ratio" in stages["prune"]["properties"]
     assert found["$defs"]["BudgetSection"]["additionalProperties"] is False
     assert "kl" in stages["distill"]["properties"]["losses"]["items"]["properties"]["use"]["examples"]
