@@ -22,6 +22,12 @@ from edgekd.onnx_file import inputs as inputs_of
 from edgekd.onnx_file import quantizable
 from edgekd.onnx_slim import slimmed
 
+OPERATORS = [
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Relu", "Clip", "LeakyRelu", "Concat"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+]
+"""What has weights, and what only moves values. Not Add, Mul, Sqrt, Softmax and the like: a normalisation or a spectrum in
+8 bits loses most of what a file computes, and sums of a residual net stay in float for it."""
 OPTIONS = {
     "WeightSymmetric": True,
     "QDQDisableWeightAdjustForInt32Bias": True,  # version 1.31 fails in it on a bias behind a MatMul of several channels
@@ -66,6 +72,7 @@ def quantize(
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                op_types_to_quantize=OPERATORS,
                 per_channel=True,
                 calibrate_method=methods[observer],
                 extra_options={**OPTIONS, "ActivationSymmetric": symmetric},
