@@ -38,7 +38,7 @@ class Genie(Source):
 
     synthetic: ClassVar[bool] = True
 
-    steps: Annotated[int, Field(ge=1)] = 200
+    steps: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=2)] = 128
     latents: Annotated[int, Field(ge=1)] = 256
     channels: Annotated[int, Field(ge=8)] = 64
