@@ -119,21 +119,21 @@ def test_the_c_program(programs: Path, bundle: Path) -> None:
 @pytest.mark.parametrize("what", ["metadata", "wrong_calls", "self_test", "damaged"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "null"])
 def test_calls(what: str, backend: str, programs: Path, bundle: Path, null_bundle: Path) -> None:
-    ran(programs / "calls", what, bundle if backend == "onnxruntime" else null_bundle)
+    assert ran(programs / "calls", what, bundle if backend == "onnxruntime" else null_bundle).returncode == 0
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "null"])
 def test_two_threads_take_turns(backend: str, programs: Path, bundle: Path, null_bundle: Path) -> None:
-    ran(programs / "threads", bundle if backend == "onnxruntime" else null_bundle, "2000")
+    assert ran(programs / "threads", bundle if backend == "onnxruntime" else null_bundle, "2000").returncode == 0
 
 
 def test_a_thousand_open_and_close(programs: Path, bundle: Path) -> None:
-    ran(programs / "calls", "reopen", bundle, "1000")
+    assert ran(programs / "calls", "reopen", bundle, "1000").returncode == 0
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "null"])
 def test_a_dynamic_batch(backend: str, programs: Path, folder: Path) -> None:
-    ran(programs / "calls", "batches", write(folder / "batches", backend, float_model("batch")))
+    assert ran(programs / "calls", "batches", write(folder / "batches", backend, float_model("batch"))).returncode == 0
 
 
 def test_edgekd_allocates_nothing_per_call(programs: Path, bundle: Path, null_bundle: Path) -> None:
