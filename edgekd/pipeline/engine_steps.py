@@ -55,7 +55,8 @@ def add_export(plan: Plan, version: Version) -> None:
         return
     name = version.program
     reads = ["student"] if version.is_file else []
-    key = plan.key("export", [version.name, *reads], {}, [], [HERE / "engines.py"], packages=EXPORT)
+    code = HERE / ("onnx_teacher.py" if version.is_file else "engines.py")
+    key = plan.key("export", [version.name, *reads], {}, [], [code], packages=EXPORT)
 
     def make(out: Path) -> dict[str, Any]:
         from edgekd.pipeline import engines, onnx_teacher

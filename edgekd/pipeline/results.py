@@ -121,7 +121,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
             name = f"{'quantized' if version.quantized else 'float'} file"
         name += version.name.removeprefix(version.stage) if version.stage in ROWS else ""
         note = "; ".join(filter(None, (note, plan.entry(version.name).facts.get("note"), noise_of(facts))))
-        runs_in = "onnxruntime" if version.is_program else "torch"
+        runs_in = "onnxruntime" if version.is_program or version.is_file else "torch"
         rows.append(_row(name, version, runs_in, facts, {**sizes, "latency": latency, "note": note}))
     last = plan.versions[-1]
     engine = _engine(plan, last)

@@ -81,6 +81,7 @@ def test_it_has_a_row_in_the_ledger_and_an_engine_if_that_gives_logits(tmp_path:
     report = edgekd.compile(recipe, tmp_path / "out", store=tmp_path / "store")
     teacher = report["ledger"][0]
     assert (teacher["row"], teacher["parameters"], teacher["macs"]) == ("teacher", 1024, None)
+    assert teacher["runs_in"] == "onnxruntime"
     assert (teacher["latency"] is None) is softmax
     assert report["ledger"][1]["agreement"]["kl"] > 0
     engines = {one["name"]: one for one in report["targets"][0]["candidates"]}
