@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
 from edgekd.check import gates
 from edgekd.check.gates import SIGNALS, judge, read_share, read_tolerances
@@ -94,13 +95,27 @@ def test_parity_and_agreement() -> None:
     assert gates.agreement(golden * np.nan, golden, None).state == "regressed"
 
 
-def test_cold_starts_regress_only_if_none_overlap() -> None:
-    def starts(*seconds: float) -> list[ColdStart]:
-        return [ColdStart(s, 30_000_000, 60_000_000) for s in seconds]
+def cold(*seconds: float) -> list[ColdStart]:
+    return [ColdStart(s, 30_000_000, 60_000_000) for s in seconds]
 
-    apart = gates.started(starts(0.10, 0.11, 0.12), starts(0.20, 0.21, 0.22), {}, False)
+
+def test_cold_starts_regress_only_if_chance_would_hardly_do_it() -> None:
+    """Five above five: one order of 252, p = 0.4%. Three above three is one of 20: too few to say anything."""
+    old, new = (0.10, 0.11, 0.12, 0.10, 0.11), (0.20, 0.21, 0.22, 0.21, 0.20)
+    apart = gates.started(cold(*old), cold(*new), {}, False)
     assert [(g.name, g.state) for g in apart] == [("cold_start", "regressed"), ("peak_memory", "pass")]
-    overlap = gates.started(starts(0.10, 0.11, 0.30), starts(0.20, 0.21, 0.22), {}, False)
+    few = gates.started(cold(*old[:3]), cold(*new[:3]), {}, False)
+    assert (few[0].state, few[0].note) == ("pass", gates.FEW)
+    overlap = gates.started(cold(*old[:4], 0.30), cold(*new), {}, False)
     assert (overlap[0].state, overlap[0].note) == ("pass", "single starts overlap")
-    assert [g.state for g in gates.started([], starts(0.1), {}, False)] == ["unknown", "unknown"]
-    assert gates.started(starts(0.1), starts(0.1), {}, True)[1].note == "simulated"
+    assert [g.state for g in gates.started([], cold(0.1), {}, False)] == ["unknown", "unknown"]
+    assert gates.started(cold(0.1), cold(0.1), {}, True)[1].note == "simulated"
+
+
+@pytest.mark.parametrize(("m", "n"), [(3, 3), (4, 6), (5, 5)])
+def test_the_rank_test_is_scipys(m: int, n: int) -> None:
+    random = np.random.default_rng([m, n])
+    for shift in (0.0, 0.5, 2.0):
+        lower, upper = random.normal(size=m), random.normal(shift, size=n)
+        expected = mannwhitneyu(upper, lower, alternative="greater", method="exact").pvalue
+        assert gates.rank_p(lower.tolist(), upper.tolist()) == pytest.approx(expected, rel=1e-12)
