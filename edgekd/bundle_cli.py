@@ -27,13 +27,29 @@ def measure(
     processes: Annotated[int, typer.Option(help="fresh processes")] = 3,
     threads: Annotated[int, typer.Option(help="pinned thread count")] = 1,
     seed: Annotated[int, typer.Option(help="of the order of the rounds")] = 0,
+    streams: Annotated[int, typer.Option(help="throughput: so many calls at once, in samples a second", min=0)] = 0,
+    batch: Annotated[
+        int, typer.Option(help="throughput: samples a call, of an engine whose batch is dynamic", min=1)
+    ] = 1,
+    sustained: Annotated[
+        str, typer.Option(help='one bundle without a pause for so long: "5 min"', metavar="TIME")
+    ] = "",
+    svg: Annotated[Path | None, typer.Option(help="sustained: draw it into this file", metavar="FILE")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Race bundles on this machine, interleaved.
 
-    In fresh processes, round by round in random order: medians with intervals, and ratios to the first bundle.
+    In fresh processes, round by round in random order: medians with intervals, and ratios to the first bundle. With
+    --streams their throughput; with --sustained one engine's latency as the device gets warm.
     """
+    if sustained:
+        _sustained(bundles, sustained, threads, seed, svg, as_json=as_json, quiet=quiet)
+        return
+    if streams:
+        options = {"streams": streams, "batch": batch, "seconds": seconds, "processes": processes, "threads": threads}
+        _throughput(bundles, {**options, "seed": seed}, as_json=as_json, quiet=quiet)
+        return
     from edgekd.measure import race_bundles, rows_of
 
     found = race_bundles(bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet)
@@ -48,6 +64,58 @@ def measure(
     for row in rows_of(found):
         table.add_row(*row)
     console().print(table)
+
+
+def _throughput(bundles: list[Path], options: dict[str, int | float], *, as_json: bool, quiet: bool) -> None:
+    from edgekd.measure import throughput_of
+
+    found = throughput_of(bundles, quiet=quiet, **options)  # type: ignore[arg-type]  # seconds is a float, the others are ints
+    if as_json:
+        print(json.dumps({name: one.to_json() for name, one in found.items()}, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table("bundle", "samples a second", "95% interval", "at once", box=None, pad_edge=False)
+    for name, one in found.items():
+        table.add_row(name, f"{one.mean:,.0f}", f"{one.low:,.0f} to {one.high:,.0f}", f"{one.streams} × {one.batch}")
+    console().print(table)
+
+
+def _sustained(
+    bundles: list[Path], time: str, threads: int, seed: int, svg: Path | None, *, as_json: bool, quiet: bool
+) -> None:
+    from edgekd.errors import UserError
+    from edgekd.measure import sustained_of
+    from edgekd.units import format_seconds, parse_seconds
+
+    if len(bundles) > 1:
+        raise UserError("a sustained run heats the device for whoever comes next", hint="one bundle at a time")
+    try:
+        seconds = parse_seconds(time)
+    except ValueError as error:
+        raise UserError(f"--sustained: {error}") from None
+    found = sustained_of(bundles[0], seconds=seconds, threads=threads, seed=seed, quiet=quiet)
+    if svg is not None:
+        from edgekd.report.sustained import draw
+        from edgekd.store import write_whole
+
+        write_whole(svg, draw(found, str(bundles[0])).encode())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+        return
+    from rich.table import Table
+
+    table = Table("from", "median", "calls", "chip", "clock", box=None, pad_edge=False)
+    for window in found.windows:
+        heat = "–" if window.temperature is None else f"{window.temperature:.0f} °C"
+        clock = "–" if window.frequency is None else f"{window.frequency / 1e9:.2f} GHz"
+        table.add_row(format_seconds(window.start), format_seconds(window.median), f"{window.calls:,}", heat, clock)
+    console().print(table)
+    ratio = found.ratio(seed)
+    said = f"the last {format_seconds(seconds / len(found.windows))} take {ratio.point:.3f}× the first's median"
+    console().print(f"{said} ({ratio.low:.3f} to {ratio.high:.3f})")
+    if found.others > 0.2:
+        console().print(f"other processes used {found.others:.0%} of the machine meanwhile")
 
 
 def verify(

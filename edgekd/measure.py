@@ -1,4 +1,4 @@
-"""`edgekd measure`: bundles raced on this machine, whoever compiled them."""
+"""`edgekd measure`: bundles raced on this machine, or one of them kept busy, whoever compiled them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from edgekd import bundle
 from edgekd.errors import UserError
 from edgekd.latency.race import race
+from edgekd.latency.sustained import Sustained, sustain
+from edgekd.latency.throughput import Throughput, throughput
 from edgekd.pipeline.measure import advancing, summary
 from edgekd.progress import Progress
 from edgekd.units import format_seconds
@@ -21,6 +23,54 @@ def race_bundles(
 
     Raises UserError for a bundle that was changed, or two that take different inputs.
     """
+    engines = _engines(bundles)
+    with Progress(quiet=quiet).task("measure", total=1.0) as task:
+        found = race(
+            engines,
+            seconds=seconds,
+            processes=processes,
+            threads=threads,
+            seed=seed,
+            on_progress=advancing(task),
+        )
+    return summary(found)
+
+
+def throughput_of(
+    bundles: Iterable[Path],
+    *,
+    streams: int,
+    batch: int,
+    seconds: float,
+    processes: int,
+    threads: int,
+    seed: int,
+    quiet: bool = False,
+) -> dict[str, Throughput]:
+    """Samples a second of each bundle's engine, by bundle path. Raises UserError as `race_bundles` does."""
+    engines = _engines(bundles)
+    with Progress(quiet=quiet).task("measure the throughput", total=1.0) as task:
+        return throughput(
+            engines,
+            streams=streams,
+            batch=batch,
+            threads=threads,
+            processes=processes,
+            seconds=seconds,
+            seed=seed,
+            on_progress=advancing(task),
+        )
+
+
+def sustained_of(folder: Path, *, seconds: float, threads: int, seed: int, quiet: bool = False) -> Sustained:
+    """One bundle's engine, run without a pause. Raises UserError for a bundle that was changed, or too short a time."""
+    (engine,) = _engines([folder]).values()
+    with Progress(quiet=quiet).task(f"run {folder} without a pause", total=1.0) as task:
+        return sustain(engine, seconds=seconds, threads=threads, seed=seed, on_progress=advancing(task))
+
+
+def _engines(bundles: Iterable[Path]) -> dict[str, Path]:
+    """The engine of each bundle by its path. Raises UserError for one that was changed, and for two with other inputs."""
     folders = [Path(b) for b in bundles]
     names = [str(folder) for folder in folders]
     if len(set(names)) < len(names):
@@ -30,16 +80,7 @@ def race_bundles(
     for name, inputs in signatures.items():
         if [(p["shape"], p["dtype"]) for p in inputs] != [(p["shape"], p["dtype"]) for p in first]:
             raise UserError(f"{name} takes other inputs than {names[0]}", hint="race bundles of the same task")
-    with Progress(quiet=quiet).task("measure", total=1.0) as task:
-        found = race(
-            {name: folder / "engine" for name, folder in zip(names, folders, strict=True)},
-            seconds=seconds,
-            processes=processes,
-            threads=threads,
-            seed=seed,
-            on_progress=advancing(task),
-        )
-    return summary(found)
+    return {name: folder / "engine" for name, folder in zip(names, folders, strict=True)}
 
 
 def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -37,6 +37,8 @@ TASKS = {
     "measure": ("edgekd.latency.rounds:measure", "measuring"),
     "cold_start": ("edgekd.latency.rounds:cold_start", "measuring the cold start"),
     "profile": ("edgekd.latency.rounds:profile", "profiling"),
+    "sustain": ("edgekd.latency.sustained:run", "measuring under sustained load"),
+    "throughput": ("edgekd.latency.throughput:run", "measuring the throughput"),
     "instructions": ("edgekd.latency.instructions:instructions", "counting instructions"),
 }
 TAIL_LINES, TAIL_BYTES = 12, 16_384

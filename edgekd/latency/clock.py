@@ -43,6 +43,7 @@ class Noise:
     probability of a call that takes `outlier_factor` times as long. `cold_calls`: so many first calls of a process take
     `cold_factor` times as long. `slow_processes`: the probability of a process that takes `slow_factor` times as long in all
     calls, so that processes are of two kinds. `backwards`: the probability of a call after which the clock reads earlier.
+    `hot_after`: so many seconds into a process every call begins to take `hot_factor` times as long; 0: never.
     """
 
     spread: float = 0.0
@@ -54,6 +55,8 @@ class Noise:
     slow_processes: float = 0.0
     slow_factor: float = 1.05
     backwards: float = 0.0
+    hot_after: float = 0.0
+    hot_factor: float = 1.5
 
 
 class VirtualClock:
@@ -74,6 +77,7 @@ class VirtualClock:
         if self.noise.slow_processes and self._random.random() < self.noise.slow_processes:
             self._factor *= self.noise.slow_factor
         self._calls = 0
+        self._begun = self._now
 
     def advance(self) -> None:
         """One call of the simulated engine: `latency` is what it took, in seconds."""
@@ -84,6 +88,8 @@ class VirtualClock:
             took *= noise.outlier_factor
         if self._calls < noise.cold_calls:
             took *= noise.cold_factor
+        if noise.hot_after and self._now - self._begun >= noise.hot_after * 1e9:
+            took *= noise.hot_factor
         self._calls += 1
         self.latency = took
         back = self.noise.backwards and self._random.random() < self.noise.backwards

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -96,6 +97,20 @@ class Others:
         """From 0 to 1; 0 if too little time has passed for the system's counters to tell."""
         whole, idle, own = (b - a for a, b in zip(self._start, self._read(), strict=True))
         return min(1.0, max(0.0, (whole - idle - own) / whole)) if whole > 0.05 else 0.0
+
+
+class Heat:
+    """What the system tells of the chip's temperature and clock."""
+
+    def read(self) -> dict[str, float | None]:
+        """{"temperature": °C of the hottest sensor, "frequency": Hz, mean over the cores}; None where it does not tell."""
+        sensors: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)() or {}
+        degrees = [found.current for those in sensors.values() for found in those if found.current]
+        clock = getattr(psutil, "cpu_freq", lambda: None)()
+        return {
+            "temperature": max(degrees, default=None),
+            "frequency": clock.current * 1e6 if clock and clock.current else None,
+        }
 
 
 def peak_memory() -> int:
