@@ -16,8 +16,8 @@ from edgekd.teachers.module import Module
 
 LOSSES = registry.names("losses")
 SAMPLES, CLASSES = 6, 5
-SHAPES = {"attention_relations": (SAMPLES, 5, 12)}
-"""What a loss on features compares, where it is no map."""
+SHAPES = {"attention_relations": (SAMPLES, 5, 12), "class_attention": (SAMPLES, CLASSES, 4, 4)}
+"""What a loss on features compares, where it is not the map that any module gives."""
 NOT_ZERO = {
     "confidence_weighted": "it is a cross-entropy with the labels",
     "crd": "its embeddings differ, and other samples count",
@@ -25,6 +25,8 @@ NOT_ZERO = {
     "orthogonal": "the teacher's features are normalised",
     "permuted_dark": "the teacher's classes are shuffled",
     "plackett_luce": "it is a sum of cross-entropies",
+    "similarity_queue": "it is a cross-entropy",
+    "wasserstein": "the plan's entropy carries some of it astray",
     "sampled": "draws from the teacher are not the teacher",
     "sinkhorn": "other samples are near too",
 }
