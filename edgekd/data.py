@@ -28,8 +28,9 @@ class Dataset:
     """What a data factory returns. Each split is (inputs [n, ...], targets [n]), as tensors.
 
     Selection (best epoch, pruning, calibration, choice of the engine) reads train and validation; `test` is read once,
-    for the report. `augment(inputs, generator)` returns inputs of the same shape. `labels` names the classes and
-    `preprocessing` holds the constants that an app needs; both go into the bundle.
+    for the report. A training target of −1 stands for a sample without a label. `augment(inputs, generator)` returns
+    inputs of the same shape. `labels` names the classes and `preprocessing` holds the constants that an app needs; both go
+    into the bundle.
     """
 
     train: tuple[torch.Tensor, torch.Tensor]
@@ -85,6 +86,8 @@ def check_targets(data: Dataset, classes: int, spec: str) -> None:
         if targets.is_floating_point():
             continue
         low, high = int(targets.min()), int(targets.max())
+        if name == "train" and low == -1:
+            low = 0
         if low < 0 or high >= classes:
             hint = f"labels go from 0 to {classes - 1}, one for each output of the student"
             raise UserError(

@@ -31,12 +31,12 @@ class Loss(Protocol):
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor: ...
 
 
-def build(losses: Sequence[Use]) -> dict[str, tuple[float, Any]]:
-    """{name: (weight, loss)}; the second use of "kl" is called "kl 2".
+def build(losses: Sequence[Use]) -> dict[str, tuple[tuple[float, float], Any]]:
+    """{name: (weight at the beginning and at the end, loss)}; the second use of "kl" is called "kl 2".
 
     Raises UserError for a loss that does not exist, a field of it that is wrong, or a file that breaks the contract.
     """
-    terms: dict[str, tuple[float, Any]] = {}
+    terms: dict[str, tuple[tuple[float, float], Any]] = {}
     for use in losses:
         loss = registry.build("losses", use.use, use.fields)
         for field, value, known in (
@@ -97,7 +97,7 @@ class Objective:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
             self._pair(model, inputs)
-            terms = self(model, inputs, targets)
+            terms = self(model, inputs, targets if targets.is_floating_point() else targets.clamp(min=0))
             trained = [p for p in model.parameters() if p.requires_grad]
             for name, value in terms.items():
                 if not trained or not _reached(value, trained):
@@ -117,6 +117,8 @@ class Objective:
         """{loss: weight times its value} for inputs [batch, ...], targets [batch]; `teacher`: its logits if already known.
 
         `progress` and `samples` are told to the losses that want them; without `samples` they are the first of the split.
+        A target of −1 is of a sample without a label: losses that want labels see the others, and where these are too few
+        for one, it counts zero.
         Raises UserError where teacher and student do not fit each other, where the teacher's output is not finite, where the
         batch is too small, and for a loss without a gradient.
         """
@@ -126,19 +128,30 @@ class Objective:
         if known is not None and known.shape != logits.shape:
             shapes = f"the teacher gives logits {list(known.shape)}, the student {list(logits.shape)}"
             raise UserError(shapes, hint="both need the same classes, in the same order")
-        also = {
+        also: dict[str, Any] = {
             "labels": targets,
             "progress": progress,
             "samples": torch.arange(len(inputs)) if samples is None else samples,
         }
+        labelled = None if targets.is_floating_point() or int(targets.min()) >= 0 else targets >= 0
         found = {}
-        for name, (weight, loss) in self.terms.items():
-            if len(inputs) < getattr(loss, "least", 1):
-                message = f'the loss "{name}" needs a batch of {loss.least} or more, this one has {len(inputs)}'
+        for name, ((first, last), loss) in self.terms.items():
+            least = getattr(loss, "least", 1)
+            if len(inputs) < least:
+                message = f'the loss "{name}" needs a batch of {least} or more, this one has {len(inputs)}'
                 raise UserError(message, hint="more training samples, or a loss on single samples")
             ours = own[loss.student] if loss.wants in MODULES else logits
-            theirs = {"labels": targets, "features": features.get(getattr(loss, "teacher", ""))}.get(loss.wants, known)
-            found[name] = weight * self._value(name, loss, ours, theirs, also)
+            theirs: Any = {"labels": targets, "features": features.get(getattr(loss, "teacher", ""))}.get(
+                loss.wants, known
+            )
+            given = also
+            if labelled is not None and (loss.wants == "labels" or "labels" in getattr(loss, "also", ())):
+                if int(labelled.sum()) < least:
+                    found[name] = 0.0 * ours.sum()
+                    continue
+                ours, theirs = ours[labelled], theirs[labelled]
+                given = {**also, "labels": targets[labelled], "samples": also["samples"][labelled]}
+            found[name] = (first + (last - first) * progress) * self._value(name, loss, ours, theirs, given)
             if torch.is_grad_enabled() and not found[name].requires_grad:
                 raise _no_gradient(name)
         return found

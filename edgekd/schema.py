@@ -17,7 +17,9 @@ NAMED = {"losses": "losses", "criterion": "criteria", "observer": "observers"}
 def _choices(field: dict[str, Any], names: list[str]) -> None:
     """Say which names a field takes; a list of tables has them in `use`."""
     if field.get("type") == "array":
-        table = {"use": {"type": "string", "examples": names}, "weight": {"type": "number", "exclusiveMinimum": 0}}
+        ends = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": 2}
+        weight = {"oneOf": [{"type": "number", "exclusiveMinimum": 0}, ends]}
+        table = {"use": {"type": "string", "examples": names}, "weight": weight}
         field["items"] = {"type": "object", "properties": table, "required": ["use"]}
     else:
         field["examples"] = names  # not an enum: a plugin may add one

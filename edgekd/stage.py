@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,24 +27,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """A registry file named in a recipe, with its fields: `{ use = "kl", temperature = 4.0, weight = 0.5 }`."""
+    """A registry file named in a recipe, with its fields: `{ use = "kl", temperature = 4.0, weight = 0.5 }`.
+
+    `weight`: at the beginning and at the end of the training, linear between; a recipe that gives one number gives both.
+    """
 
     use: str
-    weight: float
+    weight: tuple[float, float]
     fields: Mapping[str, Any]
 
 
 def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
-    """Read a list of `{ use = …, weight = … }` tables. Raises UserError for one without `use` or with a weight not above zero."""
+    """Read a list of `{ use = …, weight = … }` tables; `weight` is a number above zero, or two (`[1.0, 0.0]`), not both zero.
+
+    Raises UserError for one without `use`, or with another weight.
+    """
     found = []
     for table in tables:
         rest = dict(table)
         name, weight = rest.pop("use", None), rest.pop("weight", 1.0)
         if not isinstance(name, str):
             raise UserError(f"{where}: an entry has no `use`")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-            raise UserError(f'{where}: weight of "{name}" is {weight!r}', hint="a number above zero")
-        found.append(Use(name, float(weight), rest))
+        ends = list(weight) if isinstance(weight, list | tuple) else [weight, weight]
+        numbers = all(isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < math.inf for w in ends)
+        if len(ends) != 2 or not numbers or not max(ends) > 0:
+            hint = "a number above zero, or two, at the beginning and at the end: [1.0, 0.0]"
+            raise UserError(f'{where}: weight of "{name}" is {weight!r}', hint=hint)
+        found.append(Use(name, (float(ends[0]), float(ends[1])), rest))
     return tuple(found)
 
 

@@ -12,6 +12,7 @@ from edgekd import registry
 from edgekd.errors import EdgekdError, UserError
 from edgekd.losses.attention_map import AttentionMap
 from edgekd.losses.cross_entropy import CrossEntropy
+from edgekd.losses.dkd import Dkd
 from edgekd.losses.kl import Kl
 from edgekd.objective import Objective, check
 from edgekd.stage import uses
@@ -44,6 +45,36 @@ def test_it_is_the_weighted_values_of_its_losses() -> None:
     assert list(terms) == ["cross_entropy", "kl"]
     assert torch.equal(terms["cross_entropy"], 0.25 * CrossEntropy()(logits, TARGETS))
     assert torch.equal(terms["kl"], 3 * Kl(temperature=2.0)(logits, teacher(INPUTS).detach()))
+
+
+def test_a_weight_goes_from_one_value_to_another() -> None:
+    """From 2 to 0.5: after half of the training 1.25. Nothing of it is left at the end of one that goes to zero."""
+    student = tiny_student().eval()
+    value = CrossEntropy()(student(INPUTS), TARGETS)
+    fading = objective({"use": "cross_entropy", "weight": [2, 0.5]})
+    for progress, weight in ((0.0, 2.0), (0.5, 1.25), (1.0, 0.5)):
+        found = fading(student, INPUTS, TARGETS, progress=progress)["cross_entropy"]
+        torch.testing.assert_close(found, weight * value)
+    for wrong in ([0, 0], [1], [1, 2, 3], [1, -1], [1, float("nan")], True, "much"):
+        with pytest.raises(UserError, match=r'weight of "kl" is .*\nhint: a number above zero, or two'):
+            objective({"use": "kl", "weight": wrong})
+
+
+def test_samples_without_a_label_teach_by_the_teacher_only() -> None:
+    """Two of the batch have labels: those that want labels see these two, the teacher's divergence sees all."""
+    student, teacher = tiny_student().eval(), tiny_student(16, 7).eval()
+    some = torch.full_like(TARGETS, -1)
+    some[1:3] = TARGETS[1:3]
+    both = objective({"use": "cross_entropy"}, {"use": "dkd"}, {"use": "kl"}, {"use": "crd", "negatives": 4})
+    both.prepare(student, INPUTS, torch.full_like(TARGETS, -1), 0)
+    terms, logits, theirs = both(student, INPUTS, some), student(INPUTS), teacher(INPUTS)
+    torch.testing.assert_close(terms["cross_entropy"], CrossEntropy()(logits[1:3], TARGETS[1:3]))
+    torch.testing.assert_close(terms["dkd"], Dkd()(logits[1:3], theirs[1:3], labels=TARGETS[1:3]))
+    torch.testing.assert_close(terms["kl"], Kl()(logits, theirs))
+    none = both(student, INPUTS, torch.full_like(TARGETS, -1))
+    assert none["cross_entropy"].item() == none["dkd"].item() == 0
+    assert none["kl"].item() == terms["kl"].item()
+    sum(none.values()).backward()  # type: ignore[union-attr]
 
 
 def test_a_loss_may_be_used_twice() -> None:

@@ -168,7 +168,10 @@ class Prune(Training, Stage):
 
         inputs, targets = context.data().train
         generator = torch.Generator().manual_seed(derive(context.seed, "prune samples"))
-        chosen = torch.randperm(len(inputs), generator=generator)[: self.samples]
+        order = torch.randperm(len(inputs), generator=generator)
+        if criterion.needs == "task_gradient" and not targets.is_floating_point():
+            order = order[targets[order] >= 0]  # those that have a label
+        chosen = order[: self.samples]
         logits = None
         if criterion.needs == "teacher_gradient":
             logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])
