@@ -73,7 +73,8 @@ def check(recipe: Loaded) -> None:
         raise recipe.error(["teacher", "use"], "an ONNX file is compared to a teacher that is one", 'use = "onnx"')
     for name in ("student", "teacher"):
         section = getattr(values, name)
-        for argument in section.arguments if section is not None else ():
+        further = [key for key in ("factory", "members", "classes", "resize") if getattr(section, key, None)]
+        for argument in (*section.arguments, *further) if section is not None else ():
             raise recipe.error([name, argument], "unknown key", nearest(argument, ("use", "weights")))
     data = values.data
     for argument, value in data.arguments.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,17 @@ from pydantic import BaseModel, ValidationError
 from edgekd import onnx_recipe, registry
 from edgekd.errors import UserError, nearest
 from edgekd.factory import Factory
-from edgekd.sections import BudgetSection, Made, MeasureSection, Recipe, TargetsSection
+from edgekd.sections import BudgetSection, Made, MeasureSection, Recipe, TargetsSection, TeacherSection
 
 if TYPE_CHECKING:
     from edgekd.stage import Stage
 
 
 SET_HINT = "as in --set distill.epochs=2"
+NEEDED = {"factory": '"module:function"', "weights": '"teacher.onnx"', "members": "[{ … }, { … }]"}
+"""How a teacher's section says what its kind is made from."""
+Wrong = Callable[..., UserError]
+"""(key, message, hint) → the error, with its place in the recipe."""
 
 
 class Loaded:
@@ -76,34 +80,19 @@ class Loaded:
         key: list[str | int] = []
         if values.student.use == "onnx":
             onnx_recipe.check(self)
-        for name in ("student", "teacher", "data"):
+        for name in ("student", "data") if values.student.use != "onnx" else ():
             section = getattr(values, name)
-            if section is None or values.student.use == "onnx":
-                continue
-            if name != "teacher" and not section.factory:
+            if not section.factory:
                 raise self.error([name, "factory"], "is missing")
-            try:
-                own = name == "teacher" and section.use != "module"
-                known = registry.parameters("teachers", section.use) if own else self.factory(section).parameters()
-            except UserError as error:
-                raise self.error([name, "use" if own else "factory"], error.message, error.hint) from None
-            for argument in section.arguments:
-                if known is not None and argument not in known:
-                    fields = [*type(section).model_fields, *known]
-                    raise self.error([name, argument], "unknown key", hint=nearest(argument, fields))
-        if values.teacher is not None and values.teacher.use == "onnx" and not values.teacher.weights:
-            raise self.error(["teacher", "use"], "an ONNX teacher needs its file", hint='weights = "teacher.onnx"')
-        for name in ("student", "teacher"):
-            section = getattr(values, name)
-            if section is not None and section.weights is not None and not self.file(section.weights).is_file():
-                raise self.error([name, "weights"], f"{self.file(section.weights)} does not exist")
+            self._check_arguments(section, None, lambda key, *said, name=name: self.error([name, key], *said))
+        if values.student.weights is not None and not self.file(values.student.weights).is_file():
+            raise self.error(["student", "weights"], f"{self.file(values.student.weights)} does not exist")
+        if values.teacher is not None:
+            self._check_teacher(values.teacher, lambda key, *said: self.error(["teacher", key], *said))
         for name in values.data.files:
             if not self.file(name).exists():
                 raise self.error(["data", "files"], f"{self.file(name)} does not exist")
         try:
-            key = ["teacher", "use"]
-            if values.teacher is not None:
-                registry.file_of("teachers", values.teacher.use)
             key = ["data", "metric"]
             if ":" in values.data.metric:
                 Factory(values.data.metric, self.folder).parameters()
@@ -136,6 +125,38 @@ class Loaded:
             given = stage.gives
             if "teacher" in stage.reads and values.teacher is None:
                 raise self.error(["stage", index, "use"], "needs a teacher", hint="add a [teacher] section")
+
+    def _check_teacher(self, section: TeacherSection, error: Wrong) -> None:
+        """A teacher, or a member of one: it has what its kind is made from, and no other keys."""
+        try:
+            registry.file_of("teachers", section.use)
+        except UserError as wrong:
+            raise error("use", wrong.message, wrong.hint) from None
+        kind = section.made_from
+        needed = {"network": "factory", "function": "factory", "file": "weights", "teachers": "members"}.get(
+            kind, "use"
+        )
+        if not getattr(section, needed):
+            raise error("use", f'"{section.use}" needs `{needed}`', f"{needed} = {NEEDED[needed]}")
+        if self.values.student.use != "onnx":
+            own = kind not in ("network", "function")
+            self._check_arguments(section, registry.parameters("teachers", section.use) if own else None, error)
+        if section.weights is not None and not self.file(section.weights).is_file():
+            raise error("weights", f"{self.file(section.weights)} does not exist")
+        for number, member in enumerate(section.members, 1):
+            self._check_teacher(
+                member, lambda key, said, *hint, n=number: error("members", f"teacher {n}: {key}: {said}", *hint)
+            )
+
+    def _check_arguments(self, section: Made, known: list[str] | None, error: Wrong) -> None:
+        """Its further keys are in `known`, or else arguments of its factory."""
+        try:
+            known = known if known is not None else self.factory(section).parameters()
+        except UserError as wrong:
+            raise error("factory", wrong.message, wrong.hint) from None
+        for argument in section.arguments:
+            if known is not None and argument not in known:
+                raise error(argument, "unknown key", nearest(argument, [*type(section).model_fields, *known]))
 
 
 def trainable() -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from edgekd import registry
 from edgekd.units import parse_bytes, parse_seconds
 
 
@@ -33,11 +34,33 @@ class StudentSection(Made):
 
 
 class TeacherSection(Made):
-    """The network to learn from: a torch factory with weights, or (`use = "onnx"`) a file."""
+    """Whom to learn from: a torch factory with weights, or (`use`) an ONNX file, a function, a command, several of them.
+
+    Where its classes are not the student's, `classes` names for each class of the student the teacher's number of it, or
+    several numbers; `resize` is the height and width of the images that it takes.
+    """
 
     use: str = Field("module", description="a kind of teacher: see `edgekd list teachers`")
     factory: str = ""
-    weights: str | None = None
+    weights: str | None = Field(None, description="a safetensors file; of a kind that is made from a file, that file")
+    members: tuple[TeacherSection, ...] = Field((), description='the teachers of `use = "ensemble"`')
+    classes: tuple[int | tuple[int, ...], ...] = ()
+    resize: tuple[int, int] | None = None
+
+    @property
+    def made_from(self) -> str:
+        """What its kind is made from (edgekd/teachers/__init__.py), read without importing it."""
+        return str(registry.constant("teachers", self.use, "made_from") or "network")
+
+    @property
+    def compiled(self) -> bool:
+        """Whether an engine can be made of it that answers like it: of a network or an ONNX file that is taken as it is.
+
+        A file that ends in a softmax would not give logits.
+        """
+        if self.classes or self.resize:
+            return False
+        return self.made_from == "network" or (self.use == "onnx" and not self.arguments.get("probabilities"))
 
 
 class DataSection(Made):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +15,16 @@ if TYPE_CHECKING:
 
 
 class Teacher(ABC):
-    """Always in eval mode, never trained."""
+    """Always in eval mode, never trained.
+
+    `made_from` says what of the recipe's [teacher] section is its first field: "network", "function", "file", "teachers" or
+    "folder" (edgekd/teachers/__init__.py). `kept`: of one made from a file, what that is called in the store. `chunk`: so
+    many samples at once suit it.
+    """
+
+    made_from: ClassVar[str] = "network"
+    kept: ClassVar[str] = ""
+    chunk: ClassVar[int] = 256
 
     @abstractmethod
     def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -26,6 +37,11 @@ class Teacher(ABC):
     def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
         """{module: the shape of what it gives}, as `edgekd.features.shapes`. Raises UserError if this kind has none."""
         raise self._black_box()
+
+    @classmethod
+    def keep(cls, source: Path, path: Path) -> None:
+        """Write the file that it is made from as `path`, whole. Raises UserError if it cannot be read."""
+        shutil.copyfile(source, path)
 
     def _black_box(self) -> UserError:
         from edgekd.errors import UserError

@@ -123,3 +123,25 @@ def custom(path: Path) -> Path:
     ]
     onnx.save(model(nodes, [port("x", FLOAT, [1, 4])], [port("y", FLOAT, [1, 4])], {"w": random(4, 4)}), path)
     return path
+
+
+def linear_teacher(path: Path, softmax: bool) -> None:
+    """Logits of images [batch, 1, 16, 16] in 4 classes, batch free: a random linear map; a second output to ignore."""
+    weight = np.random.default_rng(0).standard_normal((256, 4)).astype(np.float32) / 16
+    nodes = [
+        helper.make_node("Flatten", ["pixels"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["raw"]),
+        helper.make_node("Softmax" if softmax else "Identity", ["raw"], ["classes"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 1, 16, 16])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("classes", 4), ("flat", 256))
+    ]
+    weights = [numpy_helper.from_array(weight, "w")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [pixels], outputs, weights),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    onnx.save(model, path)

@@ -74,7 +74,7 @@ def stage_context(
 def _logits(teacher: Teacher, inputs: torch.Tensor, progress: Progress, name: str) -> torch.Tensor:
     with progress.task(f"teacher: {name}", len(inputs)) as task:
         found = []
-        for batch in inputs.split(256):
+        for batch in inputs.split(teacher.chunk):
             found.append(teacher.outputs(batch).float())
             task.advance(len(batch))
     logits = torch.cat(found)

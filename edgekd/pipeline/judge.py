@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.metric import agreement
-from edgekd.pipeline import onnx_teacher
+from edgekd.pipeline import onnx_teacher, teachers
+from edgekd.teacher import Teacher
 from edgekd.training import logits_of
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ JUDGED = ("validation", "test")
 
 def judged_network(plan: Plan, version: Version, kind: str) -> tuple[nn.Module, Mapping[str, int | None]]:
     """What computes a version's outputs ("network", "fake-quantized" or "program"), and of a network its size."""
-    if version.is_file:
-        folder = plan.entry(version.name).path
-        return onnx_teacher.BlackBox(plan.roots.teacher(folder)), onnx_teacher.size(folder / onnx_teacher.FILE)
+    if version.is_file or version.black_box:
+        file = plan.entry(version.name).path / onnx_teacher.FILE
+        size_of_file = onnx_teacher.size(file) if file.is_file() else dict.fromkeys(("parameters", "macs", "bytes"))
+        return teachers.BlackBox(plan.roots.teacher(file.parent)), size_of_file
     student = plan.student(version.name)
     module = student.fake_quantized() if kind == "fake-quantized" else student.module()
     return module, size(module, student.example()) if kind == "network" else {}
@@ -41,7 +43,8 @@ def judge(
     teacher: Mapping[str, np.ndarray] | None,
 ) -> dict[str, Any]:
     """Write `outputs.npz` (split -> logits [n, classes]) and return metric and agreement by split."""
-    outputs = {split: logits_of(module, data.split(split)[0]).numpy() for split in JUDGED}
+    batch = module.teacher.chunk if isinstance(module, teachers.BlackBox) else Teacher.chunk
+    outputs = {split: logits_of(module, data.split(split)[0], batch).numpy() for split in JUDGED}
     np.savez(out / "outputs.npz", **outputs)  # type: ignore[arg-type]  # numpy types its keyword arguments as bool
     return scores(outputs, data, metric, teacher)
 

@@ -1,32 +1,18 @@
-"""A teacher that came as an ONNX file: kept whole, judged like a network, and as the program that its engine is made from."""
+"""A teacher that came as an ONNX file: how large it is, and as the program that its engine is made from."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import torch
 from onnx import TensorProto, helper
-from torch import nn
 
-from edgekd.errors import UserError
+from edgekd import registry
 
-if TYPE_CHECKING:
-    from edgekd.teacher import Teacher
-
-FILE = "teacher.onnx"
-
-
-def embed(source: Path, path: Path) -> None:
-    """Write an ONNX file with all its weights inside. Raises UserError if the file, or weights beside it, cannot be read."""
-    try:
-        model = onnx.load(source)
-        path.write_bytes(model.SerializeToString())
-    except Exception as error:  # protobuf's, onnx's and the system's kinds share no base class
-        hint = "export it again, with the weights inside or beside it"
-        raise UserError(f"{source} is not a whole ONNX file: {' '.join(str(error).split())}", hint=hint) from error
+FILE = str(registry.constant("teachers", "onnx", "kept"))
 
 
 def export(file: Path, out: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -58,17 +44,6 @@ def size(file: Path) -> dict[str, int | None]:
     weights = [t for t in model.graph.initializer if t.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)]
     parameters = sum(int(torch.Size(tensor.dims).numel()) for tensor in weights)
     return {"parameters": parameters, "macs": None, "bytes": file.stat().st_size}
-
-
-class BlackBox(nn.Module):
-    """A teacher as a network: inputs [batch, ...] → logits [batch, classes]."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        super().__init__()
-        self.teacher = teacher
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.teacher.outputs(inputs)
 
 
 def _port(value: onnx.ValueInfoProto) -> dict[str, Any]:

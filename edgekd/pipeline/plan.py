@@ -86,12 +86,11 @@ class Plan:
     def raced(self) -> list[Version]:
         """Versions that are compiled: the teacher and every trained student; one about to be distilled from scratch is not.
 
-        Nor is a teacher whose file ends in a softmax, since its engine would not give logits, nor a simulated version.
+        Nor is a teacher of which only the outputs are had, nor a simulated version.
         """
         untrained = self.values.student.weights is None and len(self.recipe.stages) > 0
-        soft = self.values.teacher is not None and self.values.teacher.arguments.get("probabilities")
-        left_out = {name for name, out in (("student", untrained), ("teacher", soft)) if out}
-        return [v for v in self.versions if v.name not in left_out and not v.simulated]
+        left_out = {"student"} if untrained else set()
+        return [v for v in self.versions if v.name not in left_out and not v.simulated and not v.black_box]
 
     def racing(self, target: Target) -> list[Candidate]:
         """The candidates that are timed against each other for a target: none where this machine cannot measure for it."""
@@ -170,9 +169,12 @@ class Plan:
         inputs: tuple[str, ...] = ()
         if self.values.teacher is not None:
             use = self.values.teacher.use
-            key = self.key("teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], code)
+            key = self.key(
+                "teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], [*code, HERE / "teachers.py"]
+            )
             self.add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
-            self.versions.append(Version("teacher", "teacher", "float32", is_file=use == "onnx"))
+            black_box = not self.values.teacher.compiled
+            self.versions.append(Version("teacher", "teacher", "float32", use == "onnx", black_box))
             inputs = ("teacher",)
         key = self.key("student", inputs, {"seed": seed}, ["student", "data"], code)
         self.add("student", Step("student", key, ("student", "data", *inputs), self._make_student))

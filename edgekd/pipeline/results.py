@@ -121,7 +121,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
             name = f"{'quantized' if version.quantized else 'float'} file"
         name += version.name.removeprefix(version.stage) if version.stage in ROWS else ""
         note = "; ".join(filter(None, (note, plan.entry(version.name).facts.get("note"), noise_of(facts))))
-        runs_in = "onnxruntime" if version.is_program or version.is_file else "torch"
+        runs_in = "onnxruntime" if version.is_program or version.is_file else _computes(plan, version)
         rows.append(_row(name, version, runs_in, facts, {**sizes, "latency": latency, "note": note}))
     last = plan.versions[-1]
     engine = _engine(plan, last)
@@ -138,6 +138,12 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
         after["flips"] = _flips(before.pop("right"), after["right"])
     rows[-1].pop("right")
     return [LedgerRow.model_validate(row) for row in rows]
+
+
+def _computes(plan: Plan, version: Version) -> str:
+    """What computes a version's outputs: torch, or the kind of teacher that a black box is."""
+    teacher = plan.values.teacher
+    return teacher.use if version.black_box and teacher is not None and teacher.made_from != "network" else "torch"
 
 
 def _row(

@@ -17,7 +17,7 @@ from edgekd import data as datasets
 from edgekd import metric as metrics
 from edgekd.errors import UserError
 from edgekd.factory import Factory
-from edgekd.pipeline import onnx_teacher
+from edgekd.pipeline import teachers
 from edgekd.student import Student, load_weights, read_weights, save
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from edgekd.recipe import Loaded
     from edgekd.sections import Made
     from edgekd.teacher import Teacher
+
+
+CLASSES_HINT = "both need one output for each class; [teacher] classes = […] names the student's among the teacher's"
 
 
 class Roots:
@@ -84,7 +87,7 @@ class Roots:
         datasets.check_targets(data, outputs.shape[1], self.values.data.factory)
         if teacher is not None and (theirs := teacher.outputs(data.train[0][:2])).shape != outputs.shape:
             message = f"the teacher's outputs are [batch, {theirs.shape[1]}], the student's [batch, {outputs.shape[1]}]"
-            raise self.recipe.error(["student", "factory"], message, "both must have one output for each class")
+            raise self.recipe.error(["student", "factory"], message, CLASSES_HINT)
         _traced(network, data.train[0][:1], section.factory)
         origin = {"factory": section.factory, "arguments": section.arguments}
         save(out, network.state_dict(), [], signature(data, outputs), origin)
@@ -95,36 +98,17 @@ class Roots:
         section = self.values.teacher
         assert section is not None
         data = self.data()
-        if section.use == "onnx":
-            onnx_teacher.embed(self.recipe.file(section.weights or ""), out / onnx_teacher.FILE)
-            return {}
-        network = self._network(section)
-        if section.weights:
-            path = self.recipe.file(section.weights)
-            load_weights(network, read_weights(path), str(path))
-        outputs = _forward(network.eval(), data.train[0][:2], section.factory)
-        save(
-            out,
-            network.state_dict(),
-            [],
-            signature(data, outputs),
-            {"factory": section.factory, "arguments": section.arguments},
-        )
+
+        def about(network: nn.Module) -> dict[str, Any]:
+            return signature(data, _forward(network, data.train[0][:2], section.factory))
+
+        teachers.keep(self.recipe, section, out, self._network, about)
         return {}
 
     def teacher(self, folder: Path) -> Teacher:
         """The teacher that `make_teacher` wrote."""
-        from edgekd import registry
-
-        section = self.values.teacher
-        assert section is not None
-        kind = registry.find("teachers", section.use)
-        made: Teacher = (
-            kind(folder / onnx_teacher.FILE, **section.arguments)
-            if section.use == "onnx"
-            else kind(self.teacher_student(folder).network())
-        )
-        return made
+        assert self.values.teacher is not None
+        return teachers.opened(self.recipe, self.values.teacher, folder, self._network)
 
     def teacher_student(self, folder: Path) -> Student:
         """The teacher seen as a student, so that it is exported and compiled like one."""

@@ -12,7 +12,7 @@ from edgekd.pipeline import onnx_steps
 
 if TYPE_CHECKING:
     from edgekd.recipe import Loaded
-    from edgekd.sections import Made
+    from edgekd.sections import Made, TeacherSection
     from edgekd.store import Store
 
 
@@ -23,8 +23,7 @@ def digests_of(recipe: Loaded, store: Store, loader: Callable[[], Callable[[], o
         return _of_file(recipe)
     found = {"student": _source(recipe, values.student)}
     if values.teacher is not None:
-        kind = digest.of_source(registry.file_of("teachers", values.teacher.use))
-        found["teacher"] = digest.of_json([kind, _source(recipe, values.teacher)])
+        found["teacher"] = _teacher(recipe, values.teacher)
     section = values.data
     listed = [recipe.file(name) for name in section.files]
     found["data"] = data.digest_of(recipe.factory(section), section.arguments, listed, store, loader)
@@ -57,6 +56,18 @@ def weight_files(path: Path) -> list[Path]:
         return [path]
     beside = {path.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
     return [path, *sorted(p for p in beside if p.is_file())]
+
+
+def _teacher(recipe: Loaded, section: TeacherSection) -> str:
+    """Its kind's source and what that is made from; of a command also the files of the recipe's folder that it names."""
+    kind = digest.of_source(registry.file_of("teachers", section.use))
+    words = section.arguments.get("command", ()) if section.made_from == "folder" else ()
+    named = [recipe.file(word) for word in words if isinstance(word, str)]
+    files = [digest.of_file(path) for path in named if path.is_file()]
+    adapted = [section.classes, section.resize] if section.classes or section.resize else []
+    return digest.of_json(
+        [kind, _source(recipe, section), files, adapted, [_teacher(recipe, member) for member in section.members]]
+    )
 
 
 def _source(recipe: Loaded, section: Made) -> str:

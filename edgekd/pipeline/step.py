@@ -33,14 +33,16 @@ class Step:
 class Version:
     """The student after a stage (or the teacher): `name` of the step that made it, and its `precision`.
 
-    `is_file`: a teacher that came as an ONNX file, beside a student that is a network. `is_program`: it, or what it was made
-    from, came as an ONNX file, so that what the step made is a program already.
+    `is_file`: a teacher that came as an ONNX file, beside a student that is a network. `black_box`: a teacher of which only
+    its outputs are had, so that no engine can be made of it. `is_program`: it, or what it was made from, came as an ONNX
+    file, so that what the step made is a program already.
     """
 
     name: str
     stage: str
     precision: str
     is_file: bool = False
+    black_box: bool = False
     is_program: bool = False
 
     @property

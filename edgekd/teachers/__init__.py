@@ -6,5 +6,14 @@ Each file exports one dataclass, a subclass of `edgekd.teacher.Teacher`, always 
     features(inputs, names)  → (logits, {name: output of the module called so}); a black box raises UserError
     shapes(inputs, named)    → {name: shape of what the module gives}, in order, for pairing; a black box raises UserError
 
-The same inputs give the same logits: they are computed once for each view of the data and kept in the store.
+`made_from: ClassVar[str]` says what its first field is; the section's further keys are its other fields, or arguments:
+
+    "network"    what `factory` returns, with `weights` in it; it is compiled and measured like a student
+    "function"   what `factory` returns
+    "file"       the path of `weights`, a file that is kept in the store under the name `kept`
+    "teachers"   a tuple of other teachers, the section's `members`
+    "folder"     the recipe's folder
+
+The same inputs give the same logits: they are computed once for each view of the data and kept in the store. Any of them
+may have other classes than the student (`classes`) or other sizes of its images (`resize`): `edgekd/adapted.py`.
 """

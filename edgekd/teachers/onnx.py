@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 
@@ -27,6 +28,8 @@ class Onnx(Teacher):
     `probabilities`: the file ends in a softmax; its logarithm is as good as the logits, since softmax(log p) = p.
     """
 
+    made_from: ClassVar[str] = "file"
+    kept: ClassVar[str] = "teacher.onnx"
     file: Path
     probabilities: bool = False
 
@@ -47,6 +50,15 @@ class Onnx(Teacher):
         if self.probabilities:
             logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
         return torch.from_numpy(logits)
+
+    @classmethod
+    def keep(cls, source: Path, path: Path) -> None:
+        """Write an ONNX file with all its weights inside. Raises UserError if the file, or weights beside it, cannot be read."""
+        try:
+            path.write_bytes(onnx.load(source).SerializeToString())
+        except Exception as error:  # protobuf's, onnx's and the system's kinds share no base class
+            hint = "export it again, with the weights inside or beside it"
+            raise UserError(f"{source} is not a whole ONNX file: {' '.join(str(error).split())}", hint=hint) from error
 
     def _run(self, name: str, part: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
         """One batch of `size`; a shorter part is filled up with its last sample, and cut again."""

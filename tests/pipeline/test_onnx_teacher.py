@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_models import linear_teacher
 from project import new_project
 
 import edgekd
 from edgekd.errors import UserError
-from edgekd.pipeline import onnx_teacher
 from edgekd.pipeline.sources import weight_files
+from edgekd.teachers.onnx import Onnx
 
 
 def split_model(path: Path, value: float) -> None:
@@ -28,7 +29,7 @@ def split_model(path: Path, value: float) -> None:
 def test_weights_beside_the_file_come_along(tmp_path: Path) -> None:
     split_model(tmp_path / "t.onnx", 2.0)
     (tmp_path / "store").mkdir()
-    onnx_teacher.embed(tmp_path / "t.onnx", tmp_path / "store" / "teacher.onnx")
+    Onnx.keep(tmp_path / "t.onnx", tmp_path / "store" / "teacher.onnx")
     (whole,) = onnx.load(tmp_path / "store" / "teacher.onnx").graph.initializer
     assert np.array_equal(numpy_helper.to_array(whole), np.full((32, 16), 2.0, np.float32))
     assert [p.name for p in weight_files(tmp_path / "t.onnx")] == ["t.onnx", "t.onnx.data"]
@@ -38,33 +39,11 @@ def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
     split_model(tmp_path / "t.onnx", 2.0)
     (tmp_path / "t.onnx.data").unlink()
     with pytest.raises(UserError, match=r"t\.onnx is not a whole ONNX file"):
-        onnx_teacher.embed(tmp_path / "t.onnx", tmp_path / "out.onnx")
+        Onnx.keep(tmp_path / "t.onnx", tmp_path / "out.onnx")
     (tmp_path / "t.onnx").write_bytes(b"\x00broken")
     assert weight_files(tmp_path / "t.onnx") == [tmp_path / "t.onnx"]
     with pytest.raises(UserError, match="is not a whole ONNX file"):
-        onnx_teacher.embed(tmp_path / "t.onnx", tmp_path / "out.onnx")
-
-
-def linear_teacher(path: Path, softmax: bool) -> None:
-    """Logits of images [batch, 1, 16, 16] in 4 classes, batch free: a random linear map; a second output to ignore."""
-    weight = np.random.default_rng(0).standard_normal((256, 4)).astype(np.float32) / 16
-    nodes = [
-        helper.make_node("Flatten", ["pixels"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "w"], ["raw"]),
-        helper.make_node("Softmax" if softmax else "Identity", ["raw"], ["classes"]),
-    ]
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 1, 16, 16])
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
-        for name, size in (("classes", 4), ("flat", 256))
-    ]
-    weights = [numpy_helper.from_array(weight, "w")]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", [pixels], outputs, weights),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
-    onnx.save(model, path)
+        Onnx.keep(tmp_path / "t.onnx", tmp_path / "out.onnx")
 
 
 @pytest.mark.parametrize("softmax", [False, True])

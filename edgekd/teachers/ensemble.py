@@ -1,0 +1,80 @@
+"""Several teachers as one: the weighted mean of what they say, or the surest of them for each sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch.nn.functional import log_softmax
+
+from edgekd.errors import EdgekdError, UserError
+from edgekd.teacher import Teacher
+
+__all__ = ["Ensemble"]
+
+TINY = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble(Teacher):
+    """log Σ_k w_k p_k with p_k = softmax of teacher k: `mean` "probabilities"; or Σ_k w_k log p_k: "logits".
+
+    The weights sum to one for each sample. By `weights` they are those given (equal ones if none are), by "entropy" these
+    divided by the entropy of p_k, so that the sure teachers count more; by "surest" only the teacher of least entropy counts.
+    Source: Hinton et al. 2015, arXiv 1503.02531, section 2: the arithmetic or geometric mean of an ensemble's distributions;
+    Kwon et al. 2020 (ICASSP, "Adaptive knowledge distillation based on entropy"): weights that fall with the entropy.
+    """
+
+    made_from: ClassVar[str] = "teachers"
+    members: tuple[Teacher, ...]
+    weights: tuple[float, ...] = ()
+    by: Literal["weights", "entropy", "surest"] = "weights"
+    mean: Literal["probabilities", "logits"] = "probabilities"
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise UserError("an ensemble has no members", hint='members = [{ use = "onnx", weights = "a.onnx" }, …]')
+        if self.weights and (len(self.weights) != len(self.members) or not all(w > 0 for w in self.weights)):
+            message = f"an ensemble of {len(self.members)} teachers has the weights {list(self.weights)}"
+            raise UserError(message, hint="a number above zero for each member")
+        for field, known in (("by", ("weights", "entropy", "surest")), ("mean", ("probabilities", "logits"))):
+            if getattr(self, field) not in known:
+                raise UserError(
+                    f"an ensemble's `{field}` is {getattr(self, field)!r}", hint=f"one of {', '.join(known)}"
+                )
+
+    @torch.no_grad()
+    def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [batch, classes], up to a constant for each sample. Raises UserError naming a member that fails."""
+        answers = [self._asked(number, inputs) for number in range(len(self.members))]
+        for number, answer in enumerate(answers):
+            if answer.shape != answers[0].shape:
+                message = f"teacher {number + 1} has {answer.shape[1]} classes, teacher 1 has {answers[0].shape[1]}"
+                raise UserError(message, hint="`classes` of a member names the student's among its own")
+        said = torch.stack(answers)
+        weights = self._weights(said)[..., None]
+        return (said + weights.log()).logsumexp(0) if self.mean == "probabilities" else (weights * said).sum(0)
+
+    def _asked(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [batch, classes] of one member."""
+        whose = f"teacher {number + 1} of {len(self.members)}"
+        try:
+            logits = self.members[number].outputs(inputs)
+        except EdgekdError as error:
+            raise UserError(f"{whose}: {error.message}", hint=error.hint) from None
+        if not bool(torch.isfinite(logits).all()):
+            raise UserError(f"{whose} gives NaN or infinite logits", hint="check its weights, and its inputs")
+        return log_softmax(logits.float(), dim=1)
+
+    def _weights(self, said: torch.Tensor) -> torch.Tensor:
+        """[members, batch], summing to one over the members, for log-probabilities [members, batch, classes]."""
+        given = torch.tensor(self.weights or [1.0] * len(self.members), dtype=said.dtype)[:, None]
+        entropy = -(said.exp() * said).sum(2)
+        if self.by == "surest":
+            given = (torch.arange(len(said))[:, None] == entropy.argmin(0)).to(said.dtype)
+        elif self.by == "entropy":
+            given = given / (entropy + TINY)
+        else:
+            given = given.expand(entropy.shape)
+        return given / given.sum(0)

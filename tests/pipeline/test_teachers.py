@@ -1,0 +1,128 @@
+"""Teachers of every kind, from a recipe: kept in the store, opened again, judged, learned from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_models import linear_teacher
+from project import new_project
+
+import edgekd
+from edgekd.errors import UserError
+from edgekd.pipeline.plan import Plan
+from edgekd.progress import Progress
+from edgekd.recipe import load
+from edgekd.store import Store
+
+FUNCTION = """
+
+def rule(slope: float = 1.0):
+    \"\"\"Six classes, of which 2, 3, 4, 5 are the quarters: how bright each is.\"\"\"
+    import numpy as np
+
+    def quarters(x):
+        sums = [x[:, 0, r:r + 8, c:c + 8].mean((1, 2)) for r in (0, 8) for c in (0, 8)]
+        return slope * np.stack([sums[0] * 0, sums[0] * 0, *sums], 1)
+
+    return quarters
+"""
+
+
+def project(folder: Path, teacher: str, stage: bool = True) -> Path:
+    recipe = new_project(folder)
+    module = recipe.parent / f"{recipe.parent.name}.py"
+    module.write_text(module.read_text() + FUNCTION)
+    linear_teacher(recipe.parent / "t.onnx", False)
+    text = recipe.read_text()
+    data = text[text.index("[data]") : text.index("[[stage]]")]
+    distill = 'use = "distill"\nlosses = [{ use = "kl" }]\nepochs = 1\n'
+    recipe.write_text(
+        text[: text.index("[teacher]")]
+        + f"[teacher]\n{teacher}\n{data}"
+        + (f"[[stage]]\n{distill}" if stage else "")
+        + "[measure]\nseconds = 0.2\nprocesses = 2\nwait = 0\n"
+    )
+    return recipe
+
+
+ENSEMBLE = """use = "ensemble"
+by = "entropy"
+members = [
+    { factory = "several:teacher" },
+    { use = "function", factory = "several:rule", slope = 4.0, classes = [2, 3, 4, 5] },
+    { use = "onnx", weights = "t.onnx" },
+]"""
+
+
+def test_several_teachers_teach_and_stand_in_the_ledger(tmp_path: Path) -> None:
+    """A network, a function with other classes and an ONNX file, as one: no engine, but its score, and the student's agreement."""
+    report = edgekd.compile(project(tmp_path / "several", ENSEMBLE), tmp_path / "out", store=tmp_path / "store")
+    teacher, student = report["ledger"][0], report["ledger"][-1]
+    assert (teacher["row"], teacher["runs_in"], teacher["parameters"], teacher["latency"]) == (
+        "teacher",
+        "ensemble",
+        None,
+        None,
+    )
+    assert teacher["metric"] > 0.9  # the rule knows the answer
+    assert student["agreement"]["kl"] > 0
+    names = {one["name"] for one in report["targets"][0]["candidates"]}
+    assert names == {"distill on onnxruntime"}
+
+
+def planned(recipe: Path, store: Path) -> Plan:
+    return Plan(load(recipe), Store(store), Progress(quiet=True))
+
+
+def test_a_function_and_its_arguments_are_in_the_key_and_other_classes_too(tmp_path: Path) -> None:
+    base = 'use = "function"\nfactory = "keyed:rule"\nclasses = [2, 3, 4, 5]\n'
+    recipe, keys = project(tmp_path / "keyed", base), []
+    written = recipe.read_text()
+    for body in (base, base + "slope = 2.0\n", base.replace("[2, 3", "[3, 2"), base + "resize = [16, 16]\n"):
+        recipe.write_text(written.replace(base, body))
+        keys.append(planned(recipe, tmp_path / "store").steps["teacher"].key)
+    assert len(set(keys)) == 4
+
+
+def test_a_program_named_by_a_command_is_in_the_key(tmp_path: Path) -> None:
+    recipe = project(tmp_path / "ran", 'use = "command"\ncommand = ["./run.py", "{inputs}", "{outputs}"]\n')
+    keys = []
+    for text in ("print(1)", "print(2)"):
+        (recipe.parent / "run.py").write_text(text)
+        keys.append(planned(recipe, tmp_path / "store").steps["teacher"].key)
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ('use = "function"\n', 'teacher.use: "function" needs `factory`'),
+        ('use = "ensemble"\n', 'teacher.use: "ensemble" needs `members`'),
+        ('use = "outputs"\nweights = "none.npz"\n', "none.npz does not exist"),
+        (
+            'use = "ensemble"\nmembers = [{ use = "onyx", weights = "t.onnx" }]\n',
+            'members: teacher 1: use: no teachers named "onyx"',
+        ),
+        ('use = "ensemble"\nmembers = [{ use = "onnx" }]\n', 'members: teacher 1: use: "onnx" needs `weights`'),
+        ('use = "function"\nfactory = "wrong:rule"\nslop = 1.0\n', "teacher.slop: unknown key"),
+        ('use = "command"\ncommands = ["x"]\n', "teacher.commands: unknown key"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(tmp_path: Path, teacher: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(project(tmp_path / "wrong", teacher))
+    assert said in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_other_classes_without_a_mapping_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    recipe = project(tmp_path / "other", 'use = "function"\nfactory = "other:rule"\n', stage=False)
+    with pytest.raises(UserError, match=r"teacher's outputs are \[batch, 6\], the student's \[batch, 4\]") as caught:
+        edgekd.compile(recipe, tmp_path / "out", store=tmp_path / "store")
+    assert "classes = […]" in caught.value.hint
+
+
+def test_outputs_that_do_not_cover_the_data_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "answers.npz", inputs=np.zeros((1, 1, 16, 16), np.float32), logits=np.zeros((1, 4)))
+    recipe = project(tmp_path / "kept", f'use = "outputs"\nweights = "{tmp_path / "answers.npz"}"\n', stage=False)
+    with pytest.raises(UserError, match="holds no output for sample 0"):
+        edgekd.compile(recipe, tmp_path / "out", store=tmp_path / "store")
