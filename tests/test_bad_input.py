@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from project import edgekd, new_project
+from project import edgekd, here, new_project
 from safetensors.torch import save_file
 
 from edgekd.errors import UserError
@@ -30,7 +30,7 @@ def edit(recipe: Path, old: str, new: str, file: str = "net.py") -> None:
 
 
 def refused(recipe: Path, tmp_path: Path, *more: str | Path) -> str:
-    done = edgekd("compile", recipe, "--store", tmp_path / "store", "--out", tmp_path / "out", "--quiet", *more)
+    done = here("compile", recipe, "--store", tmp_path / "store", "--out", tmp_path / "out", "--quiet", *more)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "bundles").exists()
@@ -153,8 +153,8 @@ def test_an_unknown_target_and_a_ratio_above_one(recipe: Path, tmp_path: Path) -
 
 
 def test_an_unknown_command_or_list(tmp_path: Path) -> None:
-    assert edgekd("compil").returncode == 2
-    done = edgekd("list", "loses")
+    assert here("compil").returncode == 2
+    done = here("list", "loses")
     assert done.returncode == 2 and "losses" in done.stderr
 
 
@@ -181,7 +181,7 @@ def test_a_metric_that_gives_no_number(recipe: Path, tmp_path: Path, returned: s
     ],
 )
 def test_overrides_that_make_no_sense(recipe: Path, tmp_path: Path, override: str) -> None:
-    done = edgekd("plan", recipe, "--store", tmp_path / "store", "--set", override)
+    done = here("plan", recipe, "--store", tmp_path / "store", "--set", override)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ")
 
@@ -198,13 +198,13 @@ def test_a_misspelt_argument_of_an_onnx_teacher(recipe: Path, tmp_path: Path) ->
 
 def test_a_report_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{}")
-    done = edgekd("report", tmp_path)
+    done = here("report", tmp_path)
     assert done.returncode == 2 and "is not an edgekd report" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["torch", "class", "9net", "edgekd"])
 def test_names_that_no_module_can_have(tmp_path: Path, name: str) -> None:
-    done = edgekd("new", tmp_path / name)
+    done = here("new", tmp_path / name)
     assert done.returncode == 2 and "hint: " in done.stderr
     assert not (tmp_path / name).exists()
 
