@@ -5,7 +5,8 @@
 Real engines first: sub-millisecond networks of ONNX Runtime, each checked against itself (A/A: any "regressed" is a false
 alarm), on a quiet machine and with a neighbour that keeps another core busy; then against deeper ones of the same kind,
 whose slowdown is honest work: more equal layers. What they truly cost is found by a long race of its own. Then simulated
-machines, whose truth is known exactly. Every finished check is kept: started again, the script goes on.
+machines, whose truth is known exactly. Every finished check is kept: started again, the script goes on, unless what
+decides a check has changed since: then all are made again.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd import bundle
 from edgekd.backend import Signature, open_backend, write_json
 from edgekd.check.verdict import Rule
+from edgekd.digest import of_file, of_json
 from edgekd.latency.race import race
 from edgekd.store import write_whole
 from edgekd.target import find_target
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "out" / "benchmark-gate"
+DECIDES = ("check/gates.py", "check/session.py", "check/starts.py", "check/verdict.py", "latency/statistics.py")
+DECIDES += ("latency/clock.py", "latency/race.py", "latency/rounds.py")
+CHECKS = WORK / f"checks-{of_json([of_file(HERE.parent / 'edgekd' / name) for name in DECIDES])[:12]}"
 CHANNELS, SIDE, LAYERS = (8, 16, 24), 16, 30
 SLOWER = {"8%": 2, "15%": 4}  # layers more than 30; what they truly cost is measured
 MOST = 50  # processes of a simulated check: what the default time allows a sub-millisecond engine
@@ -97,7 +102,7 @@ def neighbour(busy: bool) -> Iterator[None]:
 
 def checked(kind: str, number: int, candidate: Path, baseline: Path, busy: bool = False) -> dict[str, Any]:
     """One check by the command, kept: verdict, seconds, ratio."""
-    kept = WORK / "checks" / f"{kind}-{number:04d}.json"
+    kept = CHECKS / f"{kind}-{number:04d}.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
     options = [
@@ -135,7 +140,7 @@ def checked(kind: str, number: int, candidate: Path, baseline: Path, busy: bool 
 
 def truth(name: str, candidate: Path, baseline: Path, processes: int) -> dict[str, float]:
     """What the candidate truly costs: a race of many processes, kept."""
-    kept = WORK / "checks" / f"truth-{name}.json"
+    kept = CHECKS / f"truth-{name}.json"
     if not kept.is_file():
         engines = {"candidate": candidate / "engine", "baseline": baseline / "engine"}
         found = race(engines, processes=processes, seconds=0.25 * processes, cold_starts=0, seed=99)
@@ -160,7 +165,7 @@ def simulated(runs: int) -> list[dict[str, Any]]:
     found = []
     for name, machine in (("quiet", QUIET), ("bimodal", BIMODAL), ("noisy", NOISY)):
         for slower in (1.0, 1.05, 1.08, 1.15):
-            kept = WORK / "checks" / f"simulated-{name}-{slower:g}.json"
+            kept = CHECKS / f"simulated-{name}-{slower:g}.json"
             rows = json.loads(kept.read_text()) if kept.is_file() else []
             for run in range(len(rows), runs):
                 verdict, last = judged(machine, slower, Rule(0.05, 0.0), MOST, run)
