@@ -121,6 +121,9 @@ def test_compiling_again_gives_the_same_bytes_and_the_same_outputs(
                 np.testing.assert_array_equal(session.run([x])[0], y)
                 np.testing.assert_array_equal(session.run([turned])[0], y)
             session.close()
+            session.close()
+            with pytest.raises(UserError, match="this session was closed"):
+                session.run([x])
     assert np.array_equal(results[0], results[1])
 
 
