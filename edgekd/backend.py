@@ -10,108 +10,50 @@
 
 A backend is one file in `edgekd/backends/`. Importing it imports no runtime; `load` and what it returns need numpy and
 the runtime; torch only where that is the runtime, or a part of it.
+the runtime; torch only where that is the runtime, or a part of it.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekd import registry
+from edgekd.environment import Environment, wanted
 from edgekd.errors import UserError, nearest
+from edgekd.json_file import read_json, write_json
+from edgekd.signature import Array, Port, Signature, check_inputs
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from edgekd.progress import Progress
+
+__all__ = [
+    "Array",
+    "Backend",
+    "Port",
+    "Session",
+    "Signature",
+    "lent",
+    "load_engine",
+    "open_backend",
+    "own_files",
+    "read_engine",
+    "read_json",
+    "share",
+    "write_engine",
+    "write_json",
+]
+
 FORMAT = 1
 ABOUT = ("engine.json", "signature.json", "entry.json")  # the last is the store's
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output: `shape` holds an int per fixed dimension and a name per dynamic one."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
-
-    def concrete(self, dynamic: int) -> tuple[int, ...]:
-        """The shape with every dynamic dimension set to `dynamic`."""
-        return tuple(size if isinstance(size, int) else dynamic for size in self.shape)
-
-
-@dataclass(frozen=True)
-class Signature:
-    """`signature.json`: what goes in, what comes out, how to preprocess, what the classes are called."""
-
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, folder: Path) -> Signature:
-        """Raises UserError if `folder/signature.json` is missing or not a signature."""
-        file = folder / "signature.json"
-        found = read_json(file)
-        try:
-            ports = {side: tuple(_port(port) for port in found[side]) for side in ("inputs", "outputs")}
-            labels = tuple(str(label) for label in found.get("labels") or ())
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: not a signature: {type(error).__name__}: {error}") from None
-        return cls(**ports, preprocessing=found.get("preprocessing") or {}, labels=labels)
-
-    def noise(self, seed: int) -> list[Array]:
-        """One batch of legal inputs: standard normal floats; 0 or 1 for integers and bool. A dynamic dimension is 1."""
-        random = np.random.default_rng(seed)
-        made: list[Array] = []
-        for port in self.inputs:
-            floating = np.issubdtype(np.dtype(port.dtype), np.floating)
-            shape = port.concrete(1)
-            values = random.standard_normal(shape) if floating else random.integers(0, 2, shape)
-            made.append(np.asarray(values).astype(port.dtype))
-        return made
-
-    def feed(self, seed: int) -> dict[str, Array]:
-        """The same noise by name of the input."""
-        return {port.name: value for port, value in zip(self.inputs, self.noise(seed), strict=True)}
-
-
-def _port(found: Mapping[str, Any]) -> Port:
-    shape = tuple(n if isinstance(n, int) and n > 0 else str(n) for n in found["shape"])
-    return Port(str(found["name"]), shape, np.dtype(found["dtype"]).name)
-
-
-def check_inputs(ports: Sequence[Port], inputs: Sequence[Array]) -> None:
-    """Raises UserError naming the first input whose count, type, shape or dtype is not the signature's."""
-    if len(inputs) != len(ports):
-        names = ", ".join(port.name for port in ports)
-        raise UserError(f"the engine takes {len(ports)} input(s) ({names}), got {len(inputs)}")
-    for port, value in zip(ports, inputs, strict=True):
-        if not isinstance(value, np.ndarray):
-            raise UserError(f'input "{port.name}" is a {type(value).__name__}, not a numpy array')
-        if value.dtype != port.dtype:
-            raise UserError(
-                f'input "{port.name}" has dtype {value.dtype}, the engine takes {port.dtype}',
-                hint=f'convert it: x.astype("{port.dtype}")',
-            )
-        fits = value.ndim == len(port.shape) and all(
-            n == size for n, size in zip(value.shape, port.shape, strict=True) if isinstance(size, int)
-        )
-        if not fits:
-            raise UserError(f'input "{port.name}" has shape {list(value.shape)}, the engine takes {list(port.shape)}')
 
 
 class Session(ABC):
@@ -120,18 +62,31 @@ class Session(ABC):
     def __init__(self, signature: Signature, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.signature = signature
         self.clock = clock
+        self._closed = False
 
     @abstractmethod
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs, in the signature's order, for inputs that were checked."""
+        """The outputs, in the signature's order, for inputs that were checked; not asked of a closed session."""
 
     @abstractmethod
+    def release(self) -> None:
+        """Let go of the engine; called once."""
+
+    @final
     def close(self) -> None:
         """Let go of the engine; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.release()
 
     @final
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs, in the signature's order. Raises UserError if an input is not what the signature says."""
+        """The outputs, in the signature's order.
+
+        Raises UserError if an input is not what the signature says, or the session was closed.
+        """
+        if self._closed:
+            raise UserError("this session was closed", hint="open the engine again")
         check_inputs(self.signature.inputs, inputs)
         return self.compute(inputs)
 
@@ -150,24 +105,48 @@ class Backend(ABC):
     """A compiler and its runtime.
 
     `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
-    `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and neither scored nor timed.
+    `environment` holds those that it compiles with and that cannot live beside the others: `unsupported` and `compile` are
+    asked in a worker that sees them. `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and
+    neither scored nor timed.
     """
 
     name: ClassVar[str]
     packages: ClassVar[Mapping[str, str]]
     optional: ClassVar[Mapping[str, str]] = {}
+    environment: ClassVar[Environment | None] = None
     compile_only: ClassVar[str] = ""
 
     @final
-    def missing(self) -> str:
-        """Empty when this backend can be used here, else the pip command for what it lacks. Imports nothing."""
+    def missing(self, *, to_run: bool = False) -> str:
+        """Empty when this backend can be used here (`to_run`: when its engines can be), else the command that adds what is missing.
+
+        Imports nothing.
+        """
         absent = [package for module, package in self.packages.items() if find_spec(module) is None]
-        wanted = dict.fromkeys(spec for package in absent for spec in _wanted(package))
-        return f"pip install {' '.join(wanted)}" if wanted else ""
+        specs = dict.fromkeys(spec for package in absent for spec in wanted(package))
+        if specs:
+            return f"pip install {' '.join(specs)}"
+        lacking = not to_run and self.environment is not None and not self.environment.made(self._installed())
+        return f"edgekd doctor --fix {self.name}" if lacking else ""
 
     @final
     def versions(self) -> dict[str, str]:
         """Version of each installed distribution that it uses, read without importing: belongs in a cache key."""
+        found = self._installed()
+        return {**found, **(self.environment.versions(found) if self.environment else {})}
+
+    @final
+    def variables(self) -> dict[str, str]:
+        """Environment variables for the worker in which `unsupported` and `compile` are asked."""
+        return self.environment.variables(self._installed()) if self.environment else {}
+
+    @final
+    def fix(self, progress: Progress) -> None:
+        """Make its environment, where it has one. Raises what `Environment.make` raises."""
+        if self.environment:
+            self.environment.make(self._installed(), progress)
+
+    def _installed(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for package in (*self.packages.values(), *self.optional.values()):
             try:
@@ -200,45 +179,12 @@ class Backend(ABC):
         return None
 
 
-def _wanted(package: str) -> list[str]:
-    """What to install for `package`, quoted for a shell: the smallest extra of edgekd that has it, and the versions asked for."""
-    try:
-        split = [line.partition(";") for line in metadata.requires("edgekd") or []]
-    except metadata.PackageNotFoundError:
-        return [package]
-    specs = [(spec.replace(" ", ""), re.search(r"extra *== *[\"']([\w-]+)", marker)) for spec, _, marker in split]
-    found = [(spec, extra) for spec, extra in specs if re.split(r"[<>=!~\[]", spec)[0] == package]
-    if not found:
-        return [package]
-    sizes = Counter(extra[1] for _, extra in specs if extra)
-    spec, extra = min(found, key=lambda one: sizes[one[1][1]] if one[1] else 0)
-    return [*([shlex.quote(f"edgekd[{extra[1]}]")] if extra else []), shlex.quote(spec)]
-
-
 def open_backend(name: str) -> Backend:
     """The backend called `name`. Raises UserError, naming the nearest, if there is none."""
     found = registry.find("backends", name)()
     if not isinstance(found, Backend):
         raise UserError(f"{registry.file_of('backends', name)}: exports no Backend")
     return found
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`. Raises UserError if it is missing, not JSON or not an object."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: holds no JSON object")
-    return found
-
-
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Sorted keys and a final newline, so that equal facts are equal bytes."""
-    file.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", "utf-8")
 
 
 def lent(value: Array) -> Array:
@@ -257,11 +203,16 @@ def own_files(engine: Path) -> list[Path]:
 
 
 def write_engine(program: Path, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the program's signature and write engine.json, with format and the bytes of all the engine's own files added."""
+    """Copy the program's signature and write engine.json: `facts`, the program's precision and grid where they say no other,
+
+    the format, and the bytes of all the engine's own files.
+    """
     Signature.read(program)
+    about = read_json(program / "program.json")
+    named = {"precision": about["precision"], "grid": about.get("grid", "none")}
     (out / "signature.json").write_bytes((program / "signature.json").read_bytes())
     size = sum(file.stat().st_size for file in own_files(out))
-    whole = {**facts, "format": FORMAT, "bytes": size}
+    whole = {**named, **facts, "format": FORMAT, "bytes": size}
     write_json(out / "engine.json", whole)
     return whole
 
@@ -291,6 +242,6 @@ def load_engine(engine: Path) -> Session:
     if name not in known:
         raise UserError(f"{engine / 'engine.json'}: no backend named {name!r}", hint=nearest(str(name), known))
     backend = open_backend(name)
-    if command := backend.missing():
+    if command := backend.missing(to_run=True):
         raise UserError(f'the backend "{name}" is not installed', hint=command)
     return backend.load(engine)

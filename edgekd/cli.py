@@ -13,6 +13,7 @@ import typer
 
 from edgekd.bundle_cli import cmake_dir, measure, verify
 from edgekd.check_cli import EPILOG, check
+from edgekd.doctor_cli import doctor
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
 from edgekd.table_cli import table
@@ -190,24 +191,7 @@ def list_(
         print(listing.page(found) if isinstance(found, dict) else listing.table(found))
 
 
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine can compile and measure.
-
-    For what it cannot: the command that adds what is missing.
-    """
-    from edgekd.doctor import examine
-
-    checks = examine()
-    if as_json:
-        print(json.dumps([vars(one) for one in checks], indent=1))
-        return
-    for one in checks:
-        print(f"{'ok ' if one.good else 'no '} {one.what:<14} {one.found}")
-        if one.cure:
-            print(f"{'':18} hint: {one.cure}")
-
-
+app.command()(doctor)
 app.command()(measure)
 app.command()(verify)
 app.command()(table)

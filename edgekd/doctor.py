@@ -1,18 +1,24 @@
-"""What this machine can compile and measure, and the exact command that adds what is missing."""
+"""What this machine can compile and measure, the exact command that adds what is missing, and `--fix`, which adds some."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekd import registry
 from edgekd.backend import open_backend
+from edgekd.errors import UserError
 from edgekd.pipeline.step import package_version
 from edgekd.store import default_folder
 from edgekd.target import find_target
 from edgekd.units import format_bytes
+
+if TYPE_CHECKING:
+    from edgekd.progress import Progress
 
 NEEDED = {"torch": "train and quantize", "torchao": "quantize", "torch_pruning": "prune", "onnxscript": "export"}
 LITTLE = 2 * 10**9
@@ -26,6 +32,23 @@ class Check:
     good: bool
     found: str
     cure: str = ""
+
+
+def make_environments(names: Sequence[str], progress: Progress) -> None:
+    """Make the environments of these backends; of none named, of all whose other packages are installed.
+
+    Raises UserError for a backend that has no environment, or lacks packages which are the user's to install.
+    """
+    for name in names or registry.names("backends"):
+        backend = open_backend(name)
+        if backend.environment is None:
+            if names:
+                raise UserError(f'the backend "{name}" has no environment of its own', hint=backend.missing())
+        elif cure := backend.missing(to_run=True):
+            if names:
+                raise UserError(f'the backend "{name}" is not installed', hint=f"{cure}; then again")
+        else:
+            backend.fix(progress)
 
 
 def examine() -> list[Check]:

@@ -62,6 +62,11 @@ class Target(BaseModel):
         return tuple(name for name in self.backends if name in registry.names("backends"))
 
     @property
+    def at_hand(self) -> tuple[str, ...]:
+        """Of those, the ones that can compile here; where none can, all of them, so that each says what it lacks."""
+        return tuple(name for name in self.usable if not _cure(name)) or self.usable
+
+    @property
     def unmeasured(self) -> str:
         """Why latency on this target cannot be measured from here; empty if this machine is such a device.
 
@@ -85,12 +90,23 @@ class Target(BaseModel):
         """What to know before compiling for it; `chosen` are the recipe's own backends, if it names any."""
         absent = [name for name in self.backends if name not in self.usable] if not chosen else []
         said = [f"{self.name}: this edgekd has no backend {', '.join(absent)}"] if absent else []
+        lacking = [] if chosen else [name for name in self.usable if name not in self.at_hand]
+        if lacking:
+            cures = ", ".join(f"{name} ({_cure(name)})" for name in lacking)
+            said.append(f"{self.name}: passed over, since not installed: {cures}")
         if self.unmeasured:
             said.append(
                 f"{self.name}: {self.unmeasured}: its engines are compiled and scored here, "
                 "their latency is not measured, and none is chosen"
             )
         return said
+
+
+def _cure(name: str) -> str:
+    """The command that adds what a backend lacks here; empty if nothing."""
+    from edgekd.backend import open_backend
+
+    return open_backend(name).missing()
 
 
 def _facts(key: str) -> list[str]:

@@ -60,6 +60,19 @@ def test_a_known_backend_that_is_not_here_is_passed_over(tmp_path: Path, monkeyp
     assert not any("no backend" in remark for remark in board.remarks(chosen=("onnxruntime",)))
 
 
+def test_what_is_not_installed_is_passed_over_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "board.toml").write_text(BOARD.replace('["onnx', '["ncnn", "onnx'))
+    board, gone = find_target("board.toml", tmp_path), ["ncnn"]
+    monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None if name in gone else name)
+    assert (board.usable, board.at_hand) == (("ncnn", "onnxruntime"), ("onnxruntime",))
+    said = "board: passed over, since not installed: ncnn (pip install 'edgekd[ncnn]' ncnn==1.0.20261020)"
+    assert said in board.remarks()
+    assert said not in board.remarks(chosen=("ncnn",))
+    gone.append("onnxruntime")
+    assert board.at_hand == board.usable, "each is tried, and says what it lacks"
+    assert not any("passed over" in remark for remark in board.remarks())
+
+
 @pytest.mark.parametrize(
     ("reach", "why"),
     [

@@ -73,8 +73,6 @@ class CoreMl(Backend):
             "backend": self.name,
             "file": FILE,
             "versions": self.versions(),
-            "precision": about["precision"],
-            "grid": about.get("grid", "none"),
             "threads": threads,
             "integer_nodes": integer,
             "float_nodes": weighted - integer,

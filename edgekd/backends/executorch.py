@@ -57,15 +57,13 @@ class ExecuTorchSession(Session):
         self._program, self._method, self._tensor = program, method, from_numpy  # the method reads the program's memory
 
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
-        if self._method is None:
-            raise EdgekdError("this session was closed")
         try:
             found = self._method([self._tensor(lent(value)) for value in inputs], clone_outputs=True)
         except RuntimeError as error:
             raise EdgekdError(f"executorch cannot run the engine: {error}") from None
         return [output.numpy() for output in found]
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._method = self._program = None
 
 
@@ -107,8 +105,6 @@ class ExecuTorch(Backend):
             "backend": self.name,
             "file": FILE,
             "versions": self.versions(),
-            "precision": about["precision"],
-            "grid": about.get("grid", "none"),
             "threads": threads,
             "integer_nodes": counts["integer"],
             "float_nodes": weighted - counts["integer"],

@@ -61,8 +61,6 @@ class NcnnSession(Session):
         self._net, self._mat, self._inputs, self._outputs = net, Mat, blobs["inputs"], blobs["outputs"]
 
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
-        if self._net is None:
-            raise EdgekdError("this session was closed")
         extractor = self._net.create_extractor()
         given = [lent(value[0]) for value in inputs]  # alive until the last output is out
         for name, value in zip(self._inputs, given, strict=True):
@@ -76,7 +74,7 @@ class NcnnSession(Session):
             found.append(value.reshape(port.concrete(1)))
         return found
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._net = None
 
 
@@ -108,7 +106,7 @@ class Ncnn(Backend):
 
     def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
         """Half floats where `target` lists float16. Raises EdgekdError if pnnx or ncnn refuses the program."""
-        about, signature = read_json(program / "program.json"), Signature.read(program)
+        signature = Signature.read(program)
         half = "float16" in (target.get("precisions") or ())
         blobs = _blobs(program, signature)
         with _converted(program, half) as files:
@@ -119,8 +117,6 @@ class Ncnn(Backend):
             "backend": self.name,
             "file": FILE,
             "versions": self.versions(),
-            "precision": about["precision"],
-            "grid": about.get("grid", "none"),
             "threads": threads,
             "integer_nodes": 0,
             "float_nodes": sum(n for kind, n in kinds.items() if WEIGHTED.fullmatch(kind)),

@@ -86,7 +86,7 @@ class NullSession(Session):
             values = np.rint(values / self._step) * self._step
         return values.reshape(len(values), *port.concrete(1)[1:]).astype(port.dtype)
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._matrices.clear()
 
 
@@ -134,8 +134,6 @@ class Null(Backend):
                 "backend": self.name,
                 "file": "device.json",
                 "versions": self.versions(),
-                "precision": about["precision"],
-                "grid": about.get("grid", "none"),
                 "threads": threads,
                 "integer_nodes": int(integer),
                 "float_nodes": int(not integer),

@@ -57,12 +57,10 @@ class OnnxRuntimeSession(Session):
         self._outputs = [port.name for port in signature.outputs]
 
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
-        if self._session is None:
-            raise EdgekdError("this session was closed")
         found: list[Array] = self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)))
         return found
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._session = None
 
 
@@ -117,8 +115,6 @@ class OnnxRuntime(Backend):
             "backend": self.name,
             "file": FILE,
             "versions": self.versions(),
-            "precision": about["precision"],
-            "grid": about.get("grid", "none"),
             "threads": threads,
             "integer_nodes": weighted + moved,
             "float_nodes": floats,

@@ -60,15 +60,13 @@ class OpenVinoSession(Session):
         self._tensor, self._request = Tensor, compiled.create_infer_request()
 
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
-        if self._request is None:
-            raise EdgekdError("this session was closed")
         held = [lent(value) for value in inputs]  # until it has run: the tensors do not keep what they look at
         for position, value in zip(self._inputs, held, strict=True):
             self._request.set_input_tensor(position, self._tensor(value, shared_memory=True))
         self._request.infer()
         return [np.array(self._request.get_output_tensor(position).data) for position in self._outputs]
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._request = None
 
 
@@ -117,8 +115,6 @@ class OpenVino(Backend):
             "backend": self.name,
             "file": FILE,
             "versions": self.versions(),
-            "precision": about["precision"],
-            "grid": about.get("grid", "none"),
             "threads": threads,
             "integer_nodes": weighted["integer"],
             "float_nodes": weighted["float"],

@@ -24,7 +24,6 @@ from edgekd.backend import (
     share,
     write_engine,
 )
-from edgekd.errors import EdgekdError
 from edgekd.refusals import fixed_shapes, refused_graph, refused_precision
 
 __all__ = ["Torch"]
@@ -51,14 +50,12 @@ class TorchSession(Session):
         self._run, self._torch = run, torch
 
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
-        if self._run is None:
-            raise EdgekdError("this session was closed")
         tensors = [self._torch.from_numpy(lent(value)) for value in inputs]
         with self._torch.no_grad():
             found = self._run(*tensors)
         return [output.numpy() for output in found]
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._run = None
 
 
@@ -92,8 +89,6 @@ class Torch(Backend):
             "backend": self.name,
             "file": FILES[0],
             "versions": self.versions(),
-            "precision": about["precision"],
-            "grid": about.get("grid", "none"),
             "threads": threads,
             "integer_nodes": 0,
             "float_nodes": weighted,

@@ -57,12 +57,13 @@ def compile_engine(
 
     `timeout` is in seconds, for both together. A backend that is not installed is a reason with the command that adds it.
     """
-    if command := open_backend(backend).missing():
+    made_by = open_backend(backend)
+    if command := made_by.missing():
         raise EdgekdError(f'the backend "{backend}" is not installed: {command}')
     end = time.monotonic() + timeout
     request = {"backend": backend, "program": str(program), "target": dict(target), "threads": threads}
     request["plugins"] = plugins()
-    env = worker.thread_env(threads)
+    env = {**worker.thread_env(threads), **made_by.variables()}
     lines = worker.call("unsupported", request, env=env, timeout=timeout)["lines"]
     if lines:
         more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""

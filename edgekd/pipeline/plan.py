@@ -61,7 +61,7 @@ class Plan:
         self.candidates = [
             Candidate(version, target, backend)
             for target in self.targets
-            for backend in self.values.targets.backends or target.usable
+            for backend in self.values.targets.backends or target.at_hand
             for version in self.raced
         ]
         for version in self.raced:
@@ -250,7 +250,7 @@ class Plan:
 
     def grid(self) -> str:
         """The grid that the targets' backends have kernels for. Raises EdgekdError if they differ."""
-        names = {b for t in self.targets for b in self.values.targets.backends or t.usable}
+        names = {b for t in self.targets for b in self.values.targets.backends or t.at_hand}
         facts = self.targets[0].model_dump(mode="json")
         grids = sorted({open_backend(name).grid(facts) for name in names})
         if len(grids) > 1:

@@ -99,12 +99,12 @@ def key_of(
     fields: Any,
     reads: Mapping[str, str],
     code: Iterable[Path],
-    packages: Iterable[str] = ("torch",),
+    packages: Iterable[str] | Mapping[str, str] = ("torch",),
 ) -> str:
     """sha256 over everything that a result depends on.
 
     inputs are the KEYS of the steps before, not the digests of their content: the whole plan, cached or not, is then
-    known before any work (docs/decisions/0002).
+    known before any work (docs/decisions/0002). packages are names of installed distributions, or versions by name.
     """
     parts = {
         "edgekd": edgekd.__version__,
@@ -113,7 +113,7 @@ def key_of(
         "fields": fields,
         "reads": dict(reads),
         "code": [digest.of_source(path) for path in code],
-        "packages": {name: package_version(name) for name in packages},
+        "packages": dict(packages) if isinstance(packages, Mapping) else {n: package_version(n) for n in packages},
     }
     return digest.of_json(parts)
 

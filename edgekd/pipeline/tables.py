@@ -167,7 +167,7 @@ def _groups(plan: Plan, before: str) -> tuple[list[Group], Space]:
 
 
 def _backends(plan: Plan, target: Target) -> list[str]:
-    return list(plan.values.targets.backends or target.usable)
+    return list(plan.values.targets.backends or target.at_hand)
 
 
 def _fields(plan: Plan, target: Target) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import torch
 from torch import fx
 from torch.fx.passes.shape_prop import ShapeProp
 
-__all__ = ["REWRITES", "rewrite"]
+__all__ = ["REWRITES", "pair_weights", "rewrite"]
 
 aten, quantized = torch.ops.aten, torch.ops.quantized_decomposed
 QUANTIZE = quantized.quantize_per_tensor.default
 DEQUANTIZE = quantized.dequantize_per_tensor.default
+QUANTIZE_WEIGHT = quantized.quantize_per_channel.default
 DEQUANTIZE_WEIGHT = quantized.dequantize_per_channel.default
 FUSED = (aten.relu.default, aten.hardtanh.default)
 
@@ -75,6 +76,23 @@ def fold_float_weights(graph: fx.GraphModule) -> None:
         graph.register_buffer(name, node.target(*arguments))
         with graph.graph.inserting_before(node):
             _replace(graph, node, graph.graph.get_attr(name))
+
+
+def pair_weights(graph: fx.GraphModule) -> None:
+    """An integer weight becomes the float weight that it stands for, quantized to it in the graph; not of `REWRITES`.
+
+    For compilers that read the pair, not the integers. |w| ≤ 128 and two roundings of 2^-24 give back the same integers.
+    """
+    for node in _of(graph, DEQUANTIZE_WEIGHT):
+        weight, *grid = node.args
+        arguments = [_constant(graph, a) if isinstance(a, fx.Node) else a for a in node.args]
+        name = f"{weight.target}_float"
+        graph.register_buffer(name, node.target(*arguments))
+        with graph.graph.inserting_before(node):
+            integers = graph.graph.call_function(QUANTIZE_WEIGHT, (graph.graph.get_attr(name), *grid))
+        node.args = (integers, *grid)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
 
 
 #: In the order that they run.

@@ -10,12 +10,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from backends.folders import write_program
 
-from edgekd import bundle, registry
+from edgekd import bundle, registry, worker
 from edgekd.backend import Backend, Signature, load_engine, open_backend
 from edgekd.errors import UserError
 
@@ -28,6 +29,8 @@ RUNTIMES = (
     "tvm",
     "executorch",
     "ai_edge_litert",
+    "litert_torch",
+    "jax",
     "ncnn",
     "pnnx",
     "coremltools",
@@ -46,6 +49,15 @@ def runnable() -> list[str]:
     return [name for name in usable() if not open_backend(name).compile_only]
 
 
+def compiled_by(backend: Backend, program: Path, out: Path) -> dict[str, Any]:
+    """Here; in a worker, as the pipeline does, where the compiler has an environment of its own."""
+    if backend.environment is None:
+        return backend.compile(program, out, {"name": "host"}, 1)
+    folders = {"program": str(program), "out": str(out)}
+    request = {"backend": backend.name, **folders, "target": {"name": "host"}, "threads": 1}
+    return worker.call("compile", request, env=backend.variables())
+
+
 @pytest.fixture(scope="module")
 def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
     """The float program compiled by a backend, once; by `torch` without a compiler, whose own test waits for that."""
@@ -56,7 +68,7 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
         def compiled(name: str) -> Path:
             folder = tmp_path_factory.mktemp(name)
             (folder / "engine").mkdir()
-            open_backend(name).compile(write_program(folder / "program"), folder / "engine", {"name": "host"}, 1)
+            compiled_by(open_backend(name), write_program(folder / "program"), folder / "engine")
             return folder / "engine"
 
         yield compiled
@@ -80,6 +92,9 @@ def test_it_is_a_final_backend_named_like_its_file(name: str) -> None:
     assert backend.name == name
     assert getattr(type(backend), "__final__", False)
     assert backend.grid({"name": "host"}) in ("affine", "symmetric", "none")
+    if backend.environment is not None:
+        pins = dict(pin.split("==") for pin in backend.environment.pins)
+        assert not set(pins) & set(backend.packages.values()), "it is laid over those, and known by their versions"
 
 
 @pytest.mark.parametrize("name", usable())
@@ -90,7 +105,7 @@ def test_compiling_again_gives_the_same_bytes_and_the_same_outputs(
     assert backend.unsupported(program, {"name": "host", "precisions": ["float32"]}) == []
     engines = [engine_of(name), tmp_path / "two"]
     engines[1].mkdir()
-    facts = backend.compile(program, engines[1], {"name": "host"}, 1)
+    facts = compiled_by(backend, program, engines[1])
     assert facts == json.loads((engines[1] / "engine.json").read_text())
     assert {"backend", "file", "versions", "precision", "integer_nodes", "float_nodes", "options", "bytes"} <= set(
         facts
@@ -121,6 +136,9 @@ def test_compiling_again_gives_the_same_bytes_and_the_same_outputs(
                 np.testing.assert_array_equal(session.run([x])[0], y)
                 np.testing.assert_array_equal(session.run([turned])[0], y)
             session.close()
+            session.close()
+            with pytest.raises(UserError, match="this session was closed"):
+                session.run([x])
     assert np.array_equal(results[0], results[1])
 
 

@@ -35,7 +35,7 @@ class Timed(Session):
         self.calls += 1
         return []
 
-    def close(self) -> None:
+    def release(self) -> None:
         pass
 
 
