@@ -142,9 +142,9 @@ def _converted(program: Path, signature: Signature, quantized: bool) -> bytes:
             return bytes(model.model_content())
         except Exception as error:  # MLIR's, torch's and its own have no base class in common
             lacking = re.search(r"Lowering not found: (\S+)", str(error))
-            nodes = read_json(program / "graph.json")["nodes"]
+            nodes = read_json(program / "graph.json")["nodes"] if lacking else []
             named = [name for name, operator, *_ in nodes if lacking and operator == lacking[1]]
-            said = " ".join(str(error).split())[:400]
+            said = " ".join(str(error).split()).partition(" While executing ")[0][:400]
             where = f" (node {', '.join(named[:3])})" if named else ""
             raise EdgekdError(f"litert-torch cannot convert the program: {said}{where}") from None
 
