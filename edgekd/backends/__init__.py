@@ -9,5 +9,7 @@ Contract (`tests/backends/test_contract.py` holds every file to it):
 * `load` needs numpy and the runtime only, and opens what an earlier process compiled; torch is imported by the backends
   whose runtime it is, or whose Python runtime is made of it (`torch`, `executorch`), and by no other;
 * `profile`, where the runtime has a profiler, says what each operator takes: `edgekd check` names those that grew slower;
+* a compiler that cannot live beside the others is the backend's `environment`: `unsupported` and `compile` are asked where it
+  is seen, everything else where it is not;
 * sessions do not time themselves: `edgekd/latency/clock.py` times them all the same way.
 """

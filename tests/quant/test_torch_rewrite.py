@@ -13,7 +13,7 @@ from edgekd.quant.grid import AFFINE
 from edgekd.quant.onnx_export import exported
 from edgekd.quant.pt2e import calibrate, convert, prepare
 from edgekd.quant.torch_graph import read_graph, write_graph
-from edgekd.quant.torch_rewrite import rewrite
+from edgekd.quant.torch_rewrite import QUANTIZE_WEIGHT, pair_weights, rewrite
 
 X = tiny_data().test[0][:8]
 
@@ -59,3 +59,22 @@ def test_values_stay_and_forms_change(largest: bool, quantized: bool, tmp_path: 
         assert sum("quantize_per_tensor" in name for name in found) <= pairs
         pool = next(n for n in graph.graph.nodes if str(n.target) in ("aten.mean.dim", "aten.max_pool2d.default"))
         assert [str(user.target) for user in pool.users] == ["quantized_decomposed.quantize_per_tensor.default"]
+
+
+def test_every_integer_comes_back_from_the_float_that_it_stands_for() -> None:
+    """All 256 integers, in channels whose steps span what floats can: quantized again by the operator, each is itself."""
+    steps = torch.logspace(-30, 30, 1000, dtype=torch.float64).float()
+    integers = torch.arange(-128, 128, dtype=torch.int8).expand(1000, 256)
+    zeros = torch.zeros(1000, dtype=torch.int64)
+    graph = torch.fx.Graph()
+    held = {"w": integers.contiguous(), "s": steps, "z": zeros}
+    nodes = [graph.create_node("get_attr", name, name=name) for name in held]
+    dequantize = torch.ops.quantized_decomposed.dequantize_per_channel.default
+    graph.output([graph.call_function(dequantize, (*nodes, 0, -128, 127, torch.int8))])
+    module = torch.fx.GraphModule(held, graph)
+    before = module()[0]
+    pair_weights(module)
+    (pair,) = [node for node in module.graph.nodes if node.target is QUANTIZE_WEIGHT]
+    assert str(pair.args[0].target) == "w_float" and torch.equal(module.w_float, before)
+    again = QUANTIZE_WEIGHT(module.w_float, steps, zeros, 0, -128, 127, torch.int8)
+    assert torch.equal(again, integers) and torch.equal(module()[0], before)
