@@ -8,6 +8,7 @@
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
 #include <executorch/runtime/executor/method.h>
 #include <executorch/runtime/executor/program.h>
+#include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
 #include <cstring>
@@ -35,8 +36,56 @@ using edgekd::core::Tensor;
 using edgekd::module::Engine;
 using executorch::aten::ScalarType;
 
+// What ExecuTorch logs while a session works is kept back: an error goes into the status, the rest nowhere. Logs of the app's own
+// use of it go where they went.
+class Listening {
+  public:
+    Listening() {
+        static const bool registered = [] {
+            before() = et::get_pal_impl()->emit_log_message;
+            return et::register_pal(et::PalImpl::create(hear, __FILE__));
+        }();
+        (void)registered;
+        said()[0] = '\0';
+        active() = true;
+    }
+    Listening(const Listening&) = delete;
+    Listening& operator=(const Listening&) = delete;
+    ~Listening() { active() = false; }
+
+    // The last error of this thread; empty if there was none.
+    static const char* error() noexcept { return said(); }
+
+  private:
+    static void hear(et_timestamp_t time, et_pal_log_level_t level, const char* file, const char* function, std::size_t line,
+                     const char* message, std::size_t size) {
+        if (!active()) {
+            if (before() != nullptr) before()(time, level, file, function, line, message, size);
+        } else if (level == et_pal_log_level_t::kError || level == et_pal_log_level_t::kFatal) {
+            const std::size_t kept = std::min(size, kMost - 1);
+            std::memcpy(said(), message, kept);
+            said()[kept] = '\0';
+        }
+    }
+    static pal_emit_log_message_method& before() {
+        static pal_emit_log_message_method method = nullptr;
+        return method;
+    }
+    static bool& active() {
+        thread_local bool now = false;
+        return now;
+    }
+    static constexpr std::size_t kMost = 512;
+    static char* said() {
+        thread_local char text[kMost] = {};
+        return text;
+    }
+};
+
 void good(et::Error error, const char* doing) {
-    if (error != et::Error::Ok) fail(EDGEKD_RUNTIME_FAILED, std::string("executorch ") + doing + ": " + et::to_string(error));
+    if (error == et::Error::Ok) return;
+    const std::string said = Listening::error();
+    fail(EDGEKD_RUNTIME_FAILED, std::string("executorch ") + doing + ": " + et::to_string(error) + (said.empty() ? "" : ": " + said));
 }
 
 template <class T>
@@ -121,7 +170,9 @@ std::vector<Line> lines(std::size_t bytes) { return std::vector<Line>((bytes + s
 
 class Session {
   public:
-    explicit Session(const Engine& engine) : threads_(engine.threads) {
+    explicit Session(const Engine& engine) {
+        const Listening listening;
+        threads_.emplace(engine.threads);
         constexpr const char* kRefuses = "refuses the engine";
         et::runtime_init();
         const edgekd_file& file = engine.at(engine.file);
@@ -147,6 +198,7 @@ class Session {
     }
 
     void run(const Tensor* inputs, const Tensor* outputs) {
+        const Listening listening;
         constexpr const char* kCannot = "cannot run the engine";
         for (std::size_t i = 0; i < inputs_.size(); ++i) {
             inputs_[i].tensor->set_data(inputs[i].data);
@@ -175,7 +227,7 @@ class Session {
         if (!same) fail(EDGEKD_DAMAGED, "bundle.json names other inputs and outputs than the engine has");
     }
 
-    Threads threads_;
+    std::optional<Threads> threads_;
     std::vector<Line> bytes_;
     std::optional<ext::BufferDataLoader> loader_;
     std::optional<et::Program> program_;

@@ -5,6 +5,7 @@
 //
 // Inputs that lie on a multiple of 64 bytes, which the compiled code counts on, are lent; others are copied to such a place.
 // The machine gives tensors of its own, which are copied into the app's. Both its tensors and its frames allocate in each call.
+#include "aligned.hpp"
 #include "failure.hpp"
 #include "library.hpp"
 #include "runtime_version.hpp"
@@ -25,7 +26,7 @@ namespace edgekd::core {
 namespace {
 
 constexpr const char* kPackage = "apache-tvm";
-constexpr std::size_t kAlignment = 64;
+constexpr const char* kInterface = "apache-tvm-ffi";  // whose version its library tells; TVM's own does not
 constexpr std::int64_t kCpu = 1;
 constexpr std::int64_t kPooled = 2;        // the machine's allocator keeps what it freed
 constexpr std::int64_t kAnyCore = 0;
@@ -67,6 +68,7 @@ class Runtime {
     }
 
     const std::string& path() const noexcept { return library_.path(); }
+    const char* version() const noexcept { return version_.c_str(); }
 
     // A Failure with TVM's words unless `code` is 0.
     void good(int code, const char* doing) const {
@@ -131,16 +133,21 @@ class Runtime {
         : library_({opening.library, opening.found, {"libtvm_runtime.so"}, {"tvm/lib"}, cure(opening),
                     {"../../tvm_ffi/lib/libtvm_ffi.so"}}) {
 #define EDGEKD_TVM(name) library_.take(api_.name, "TVMFFI" #name, "TVM runtime of version 0.22 or newer")
+        EDGEKD_TVM(GetVersion);
         EDGEKD_TVM(FunctionGetGlobal);
         EDGEKD_TVM(FunctionCall);
         EDGEKD_TVM(ObjectDecRef);
         EDGEKD_TVM(TensorFromDLPack);
         EDGEKD_TVM(ErrorMoveFromRaised);
 #undef EDGEKD_TVM
+        tvm::Version found{};
+        api_.GetVersion(&found);
+        version_ = std::to_string(found.major) + '.' + std::to_string(found.minor) + '.' + std::to_string(found.patch);
     }
 
     Library library_;
     tvm::Api api_{};
+    std::string version_;
 };
 
 // A reference to an object of TVM, given back at the end.
@@ -215,24 +222,12 @@ class Input {
     explicit Input(const Runtime& runtime) : views_(runtime) {}
 
     tvm::Any of(const Tensor& tensor) {
-        Tensor given = tensor;
-        const std::size_t bytes = tensor.count * edgekd_dtype_bytes(tensor.dtype);
-        if (reinterpret_cast<std::uintptr_t>(tensor.data) % kAlignment != 0) {
-            const std::size_t lines = (bytes + kAlignment - 1) / kAlignment;
-            if (copy_.size() < lines) copy_.resize(lines);
-            std::memcpy(copy_.data(), tensor.data, bytes);
-            given.data = copy_.data();
-        }
         bool fresh = false;
-        return object(views_.of(given, fresh));
+        return object(views_.of(copy_.of(tensor, true), fresh));
     }
 
   private:
-    struct alignas(kAlignment) Line {
-        unsigned char bytes[kAlignment];
-    };
-
-    std::vector<Line> copy_;
+    Aligned copy_;
     Views<Runtime> views_;
 };
 
@@ -240,7 +235,6 @@ class TvmSession final : public Session {
   public:
     TvmSession(const Runtime& runtime, const Opening& opening)
         : runtime_(runtime),
-          version_(compiled_with(opening, kPackage)),
           configure_(runtime, runtime.global("runtime.config_threadpool")),
           file_(opening.bundle.engine_file),
           library_(runtime),
@@ -264,7 +258,7 @@ class TvmSession final : public Session {
         arguments_.resize(inputs_.size());
     }
 
-    const char* version() const noexcept override { return version_.c_str(); }
+    const char* version() const noexcept override { return runtime_.version(); }
 
     void run(const Call& call) override {
         constexpr const char* kCannot = "cannot run the engine";
@@ -306,7 +300,6 @@ class TvmSession final : public Session {
     }
 
     const Runtime& runtime_;
-    std::string version_;
     Reference configure_;
     MemoryFile file_;    // what follows is let go first, the last first
     Reference library_;
@@ -318,7 +311,9 @@ class TvmSession final : public Session {
 };
 
 std::unique_ptr<Session> open(const Opening& opening) {
-    return std::make_unique<TvmSession>(Runtime::get(opening), opening);
+    const Runtime& runtime = Runtime::get(opening);
+    refuse_older(opening, kInterface, runtime.version(), runtime.path());
+    return std::make_unique<TvmSession>(runtime, opening);
 }
 
 }  // namespace

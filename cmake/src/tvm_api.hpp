@@ -77,6 +77,13 @@ struct Managed {
     void (*deleter)(Managed* self);
 };
 
+// TVMFFIVersion
+struct Version {
+    std::uint32_t major;
+    std::uint32_t minor;
+    std::uint32_t patch;
+};
+
 // What is behind an object's header.
 template <class Cell>
 const Cell& cell(const Object* object) noexcept {
@@ -85,6 +92,7 @@ const Cell& cell(const Object* object) noexcept {
 
 // The functions by their names in the library, without the `TVMFFI`. 0: well.
 struct Api {
+    void (*GetVersion)(Version* version);
     int (*FunctionGetGlobal)(const Text* name, Object** function);
     int (*FunctionCall)(Object* function, Any* arguments, std::int32_t count, Any* result);
     int (*ObjectDecRef)(Object*);

@@ -90,6 +90,8 @@ static_assert(kTVMFFINone == own::kNone && kTVMFFIInt == own::kInt && kTVMFFIBoo
 static_assert(kTVMFFIStaticObjectBegin == own::kFirstObject && kTVMFFIFunction == own::kFunction && kTVMFFITensor == own::kTensor);
 static_assert(kTVMFFIArray == own::kArray && kTVMFFIModule == own::kModule);
 static_assert(kDLInt == 0 && kDLUInt == 1 && kDLFloat == 2 && kDLBool == 6 && kDLCPU == 1);
+static_assert(sizeof(TVMFFIVersion) == sizeof(own::Version) && offsetof(TVMFFIVersion, patch) == offsetof(own::Version, patch));
+static_assert(Same<decltype(own::Api::GetVersion), decltype(&TVMFFIGetVersion)>::value);
 static_assert(Same<decltype(own::Api::FunctionGetGlobal), decltype(&TVMFFIFunctionGetGlobal)>::value);
 static_assert(Same<decltype(own::Api::FunctionCall), decltype(&TVMFFIFunctionCall)>::value);
 static_assert(Same<decltype(own::Api::ObjectDecRef), decltype(&TVMFFIObjectDecRef)>::value);

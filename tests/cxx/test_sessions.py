@@ -27,7 +27,7 @@ BACKENDS = ("openvino", "executorch", "ncnn", "litert", "tvm")
 CURES = {
     "openvino": "pip install openvino",
     "executorch": "pip install executorch",
-    "ncnn": "apt-get install libncnn-dev",
+    "ncnn": "github.com/Tencent/ncnn",
     "litert": "pip install ai-edge-litert",
     "tvm": "pip install apache-tvm",
 }
