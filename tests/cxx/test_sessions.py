@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,6 +38,15 @@ def folder_of(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip(f"{package} is not installed")
     return Path(spec.submodule_search_locations[0])
+
+
+def app(folder: Path, bundle: Path) -> Path:
+    """A user's project that links a bundle."""
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.20)\nproject(app CXX)\nfind_package(edgekd CONFIG REQUIRED)\n"
+        f"edgekd_add_student(x BUNDLE {bundle})\n"
+    )
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -158,23 +166,17 @@ def test_declarations_are_the_headers(programs: Path) -> None:
 
 
 def test_cmake_warns_where_a_bundle_needs_what_is_missing(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.20)\nproject(app CXX)\nfind_package(edgekd CONFIG REQUIRED)\n"
-        f"edgekd_add_student(x BUNDLE {bundle})\n"
-    )
     variable = f"-DEDGEKD_{bundle.name.upper()}_ROOT=/nowhere"
-    done = ran("cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-Dedgekd_DIR={CMAKE}", variable)
+    done = ran("cmake", "-S", app(tmp_path, bundle), "-B", tmp_path / "build", f"-Dedgekd_DIR={CMAKE}", variable)
     said = " ".join(done.stderr.decode().split())
     assert f"EDGEKD_{bundle.name.upper()}_ROOT=/nowhere holds no " in said
     assert CURES[bundle.name] in said
 
 
-def test_an_unknown_backend_is_refused_by_cmake(first: Path, tmp_path: Path) -> None:
-    other = changed(first, tmp_path / "other", "engine/engine.json", backend="coreml")
-    shutil.copytree(other, tmp_path / "app" / "bundle")
-    (tmp_path / "app" / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.20)\nproject(app CXX)\nfind_package(edgekd CONFIG REQUIRED)\n"
-        "edgekd_add_student(x BUNDLE bundle)\n"
-    )
-    done = ran("cmake", "-S", tmp_path / "app", "-B", tmp_path / "build", f"-Dedgekd_DIR={CMAKE}", code=1)
-    assert "the bundle's engine is for coreml; this edgekd has C++ sessions for " in " ".join(done.stderr.decode().split())
+@pytest.mark.parametrize(("backend", "why"), [("coreml", ""), ("tensorrt", "For tensorrt none was built: ")])
+def test_a_backend_without_a_session_is_refused_by_cmake(backend: str, why: str, first: Path, tmp_path: Path) -> None:
+    other = changed(first, tmp_path / "other", "engine/engine.json", backend=backend)
+    done = ran("cmake", "-S", app(tmp_path, other), "-B", tmp_path / "build", f"-Dedgekd_DIR={CMAKE}", code=1)
+    said = " ".join(done.stderr.decode().split())
+    known = "onnxruntime, openvino, executorch, litert, ncnn, tvm, null"
+    assert f"the bundle's engine is for {backend}; this edgekd has C++ sessions for {known}. {why}" in said
