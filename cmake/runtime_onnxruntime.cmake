@@ -1,28 +1,6 @@
-# Sets `found` to ONNX Runtime's shared library: in EDGEKD_ONNXRUNTIME_ROOT (a variable of CMake or of the environment), else
-# in the wheel of the active Python, else in the system. Its headers are not needed.
-set(roots "${EDGEKD_ONNXRUNTIME_ROOT}")
-if(NOT roots)
-  set(roots "$ENV{EDGEKD_ONNXRUNTIME_ROOT}")
-endif()
-set(asked "${roots}")
-if(NOT roots AND NOT CMAKE_CROSSCOMPILING)
-  set(Python3_FIND_VIRTUALENV FIRST)
-  find_package(Python3 QUIET COMPONENTS Interpreter)
-  if(Python3_Interpreter_FOUND)
-    execute_process(COMMAND "${Python3_EXECUTABLE}" -c
-      "import importlib.util as u; s = u.find_spec('onnxruntime'); print(s.submodule_search_locations[0] if s else '')"
-      OUTPUT_VARIABLE roots OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-  endif()
-endif()
-foreach(root IN LISTS roots)
-  # As the wheel, a release archive, npm's onnxruntime-node, or a folder of one's own keep it.
-  file(GLOB libraries "${root}/libonnxruntime.so*" "${root}/capi/libonnxruntime.so*" "${root}/onnxruntime/capi/libonnxruntime.so*"
-    "${root}/lib/libonnxruntime.so*" "${root}/libonnxruntime*.dylib" "${root}/capi/libonnxruntime*.dylib" "${root}/lib/libonnxruntime*.dylib")
-  if(libraries AND NOT found)
-    list(SORT libraries)
-    list(GET libraries 0 found)
-  endif()
-endforeach()
+# ONNX Runtime's library: in the wheel, a release archive, npm's onnxruntime-node, or the system. Its headers are not needed.
+edgekd_runtime_roots(onnxruntime onnxruntime)
+edgekd_in_roots(libonnxruntime capi onnxruntime/capi)
 if(NOT found AND NOT asked)
   find_library(EDGEKD_ONNXRUNTIME_SYSTEM onnxruntime)
   mark_as_advanced(EDGEKD_ONNXRUNTIME_SYSTEM)
@@ -31,11 +9,5 @@ if(NOT found AND NOT asked)
   endif()
 endif()
 if(NOT found)
-  if(asked)
-    set(where "EDGEKD_ONNXRUNTIME_ROOT=${asked} holds no libonnxruntime")
-  else()
-    set(where "ONNX Runtime's library is neither in the active Python nor in the system")
-  endif()
-  message(WARNING "edgekd: ${where}. The app will look for it when it starts: `pip install onnxruntime` and run CMake "
-    "again, or say -DEDGEKD_ONNXRUNTIME_ROOT=<folder that holds libonnxruntime.so>")
+  edgekd_runtime_missing(onnxruntime libonnxruntime "`pip install onnxruntime`")
 endif()

@@ -7,7 +7,6 @@
 
 #include <filesystem>
 #include <system_error>
-#include <vector>
 
 namespace edgekd::core {
 namespace {
@@ -15,8 +14,10 @@ namespace {
 namespace fs = std::filesystem;
 
 // The library in a folder, or in the folders inside it where wheels and packages keep theirs; the folder itself if none.
-std::string in_folder(const fs::path& folder, const std::string& stem) {
-    for (const char* inside : {"", "lib", "lib64", "capi", "onnxruntime/capi"}) {
+std::string in_folder(const fs::path& folder, const std::string& stem, const std::vector<std::string>& folders) {
+    std::vector<std::string> places = {"", "lib", "lib64"};
+    places.insert(places.end(), folders.begin(), folders.end());
+    for (const std::string& inside : places) {
         std::error_code error;
         std::string best;
         for (fs::directory_iterator at(folder / inside, error), end; !error && at != end; at.increment(error)) {
@@ -30,7 +31,8 @@ std::string in_folder(const fs::path& folder, const std::string& stem) {
 
 }  // namespace
 
-bool Library::load(const std::string& path) {
+bool Library::load(const Places& places, const std::string& path) {
+    for (const std::string& need : places.before) dlopen((fs::path(path).parent_path() / need).c_str(), RTLD_NOW | RTLD_LOCAL);
     handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle_ != nullptr) {
         path_ = path;
@@ -41,18 +43,25 @@ bool Library::load(const std::string& path) {
     return false;
 }
 
-Library::Library(const Places& places) {
+Library::Library(const Places& places) : cure_(places.cure) {
     if (!places.said.empty()) {
         std::error_code error;
         const bool folder = fs::is_directory(places.said, error);
-        if (load(folder ? in_folder(places.said, places.stem) : places.said)) return;
+        if (load(places, folder ? in_folder(places.said, places.names.back(), places.folders) : places.said)) return;
     } else {
-        if (!places.found.empty() && load(places.found)) return;
-        if (load(places.stem + ".1") || load(places.stem)) return;
+        if (!places.found.empty() && load(places, places.found)) return;
+        for (const std::string& name : places.names)
+            if (load(places, name)) return;
     }
     fail(EDGEKD_NO_RUNTIME, "the runtime's library cannot be loaded (" + tried_ + "): " + places.cure);
 }
 
 void* Library::find(const char* name) const noexcept { return dlsym(handle_, name); }
+
+void* Library::needed(const char* name, const char* should_be) const {
+    void* found = find(name);
+    if (found == nullptr) fail(EDGEKD_NO_RUNTIME, path_ + " is no " + should_be + " (it has no " + name + "): " + cure_);
+    return found;
+}
 
 }  // namespace edgekd::core

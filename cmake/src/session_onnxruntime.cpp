@@ -2,10 +2,10 @@
 #include "failure.hpp"
 #include "library.hpp"
 #include "onnxruntime_api.hpp"
+#include "runtime_version.hpp"
 #include "session.hpp"
+#include "views.hpp"
 
-#include <array>
-#include <cstdio>
 #include <deque>
 #include <mutex>
 
@@ -34,6 +34,8 @@ int element_type(edgekd_dtype dtype) noexcept {
 // The loaded library: its table, its environment and the memory that apps pass in. Lives until the process ends.
 class Runtime {
   public:
+    using View = ort::Value*;
+
     // Loaded once: later sessions share the first one's library.
     static Runtime& get(const Opening& opening) {
         static std::mutex mutex;
@@ -62,18 +64,25 @@ class Runtime {
     const char* version() const noexcept { return version_; }
     const std::string& path() const noexcept { return library_.path(); }
     const ort::Env* env() const noexcept { return env_; }
-    const ort::MemoryInfo* memory() const noexcept { return memory_; }
+    View make(const Tensor& tensor) const {
+        View made = nullptr;
+        call<ort::CreateTensorWithDataAsOrtValue>("cannot take a tensor", static_cast<const ort::MemoryInfo*>(memory_), tensor.data,
+                                                  tensor.count * edgekd_dtype_bytes(tensor.dtype),
+                                                  static_cast<const std::int64_t*>(tensor.shape), tensor.rank,
+                                                  element_type(tensor.dtype), &made);
+        return made;
+    }
+    void release(View view) const noexcept { at<ort::ReleaseValue>()(view); }
 
   private:
     static std::string cure(const Opening& opening) {
-        const Json* versions = opening.bundle.engine.find("versions");
-        const Json* version = versions != nullptr ? versions->find("onnxruntime") : nullptr;
-        return "pip install onnxruntime" + (version != nullptr ? "==" + version->text() : "") +
+        return install(opening, "onnxruntime") +
                " and run CMake again, or say in EDGEKD_ONNXRUNTIME_ROOT which folder holds libonnxruntime.so";
     }
 
     explicit Runtime(const Opening& opening)
-        : library_({opening.library, opening.found, "libonnxruntime.so", cure(opening)}) {
+        : library_({opening.library, opening.found, {"libonnxruntime.so.1", "libonnxruntime.so"}, {"capi", "onnxruntime/capi"},
+                    cure(opening)}) {
         const auto base_of = reinterpret_cast<const ort::Base* (*)()>(library_.find("OrtGetApiBase"));
         const ort::Base* base = base_of != nullptr ? base_of() : nullptr;
         table_ = base != nullptr ? base->get_api(ort::kVersion) : nullptr;
@@ -91,49 +100,6 @@ class Runtime {
     ort::MemoryInfo* memory_ = nullptr;
 };
 
-// Views of an app's buffers as the runtime wants them. The last few buffers of a port are remembered, so that calls with
-// the same ones (one, or two in turns) make no new view; a view is an address and a shape, so it cannot grow stale.
-class Views {
-  public:
-    explicit Views(const Runtime& runtime) : runtime_(runtime) {}
-    Views(const Views&) = delete;
-    Views& operator=(const Views&) = delete;
-    ~Views() {
-        for (const View& view : views_) runtime_.at<ort::ReleaseValue>()(view.value);
-    }
-
-    ort::Value* of(const Tensor& tensor) {
-        for (const View& view : views_)
-            if (view.value != nullptr && view.same(tensor)) return view.value;
-        View& view = views_[next_];
-        next_ = (next_ + 1) % views_.size();
-        runtime_.at<ort::ReleaseValue>()(view.value);
-        view.value = nullptr;
-        runtime_.call<ort::CreateTensorWithDataAsOrtValue>(
-            "cannot take a tensor", runtime_.memory(), tensor.data, tensor.count * edgekd_dtype_bytes(tensor.dtype),
-            static_cast<const std::int64_t*>(tensor.shape), tensor.rank, element_type(tensor.dtype), &view.value);
-        view.tensor = tensor;
-        return view.value;
-    }
-
-  private:
-    struct View {
-        Tensor tensor;
-        ort::Value* value = nullptr;
-
-        bool same(const Tensor& other) const noexcept {
-            if (tensor.data != other.data) return false;
-            for (std::size_t i = 0; i < other.rank; ++i)
-                if (tensor.shape[i] != other.shape[i]) return false;
-            return true;
-        }
-    };
-
-    const Runtime& runtime_;
-    std::array<View, 4> views_{};
-    std::size_t next_ = 0;
-};
-
 // One side of the model: names, views, and the values of the call at hand.
 struct Side {
     Side(const Runtime& runtime, const std::vector<Port>& ports) : values(ports.size()) {
@@ -144,11 +110,12 @@ struct Side {
     }
 
     void take(const std::vector<Tensor>& tensors) {
-        for (std::size_t i = 0; i < tensors.size(); ++i) values[i] = views[i].of(tensors[i]);
+        bool fresh = false;
+        for (std::size_t i = 0; i < tensors.size(); ++i) values[i] = views[i].of(tensors[i], fresh);
     }
 
     std::vector<const char*> names;
-    std::deque<Views> views;  // not moved: each owns what the runtime made
+    std::deque<Views<Runtime>> views;  // not moved: each owns what the runtime made
     std::vector<ort::Value*> values;
 };
 
@@ -226,21 +193,9 @@ class OnnxRuntimeSession final : public Session {
     ort::Session* session_ = nullptr;
 };
 
-// Major and minor of "1.31.1"; {0, 0} for what is no version.
-std::array<int, 2> minor_version(const char* text) noexcept {
-    std::array<int, 2> found{0, 0};
-    if (std::sscanf(text, "%d.%d", &found[0], &found[1]) != 2) return {0, 0};
-    return found;
-}
-
 std::unique_ptr<Session> open(const Opening& opening) {
     const Runtime& runtime = Runtime::get(opening);
-    const Json* versions = opening.bundle.engine.find("versions");
-    const Json* compiled = versions != nullptr ? versions->find("onnxruntime") : nullptr;
-    if (compiled != nullptr && !opening.any_version && minor_version(runtime.version()) < minor_version(compiled->text().c_str()))
-        fail(EDGEKD_OTHER_RUNTIME, "the bundle was compiled with onnxruntime " + compiled->text() + "; " + runtime.path() + " is " +
-                                       runtime.version() + ": pip install onnxruntime==" + compiled->text() +
-                                       ", or compile the bundle again with the older one: edgekd compile recipe.toml");
+    refuse_older(opening, "onnxruntime", runtime.version(), runtime.path());
     return std::make_unique<OnnxRuntimeSession>(runtime, opening);
 }
 

@@ -1,18 +1,14 @@
-// overhead BUNDLE LIBRARY ROUNDS: Student::run beside ONNX Runtime's C API called directly, in turns, and what each allocates.
+// overhead BUNDLE LIBRARY ROUNDS: Student::run beside the runtime's own API called directly, in turns, and what each allocates.
 // One line of JSON: {"direct": [...], "student": [...]} seconds, {"allocations": {"direct", "student"}} a call, "same" outputs.
-#include "onnxruntime_api.hpp"
+#include "direct.hpp"
 
 #include <edgekd/student.hpp>
-
-#include <dlfcn.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -51,57 +47,6 @@ void* aligned_alloc(size_t alignment, size_t size) {
 }
 
 namespace {
-
-namespace ort = edgekd::core::ort;
-
-[[noreturn]] void stop(const char* what) {
-    std::fprintf(stderr, "error: %s\n", what);
-    std::exit(1);
-}
-
-// The engine as an app would run it without edgekd: one session, tensors over its own buffers, made once.
-class Direct {
-  public:
-    Direct(const char* bundle, const char* library, const edgekd::Port& in, std::vector<float>& x, const edgekd::Port& out,
-           std::vector<float>& y)
-        : names_{in.name, out.name} {
-        void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
-        if (handle == nullptr) stop(dlerror());
-        const auto base = reinterpret_cast<const ort::Base* (*)()>(dlsym(handle, "OrtGetApiBase"));
-        table_ = base()->get_api(ort::kVersion);
-        std::ifstream stream(std::string(bundle) + "/engine/model.onnx", std::ios::binary);
-        const std::string model((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-        ort::Env* env = nullptr;
-        ort::SessionOptions* options = nullptr;
-        ort::MemoryInfo* memory = nullptr;
-        good(at<ort::CreateEnv>()(3, "direct", &env));
-        good(at<ort::CreateSessionOptions>()(&options));
-        good(at<ort::SetIntraOpNumThreads>()(options, 1));
-        good(at<ort::SetInterOpNumThreads>()(options, 1));
-        good(at<ort::AddSessionConfigEntry>()(options, "session.intra_op.allow_spinning", "0"));
-        good(at<ort::CreateSessionFromArray>()(env, model.data(), model.size(), options, &session_));
-        good(at<ort::CreateCpuMemoryInfo>()(ort::kArenaAllocator, ort::kMemoryDefault, &memory));
-        good(at<ort::CreateTensorWithDataAsOrtValue>()(memory, x.data(), 4 * x.size(), in.shape, in.rank, 1, &in_));
-        good(at<ort::CreateTensorWithDataAsOrtValue>()(memory, y.data(), 4 * y.size(), out.shape, out.rank, 1, &out_));
-    }
-
-    void run() { good(at<ort::Run>()(session_, nullptr, &names_[0], &in_, 1, &names_[1], 1, &out_)); }
-
-  private:
-    template <class Function>
-    typename Function::Pointer at() const {
-        return Function::in(table_);
-    }
-    void good(ort::Status* status) const {
-        if (status != nullptr) stop(at<ort::GetErrorMessage>()(status));
-    }
-
-    const char* names_[2];
-    const ort::Slot* table_ = nullptr;
-    ort::Session* session_ = nullptr;
-    ort::Value* in_ = nullptr;
-    ort::Value* out_ = nullptr;
-};
 
 template <class Call>
 double timed(Call&& call) {
@@ -143,8 +88,11 @@ int main(int count, char** words) {
         std::printf("{\"allocations\": {\"student\": %ld}}\n", allocated(ours));
         return 0;
     }
-    Direct direct(words[1], words[2], in, x, out, z);
-    const auto theirs = [&] { direct.run(); };
+    const Task task{std::string(words[1]) + "/engine", words[2], in, out, x, z};
+    std::unique_ptr<Direct> direct;
+    if (std::strcmp(student.backend(), "openvino") == 0) direct = std::make_unique<DirectOpenVino>(task);
+    else direct = std::make_unique<DirectOnnxRuntime>(task);
+    const auto theirs = [&] { direct->run(); };
     for (int i = 0; i < 100; ++i) ours(), theirs();
     const long student_allocated = allocated(ours), direct_allocated = allocated(theirs);
     std::vector<double> student_seconds, direct_seconds;

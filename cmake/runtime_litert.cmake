@@ -1,0 +1,13 @@
+# LiteRT's library: libLiteRt.so of the wheel, or an installed one. Its headers are not needed.
+edgekd_runtime_roots(litert ai_edge_litert)
+edgekd_in_roots(libLiteRt ai_edge_litert)
+if(NOT found AND NOT asked)
+  find_library(EDGEKD_LITERT_SYSTEM LiteRt)
+  mark_as_advanced(EDGEKD_LITERT_SYSTEM)
+  if(EDGEKD_LITERT_SYSTEM)
+    set(found "${EDGEKD_LITERT_SYSTEM}")
+  endif()
+endif()
+if(NOT found)
+  edgekd_runtime_missing(litert libLiteRt "`pip install ai-edge-litert`")
+endif()

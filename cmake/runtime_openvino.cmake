@@ -1,0 +1,13 @@
+# OpenVINO's C library: in the wheel, an archive, or the system. Its headers are not needed.
+edgekd_runtime_roots(openvino openvino)
+edgekd_in_roots(libopenvino_c libs openvino/libs runtime/lib/intel64 runtime/lib/aarch64)
+if(NOT found AND NOT asked)
+  find_library(EDGEKD_OPENVINO_SYSTEM openvino_c)
+  mark_as_advanced(EDGEKD_OPENVINO_SYSTEM)
+  if(EDGEKD_OPENVINO_SYSTEM)
+    set(found "${EDGEKD_OPENVINO_SYSTEM}")
+  endif()
+endif()
+if(NOT found)
+  edgekd_runtime_missing(openvino libopenvino_c "`pip install openvino`")
+endif()

@@ -1,0 +1,13 @@
+# TVM's runtime: libtvm_runtime.so of the wheel, which finds libtvm_ffi.so beside it, or an installed one. No headers are needed.
+edgekd_runtime_roots(tvm tvm)
+edgekd_in_roots(libtvm_runtime tvm/lib)
+if(NOT found AND NOT asked)
+  find_library(EDGEKD_TVM_SYSTEM tvm_runtime)
+  mark_as_advanced(EDGEKD_TVM_SYSTEM)
+  if(EDGEKD_TVM_SYSTEM)
+    set(found "${EDGEKD_TVM_SYSTEM}")
+  endif()
+endif()
+if(NOT found)
+  edgekd_runtime_missing(tvm libtvm_runtime "`pip install apache-tvm`")
+endif()
