@@ -21,105 +21,40 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekd import registry
 from edgekd.errors import UserError, nearest
+from edgekd.signature import Array as Array
+from edgekd.signature import Port as Port
+from edgekd.signature import Signature as Signature
+from edgekd.signature import check_inputs as check_inputs
+from edgekd.signature import read_json as read_json
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from edgekd.processing import Class
+
 FORMAT = 1
 ABOUT = ("engine.json", "signature.json", "entry.json")  # the last is the store's
 
 
-@dataclass(frozen=True)
-class Port:
-    """One input or output: `shape` holds an int per fixed dimension and a name per dynamic one."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
-
-    def concrete(self, dynamic: int) -> tuple[int, ...]:
-        """The shape with every dynamic dimension set to `dynamic`."""
-        return tuple(size if isinstance(size, int) else dynamic for size in self.shape)
-
-
-@dataclass(frozen=True)
-class Signature:
-    """`signature.json`: what goes in, what comes out, how to preprocess, what the classes are called."""
-
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, folder: Path) -> Signature:
-        """Raises UserError if `folder/signature.json` is missing or not a signature."""
-        file = folder / "signature.json"
-        found = read_json(file)
-        try:
-            ports = {side: tuple(_port(port) for port in found[side]) for side in ("inputs", "outputs")}
-            labels = tuple(str(label) for label in found.get("labels") or ())
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: not a signature: {type(error).__name__}: {error}") from None
-        return cls(**ports, preprocessing=found.get("preprocessing") or {}, labels=labels)
-
-    def noise(self, seed: int) -> list[Array]:
-        """One batch of legal inputs: standard normal floats; 0 or 1 for integers and bool. A dynamic dimension is 1."""
-        random = np.random.default_rng(seed)
-        made: list[Array] = []
-        for port in self.inputs:
-            floating = np.issubdtype(np.dtype(port.dtype), np.floating)
-            shape = port.concrete(1)
-            values = random.standard_normal(shape) if floating else random.integers(0, 2, shape)
-            made.append(np.asarray(values).astype(port.dtype))
-        return made
-
-    def feed(self, seed: int) -> dict[str, Array]:
-        """The same noise by name of the input."""
-        return {port.name: value for port, value in zip(self.inputs, self.noise(seed), strict=True)}
-
-
-def _port(found: Mapping[str, Any]) -> Port:
-    shape = tuple(n if isinstance(n, int) and n > 0 else str(n) for n in found["shape"])
-    return Port(str(found["name"]), shape, np.dtype(found["dtype"]).name)
-
-
-def check_inputs(ports: Sequence[Port], inputs: Sequence[Array]) -> None:
-    """Raises UserError naming the first input whose count, type, shape or dtype is not the signature's."""
-    if len(inputs) != len(ports):
-        names = ", ".join(port.name for port in ports)
-        raise UserError(f"the engine takes {len(ports)} input(s) ({names}), got {len(inputs)}")
-    for port, value in zip(ports, inputs, strict=True):
-        if not isinstance(value, np.ndarray):
-            raise UserError(f'input "{port.name}" is a {type(value).__name__}, not a numpy array')
-        if value.dtype != port.dtype:
-            raise UserError(
-                f'input "{port.name}" has dtype {value.dtype}, the engine takes {port.dtype}',
-                hint=f'convert it: x.astype("{port.dtype}")',
-            )
-        fits = value.ndim == len(port.shape) and all(
-            n == size for n, size in zip(value.shape, port.shape, strict=True) if isinstance(size, int)
-        )
-        if not fits:
-            raise UserError(f'input "{port.name}" has shape {list(value.shape)}, the engine takes {list(port.shape)}')
-
-
 class Session(ABC):
-    """An opened engine. `run` checks what it is given; `clock` reads nanoseconds, and is what latency is timed with."""
+    """An opened engine. `run` checks what it is given; `clock` reads nanoseconds, and is what latency is timed with.
+
+    Threads may share one: their calls take turns.
+    """
 
     def __init__(self, signature: Signature, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.signature = signature
         self.clock = clock
+        self._turn = Lock()
 
     @abstractmethod
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
@@ -133,7 +68,25 @@ class Session(ABC):
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs, in the signature's order. Raises UserError if an input is not what the signature says."""
         check_inputs(self.signature.inputs, inputs)
-        return self.compute(inputs)
+        with self._turn:
+            return self.compute(inputs)
+
+    @final
+    def preprocess(self, raw: Array) -> Array:
+        """What the first input is for raw data, an image [height, width, channels] or a sound [samples].
+
+        As the signature says; see `edgekd.processing.preprocess`.
+        """
+        from edgekd.processing import preprocess
+
+        return preprocess(self.signature, raw)
+
+    @final
+    def postprocess(self, outputs: Sequence[Array]) -> list[Class]:
+        """The classes that the first output names, the most likely first; see `edgekd.processing.postprocess`."""
+        from edgekd.processing import postprocess
+
+        return postprocess(self.signature, outputs[0])
 
     @final
     def __enter__(self) -> Self:
@@ -150,18 +103,24 @@ class Backend(ABC):
     """A compiler and its runtime.
 
     `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
+    `opens_with` are the import names that opening an engine needs, where compiling needs more: what a device installs.
     `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and neither scored nor timed.
     """
 
     name: ClassVar[str]
     packages: ClassVar[Mapping[str, str]]
+    opens_with: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[Mapping[str, str]] = {}
     compile_only: ClassVar[str] = ""
 
     @final
-    def missing(self) -> str:
-        """Empty when this backend can be used here, else the pip command for what it lacks. Imports nothing."""
-        absent = [package for module, package in self.packages.items() if find_spec(module) is None]
+    def missing(self, *, to_open: bool = False) -> str:
+        """Empty when this backend can be used here (`to_open`: can open engines), else the pip command for what it lacks.
+
+        Imports nothing.
+        """
+        needed = self.opens_with if to_open and self.opens_with else tuple(self.packages)
+        absent = [package for module, package in self.packages.items() if module in needed and find_spec(module) is None]
         wanted = dict.fromkeys(spec for package in absent for spec in _wanted(package))
         return f"pip install {' '.join(wanted)}" if wanted else ""
 
@@ -223,19 +182,6 @@ def open_backend(name: str) -> Backend:
     return found
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`. Raises UserError if it is missing, not JSON or not an object."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: holds no JSON object")
-    return found
-
-
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Sorted keys and a final newline, so that equal facts are equal bytes."""
     file.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", "utf-8")
@@ -291,6 +237,6 @@ def load_engine(engine: Path) -> Session:
     if name not in known:
         raise UserError(f"{engine / 'engine.json'}: no backend named {name!r}", hint=nearest(str(name), known))
     backend = open_backend(name)
-    if command := backend.missing():
+    if command := backend.missing(to_open=True):
         raise UserError(f'the backend "{name}" is not installed', hint=command)
     return backend.load(engine)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd.bundle_cli import cmake_dir, measure, verify
+from edgekd.bundle_cli import cmake_dir, keygen, measure, sign, verify
 from edgekd.check_cli import EPILOG, check
 from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
@@ -210,6 +210,8 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(measure)
 app.command()(verify)
+app.command()(sign)
+app.command()(keygen)
 app.command()(table)
 app.command(epilog=EPILOG)(check)
 

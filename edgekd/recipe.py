@@ -100,6 +100,7 @@ class Loaded:
         for name in values.data.files:
             if not self.file(name).exists():
                 raise self.error(["data", "files"], f"{self.file(name)} does not exist")
+        self._check_processing()
         try:
             key = ["teacher", "use"]
             if values.teacher is not None:
@@ -136,6 +137,23 @@ class Loaded:
             given = stage.gives
             if "teacher" in stage.reads and values.teacher is None:
                 raise self.error(["stage", index, "use"], "needs a teacher", hint="add a [teacher] section")
+
+    def _check_processing(self) -> None:
+        """What the recipe says of preprocessing and postprocessing, as far as it can be told without the data's part."""
+        from edgekd import processing
+
+        known = sorted({*processing.IMAGE, *processing.SOUND, *processing.TEXT})
+        for key in self.values.preprocessing:
+            if key not in known:
+                raise self.error(["preprocessing", key], "unknown key", hint=nearest(key, known))
+        try:
+            processing.check(self.values.preprocessing, self.values.postprocessing)
+            files = processing.tokenizer_files(self.values.preprocessing)
+        except UserError as error:
+            raise self.error([error.message.partition(".")[0]], error.message, error.hint) from None
+        for name in files:
+            if not self.file(name).is_file():
+                raise self.error(["preprocessing", "tokenizer"], f"{self.file(name)} does not exist")
 
 
 def trainable() -> list[str]:

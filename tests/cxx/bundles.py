@@ -47,7 +47,8 @@ def write(folder: Path, backend: str = "onnxruntime", model: onnx.ModelProto | N
     told = {"name": "tiny", "backend": backend, "edgekd": "0.1.0", "promised": promised}
     tolerance = {"tolerance": {"top1": 1.0, "absolute": 1e-4}}
     golden = {"inputs": inputs, "outputs": outputs}
-    bundle.write(folder / backend, engine, {**told, **tolerance, **facts}, golden, [folder / "LICENSE"], [])
+    packages = open_backend(backend).versions()
+    bundle.write(folder / backend, engine, {**told, **tolerance, **facts}, golden, [folder / "LICENSE"], packages)
     return folder / backend
 
 
@@ -58,7 +59,7 @@ def changed(source: Path, folder: Path, file: str, **facts: Any) -> Path:
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
     manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["files"] = digest.of_folder(folder, frozenset({"bundle.json"}))
+    manifest["files"] = digest.of_folder(folder, frozenset({"bundle.json", "bundle.sig"}))
     (folder / "bundle.json").write_text(json.dumps(manifest))
     return folder
 
