@@ -30,7 +30,13 @@ needs_compilers = pytest.mark.skipif(
 )
 
 
-def write(folder: Path, backend: str = "onnxruntime", model: onnx.ModelProto | None = None, **facts: Any) -> Path:
+def write(
+    folder: Path,
+    backend: str = "onnxruntime",
+    model: onnx.ModelProto | None = None,
+    around: dict[str, Any] | None = None,
+    **facts: Any,
+) -> Path:
     """A bundle in `folder / backend`, with the engine's own outputs as golden ones."""
     program, engine = folder / "program", folder / "engine"
     shutil.rmtree(folder, ignore_errors=True)
@@ -48,7 +54,8 @@ def write(folder: Path, backend: str = "onnxruntime", model: onnx.ModelProto | N
     tolerance = {"tolerance": {"top1": 1.0, "absolute": 1e-4}}
     golden = {"inputs": inputs, "outputs": outputs}
     packages = open_backend(backend).versions()
-    bundle.write(folder / backend, engine, {**told, **tolerance, **facts}, golden, [folder / "LICENSE"], packages)
+    told = {**told, **tolerance, **facts}
+    bundle.write(folder / backend, engine, told, golden, [folder / "LICENSE"], packages, around=around)
     return folder / backend
 
 
