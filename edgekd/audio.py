@@ -25,10 +25,10 @@ def frames(samples: Floats, length: int, hop: int, window: str) -> Floats:
     if len(samples) < length:
         raise UserError(f"{len(samples)} samples are less than one frame of {length}")
     starts = np.arange(0, len(samples) - length + 1, hop)
-    found = samples[starts[:, None] + np.arange(length)]
-    if window == "none":
-        return found
-    return found * np.array([0.5 - 0.5 * math.cos(2.0 * math.pi * i / length) for i in range(length)])
+    found: Floats = samples[starts[:, None] + np.arange(length)]
+    if window == "hann":
+        found = found * np.array([0.5 - 0.5 * math.cos(2.0 * math.pi * i / length) for i in range(length)])
+    return found
 
 
 def power(framed: Floats, size: int) -> Floats:

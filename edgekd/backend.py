@@ -21,7 +21,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -120,13 +119,17 @@ class Backend(ABC):
         Imports nothing.
         """
         needed = self.opens_with if to_open and self.opens_with else tuple(self.packages)
-        absent = [package for module, package in self.packages.items() if module in needed and find_spec(module) is None]
+        absent = [
+            package for module, package in self.packages.items() if module in needed and find_spec(module) is None
+        ]
         wanted = dict.fromkeys(spec for package in absent for spec in _wanted(package))
         return f"pip install {' '.join(wanted)}" if wanted else ""
 
     @final
     def versions(self) -> dict[str, str]:
         """Version of each installed distribution that it uses, read without importing: belongs in a cache key."""
+        from importlib import metadata  # slow to import, and not needed to open an engine
+
         found: dict[str, str] = {}
         for package in (*self.packages.values(), *self.optional.values()):
             try:
@@ -161,6 +164,8 @@ class Backend(ABC):
 
 def _wanted(package: str) -> list[str]:
     """What to install for `package`, quoted for a shell: the smallest extra of edgekd that has it, and the versions asked for."""
+    from importlib import metadata
+
     try:
         split = [line.partition(";") for line in metadata.requires("edgekd") or []]
     except metadata.PackageNotFoundError:
@@ -233,10 +238,10 @@ def read_engine(engine: Path, backend: str) -> tuple[dict[str, Any], Path]:
 def load_engine(engine: Path) -> Session:
     """Open an engine folder with the backend that its engine.json names. Never runs code from the folder."""
     name = read_json(engine / "engine.json").get("backend")
-    known = registry.names("backends")
-    if name not in known:
+    own = str(name).isidentifier() and (Path(__file__).parent / "backends" / f"{name}.py").is_file()
+    if not own and name not in (known := registry.names("backends")):  # asking for all that is installed takes a while
         raise UserError(f"{engine / 'engine.json'}: no backend named {name!r}", hint=nearest(str(name), known))
-    backend = open_backend(name)
+    backend = open_backend(str(name))
     if command := backend.missing(to_open=True):
         raise UserError(f'the backend "{name}" is not installed', hint=command)
     return backend.load(engine)

@@ -113,7 +113,9 @@ def _bundle(final: Path, plan: Plan, candidate: Candidate, report: dict[str, Any
     golden = _golden(plan, candidate)
     licences = [p for p in sorted(plan.recipe.folder.iterdir()) if p.name.upper().startswith(bundle.LICENCE_NAMES)]
     around = processing_of(plan.values, json.loads((engine / "signature.json").read_text("utf-8")))
-    files = {f"tokenizer/{Path(name).name}": plan.recipe.file(name) for name in tokenizer_files(around["preprocessing"])}
+    files = {
+        f"tokenizer/{Path(name).name}": plan.recipe.file(name) for name in tokenizer_files(around["preprocessing"])
+    }
     with tempfile.TemporaryDirectory() as scratch:
         lock = Path(scratch) / LOCK
         lock.write_text(_json(_lock(report)), "utf-8")

@@ -58,7 +58,7 @@ class Class:
 
 
 def kind_of(preprocessing: Mapping[str, Any]) -> str:
-    """ "text", "sound" or "image": what the keys are of."""
+    """What the keys are of: "text", "sound" or "image"."""
     return "text" if "tokenizer" in preprocessing else "sound" if "framing" in preprocessing else "image"
 
 
@@ -73,7 +73,7 @@ def check(preprocessing: Mapping[str, Any], postprocessing: Mapping[str, Any]) -
         settings.choice("layout", LAYOUTS[kind])
         _affine(settings)
         settings.number("log", 0.0)
-        _geometry(settings) if kind == "image" else _spectral(settings)
+        (_geometry if kind == "image" else _spectral)(settings)
     behind = Settings(postprocessing, "postprocessing")
     behind.only(BEHIND)
     _behind(behind)
@@ -108,8 +108,8 @@ def _affine(settings: Settings) -> tuple[float, list[float], list[float]]:
 
 def _geometry(settings: Settings) -> tuple[tuple[tuple[int, ...], str] | None, tuple[int, ...] | None]:
     resize, crop = settings.within("resize", ("size", "method")), settings.within("crop", ("size",))
-    to = (resize.size(2), resize.choice("method", image.METHODS)) if resize is not None else None
-    return to, crop.size(1) if crop is not None else None
+    to = (resize.size(square=False), resize.choice("method", image.METHODS)) if resize is not None else None
+    return to, crop.size(square=True) if crop is not None else None
 
 
 def _spectral(settings: Settings) -> tuple[tuple[int, int, str], tuple[int, int, float, float, float] | None]:
@@ -137,8 +137,8 @@ def _behind(settings: Settings) -> tuple[str, float, int | None]:
     how = [name for name in ("softmax", "sigmoid") if settings.flag(name)]
     if len(how) > 1:
         raise settings.wrong("sigmoid", "for one that has softmax")
-    top = settings.whole("top") if "top" in settings.found else None
-    return (how or [""])[0], settings.number("threshold", -math.inf) if "threshold" in settings.found else -math.inf, top
+    least = settings.number("threshold", 0.0) if "threshold" in settings.found else -math.inf
+    return (how or [""])[0], least, settings.whole("top") if "top" in settings.found else None
 
 
 def preprocess(signature: Signature, raw: Array) -> Array:
@@ -173,7 +173,7 @@ def _image(settings: Settings, raw: Array) -> Array:
     scale, mean, std = _affine(settings)
     pixels = raw.reshape(*raw.shape[:2], -1).astype(np.float64)
     if to is not None:
-        height, width = image.target_size(*pixels.shape[:2], to[0])
+        height, width = image.target_size(len(pixels), pixels.shape[1], to[0])
         pixels = image.resized(pixels, max(height, 1), max(width, 1), to[1], raw.dtype == np.uint8)
     if middle is not None:
         pixels = image.cropped(pixels, middle[0], middle[1])

@@ -98,5 +98,7 @@ class Recipe(Section):
     targets: TargetsSection = TargetsSection()
     budget: BudgetSection = BudgetSection()
     measure: MeasureSection = MeasureSection()
-    preprocessing: dict[str, Any] = Field({}, description="of the bundle, over what the data say: resize, crop, scale, mean …")
+    preprocessing: dict[str, Any] = Field(
+        {}, description="of the bundle, over what the data say: resize, crop, scale, mean …"
+    )
     postprocessing: dict[str, Any] = Field({}, description="of the bundle: softmax or sigmoid, threshold, top")

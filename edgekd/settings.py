@@ -53,14 +53,14 @@ class Settings:
             raise self.wrong(key, "a whole number above 0")
         return value
 
-    def size(self, most: int) -> tuple[int, ...]:
-        """`size`: one whole number, or [height, width]. One alone is repeated where `most` is 1: a square."""
+    def size(self, *, square: bool) -> tuple[int, ...]:
+        """`size`: one whole number, or [height, width]. `square`: one alone stands for both."""
         value = self.found.get("size")
-        listed = list(value) if isinstance(value, list | tuple) else [value]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n < 2**31 for n in listed)
-        if not whole or len(listed) not in (1, 2):
+        listed = value if isinstance(value, list | tuple) else [value]
+        found = [n for n in listed if isinstance(n, int) and not isinstance(n, bool) and 1 <= n < 2**31]
+        if len(found) != len(listed) or len(found) not in (1, 2):
             raise self.wrong("size", "a whole number above 0, or [height, width]")
-        return tuple(listed) if len(listed) == 2 or most == 2 else (listed[0], listed[0])
+        return tuple(found) if len(found) == 2 or not square else (found[0], found[0])
 
     def choice(self, key: str, known: Sequence[str]) -> str:
         """One of `known`; the first where nothing is said."""

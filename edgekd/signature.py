@@ -48,12 +48,12 @@ class Signature:
         file = folder / "signature.json"
         found = read_json(file)
         try:
-            ports = {side: tuple(_port(port) for port in found[side]) for side in ("inputs", "outputs")}
+            inputs, outputs = (tuple(_port(port) for port in found[side]) for side in ("inputs", "outputs"))
             labels = tuple(str(label) for label in found.get("labels") or ())
-            around = {key: dict(found.get(key) or {}) for key in ("preprocessing", "postprocessing")}
+            before, behind = (dict(found.get(key) or {}) for key in ("preprocessing", "postprocessing"))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file}: not a signature: {type(error).__name__}: {error}") from None
-        return cls(**ports, **around, labels=labels)
+        return cls(inputs, outputs, before, labels, behind)
 
     def noise(self, seed: int) -> list[Array]:
         """One batch of legal inputs: standard normal floats; 0 or 1 for integers and bool. A dynamic dimension is 1."""

@@ -59,7 +59,9 @@ def test_crops_and_sizes() -> None:
 
 
 def test_an_image_becomes_the_input() -> None:
-    made = signature((1, 3, 1, 2), preprocessing={"scale": 1 / 255, "mean": [0.5, 0.0, 0.25], "std": [0.5], "layout": "NCHW"})
+    made = signature(
+        (1, 3, 1, 2), preprocessing={"scale": 1 / 255, "mean": [0.5, 0.0, 0.25], "std": [0.5], "layout": "NCHW"}
+    )
     pixels = np.array([[[0, 51, 255], [255, 102, 0]]], np.uint8)
     found = preprocess(made, pixels)
     assert found.shape == (1, 3, 1, 2) and found.dtype == np.float32
@@ -164,12 +166,16 @@ def test_an_opened_bundle_prepares_and_answers(tmp_path: Path) -> None:
         "postprocessing": {"softmax": True, "top": 3},
     }
     x = np.zeros((1, 1, 8, 8), np.float32)
-    bundle.write(tmp_path / "b", engine, {}, {"inputs": x, "outputs": np.zeros((1, 5), np.float32)}, [], [], around=around)
+    bundle.write(
+        tmp_path / "b", engine, {}, {"inputs": x, "outputs": np.zeros((1, 5), np.float32)}, [], [], around=around
+    )
     assert bundle.read(tmp_path / "b")["signature"]["postprocessing"] == around["postprocessing"]
     pixels = np.random.default_rng(5).integers(0, 256, (16, 16), np.uint8)
     with bundle.load(tmp_path / "b") as student, load_engine(engine) as plain:
         found = student.postprocess(student.run([student.preprocess(pixels)]))
-        wanted = (image.resized(pixels[..., None].astype(float), 8, 8, "bilinear", whole=True)[..., 0] / 255 - 0.5) / 0.25
+        wanted = (
+            image.resized(pixels[..., None].astype(float), 8, 8, "bilinear", whole=True)[..., 0] / 255 - 0.5
+        ) / 0.25
         (logits,) = plain.run([wanted[None, None].astype(np.float32)])
     shares = np.exp(logits[0]) / np.exp(logits[0]).sum()
     order = np.argsort(-shares)[:3]
@@ -186,7 +192,7 @@ def test_a_recipe_names_them(tmp_path: Path) -> None:
         file.write_text(f"{plain}\n{text}\n")
         return recipe.load(file)
 
-    good = loaded('[preprocessing]\nresize = { size = [28, 28] }\n[postprocessing]\nsoftmax = true\ntop = 1')
+    good = loaded("[preprocessing]\nresize = { size = [28, 28] }\n[postprocessing]\nsoftmax = true\ntop = 1")
     assert good.values.preprocessing == {"resize": {"size": [28, 28]}}
     with pytest.raises(UserError, match=r"preprocessing\.rezise: unknown key") as caught:
         loaded("[preprocessing]\nrezise = 8")

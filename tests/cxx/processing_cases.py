@@ -31,7 +31,12 @@ class Case:
         }
         around = {"preprocessing": found.preprocessing, "postprocessing": found.postprocessing}
         about = {**ports, **around, "labels": list(found.labels)}
-        where = {"raw": f"{index}.raw", "out": f"{index}.out", "shape": list(self.raw.shape), "dtype": self.raw.dtype.name}
+        where = {
+            "raw": f"{index}.raw",
+            "out": f"{index}.out",
+            "shape": list(self.raw.shape),
+            "dtype": self.raw.dtype.name,
+        }
         return {"signature": about, "do": self.do, **where}
 
 
@@ -73,12 +78,20 @@ def a_sound(random: np.random.Generator) -> Case:
     raw = random.integers(-(2**15), 2**15, count).astype(np.int16)
     if random.random() < 0.5:
         raw = random.standard_normal(count).astype(np.float32)
-    settings: dict[str, Any] = {"framing": {"length": length, "hop": hop, "window": str(random.choice(["hann", "none"]))}}
+    settings: dict[str, Any] = {
+        "framing": {"length": length, "hop": hop, "window": str(random.choice(["hann", "none"]))}
+    }
     settings["scale"] = 1 / 32768 if raw.dtype == np.int16 else 1.0
     columns = length
     if random.random() < 0.8:
         columns = int(random.integers(1, 20))
-        settings["mel"] = {"rate": 16000, "bins": columns, "fft": 128, "low": 20.0, "high": float(random.uniform(100, 8000))}
+        settings["mel"] = {
+            "rate": 16000,
+            "bins": columns,
+            "fft": 128,
+            "low": 20.0,
+            "high": float(random.uniform(100, 8000)),
+        }
         settings["log"] = 1e-6
     if random.random() < 0.5:
         settings["mean"], settings["std"] = random.uniform(-3, 3, columns).tolist(), [float(random.uniform(0.1, 3))]
@@ -131,18 +144,16 @@ WRONG: list[dict[str, Any]] = [
 def wrong_ones() -> list[Case]:
     """What both must refuse: settings, and raw data that do not fit."""
     pixels, samples = np.zeros((8, 8), np.uint8), np.zeros(16, np.float32)
-    found = [
-        Case(signature((1, 1, 8, 8), preprocessing=s), samples if "framing" in s else pixels) for s in WRONG
-    ]
+    found = [Case(signature((1, 1, 8, 8), preprocessing=s), samples if "framing" in s else pixels) for s in WRONG]
     good = signature((1, 1, 8, 8))
     found += [Case(good, raw) for raw in (pixels[:7], pixels.astype(np.int16), pixels[None, :, :, None], samples)]
     found += [Case(signature((1, 1, 8, 8), "int64"), pixels), Case(signature((1, 64)), pixels)]
     answers = np.array([[0.5, np.nan, 0.25, 0.0]], np.float32)
     found += [Case(signature((1, 4)), answers, "postprocess")]
-    found += [Case(signature((1, 4), labels=("a",)), np.zeros((1, 4), np.float32), "postprocess")]
-    for settings in ({"softmax": 1}, {"softmax": True, "sigmoid": True}, {"top": 0}, {"threshold": "x"}, {"soft": True}):
-        found.append(Case(signature((1, 4), postprocessing=settings), np.zeros((1, 4), np.float32), "postprocess"))
-    return found
+    logits = np.zeros((1, 4), np.float32)
+    found += [Case(signature((1, 4), labels=("a",)), logits, "postprocess")]
+    wrong = ({"softmax": 1}, {"softmax": True, "sigmoid": True}, {"top": 0}, {"threshold": "x"}, {"soft": True})
+    return found + [Case(signature((1, 4), postprocessing=one), logits, "postprocess") for one in wrong]
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> int:
@@ -168,7 +179,7 @@ def both_agree(program: Path, folder: Path, count: int) -> dict[str, int]:
         where = f"case {index}: {case}: {found[:200]!r}"
         if index >= len(cases) - len(wrong_ones()):
             with pytest.raises(UserError):
-                preprocess(case.signature, case.raw) if case.do == "preprocess" else postprocess(case.signature, case.raw)
+                (preprocess if case.do == "preprocess" else postprocess)(case.signature, case.raw)
             assert found.startswith(b"refused: "), where
             seen["refused"] += 1
         elif case.do == "postprocess":
