@@ -80,8 +80,13 @@ def check(preprocessing: Mapping[str, Any], postprocessing: Mapping[str, Any]) -
 
 
 def processing_of(recipe: Recipe, signature: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Both tables of a bundle: those of the signature, the recipe's keys in place of theirs. Raises UserError as `check`."""
-    own = {"preprocessing": recipe.preprocessing, "postprocessing": recipe.postprocessing}
+    """Both tables of a bundle: those of the signature, the recipe's keys in place of theirs. Raises UserError as `check`.
+
+    What is in the engine (edgekd/in_engine.py) stays there.
+    """
+    inside = signature.get("in_engine") or ()
+    before = {key: value for key, value in recipe.preprocessing.items() if key not in inside}
+    own = {"preprocessing": before, "postprocessing": recipe.postprocessing}
     found = {name: {**(signature.get(name) or {}), **keys} for name, keys in own.items()}
     check(found["preprocessing"], found["postprocessing"])
     return found

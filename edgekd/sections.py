@@ -67,6 +67,9 @@ class TargetsSection(Section):
     names: tuple[str, ...] = Field(("host",), min_length=1)
     backends: tuple[str, ...] = Field((), description="instead of the target's own list")
     threads: int = Field(1, ge=1, description="of each engine, pinned")
+    preprocess: Literal["outside", "in_engine"] = Field(
+        "outside", description='"in_engine": engines take bytes; scale, mean, std and layout are their first nodes'
+    )
 
 
 class BudgetSection(Section):

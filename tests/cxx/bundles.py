@@ -22,7 +22,7 @@ from edgekd.backend import load_engine, open_backend
 ROOT = Path(__file__).resolve().parent.parent.parent
 CMAKE = ROOT / "cmake"
 WARNINGS = "-Wall -Wextra -Wconversion -Wpedantic -Werror"
-PREPROCESSING = {"scale": 1 / 255, "mean": [0.5, 0.25], "std": [0.25], "layout": "NCHW", "crop": {"size": 8}}
+PREPROCESSING = {"scale": 1 / 255, "mean": [0.5], "std": [0.25], "layout": "NCHW", "crop": {"size": [8, 8]}}
 SAMPLES = 4
 
 needs_compilers = pytest.mark.skipif(

@@ -43,8 +43,8 @@ void metadata(const char* bundle) {
     CHECK(std::string(out.name) == "y" && out.rank == 2 && out.count == 5);
     CHECK(student.input(1).name == nullptr && student.output(7).name == nullptr);
     CHECK(student.label_count() == 5 && std::string(student.label(4)) == "e" && student.label(5) == nullptr);
-    CHECK(student.constant("mean").size() == 2 && student.constant("mean")[1] == 0.25);
-    CHECK(student.constant("crop.size").size() == 1 && student.constant("crop.size")[0] == 8);
+    CHECK(student.constant("mean").size() == 1 && student.constant("mean")[0] == 0.5);
+    CHECK(student.constant("crop.size").size() == 2 && student.constant("crop.size")[1] == 8);
     CHECK(student.constant("layout").empty() && student.constant("no").empty() && student.constant(nullptr).empty());
     CHECK(std::string(student.setting("layout")) == "NCHW" && student.setting("mean") == nullptr);
     CHECK(std::string(student.name()) == "tiny");

@@ -129,6 +129,13 @@ void json() {
     CHECK(refused(std::string("\"\0\"", 3)));
 }
 
+// A line a signature, "key message- signature" in hexadecimal: says which pass, for Python to compare with another's words.
+void signatures(const char* path) {
+    std::ifstream stream(path);
+    for (std::string key, message, signature; stream >> key >> message >> signature;)
+        std::printf("signed %d\n", edgekd::core::ed25519_verifies(octets<32>(key), octets<64>(signature), bytes(message.substr(0, message.size() - 1))) ? 1 : 0);
+}
+
 // Prints the arrays of the file, for Python to compare with what it wrote.
 void npz(const char* path) {
     std::ifstream stream(path, std::ios::binary);
@@ -149,6 +156,7 @@ int main(int count, char** words) {
     sha512();
     ed25519();
     json();
-    if (count == 2) npz(words[1]);
+    if (count >= 2) npz(words[1]);
+    if (count >= 3) signatures(words[2]);
     return failures == 0 ? 0 : 1;
 }
