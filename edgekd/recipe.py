@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from edgekd import onnx_recipe, registry
-from edgekd.errors import UserError, nearest
+from edgekd.errors import EdgekdError, UserError, nearest
 from edgekd.factory import Factory
 from edgekd.sections import BudgetSection, Made, MeasureSection, Recipe, TargetsSection
 
@@ -46,6 +46,13 @@ class Loaded:
         line = line_of(self.text, keys)
         shown = ".".join(str(k) for k in keys)
         return UserError(f"{self.path}{f':{line}' if line else ''}: {shown}: {message}", hint=hint)
+
+    def wrong_setting(self, error: EdgekdError) -> UserError:
+        """The error of a setting, which begins with its key, with the recipe's file and line."""
+        where, _, said = error.message.partition(": ")
+        if not said or " " in where:
+            return self.error([error.message.split()[0]], error.message, error.hint)
+        return self.error(where.split("."), said, error.hint)
 
     def _stage(self, index: int, table: Mapping[str, Any]) -> Stage:
         keys: list[str | int] = ["stage", index]
@@ -150,7 +157,7 @@ class Loaded:
             processing.check(self.values.preprocessing, self.values.postprocessing)
             files = processing.tokenizer_files(self.values.preprocessing)
         except UserError as error:
-            raise self.error([error.message.partition(".")[0]], error.message, error.hint) from None
+            raise self.wrong_setting(error) from None
         for name in files:
             if not self.file(name).is_file():
                 raise self.error(["preprocessing", "tokenizer"], f"{self.file(name)} does not exist")

@@ -94,3 +94,18 @@ def test_a_recipe_ships_an_engine_that_takes_bytes(tmp_path: Path) -> None:
         (outputs,) = student.run([student.preprocess(golden["inputs"][0])])
         np.testing.assert_allclose(outputs[0], golden["outputs"][0], atol=1e-5)
     assert json.loads((made / "edgekd.lock").read_text())["format"] == 1
+
+
+def test_data_that_are_not_bytes_are_told_before_any_work(tmp_path: Path) -> None:
+    onnx.save(float_model(), tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).standard_normal((16, 1, 8, 8)).astype(np.float32))
+    text = (
+        '[student]\nuse = "onnx"\nweights = "net.onnx"\n[data]\nuse = "npz"\npath = "data.npz"\n[[stage]]\nuse = "quantize_onnx"\n'
+        '[targets]\nbackends = ["onnxruntime"]\npreprocess = "in_engine"\n[preprocessing]\nscale = 0.5\n'
+    )
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(UserError, match=r"recipe\.toml:11: targets\.preprocess: .*the data are not bytes"):
+        edgekd.compile(tmp_path / "recipe.toml", tmp_path / "out", store=tmp_path / "store")
+    (tmp_path / "recipe.toml").write_text(text + "mel = { bins = 4 }\nframing = { length = 3 }\n")
+    with pytest.raises(UserError, match=r"recipe\.toml:15: preprocessing\.framing\.hop: None is not a whole number"):
+        edgekd.compile(tmp_path / "recipe.toml", tmp_path / "out", store=tmp_path / "store")

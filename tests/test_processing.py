@@ -197,7 +197,7 @@ def test_a_recipe_names_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"preprocessing\.rezise: unknown key") as caught:
         loaded("[preprocessing]\nrezise = 8")
     assert caught.value.hint == 'did you mean "resize"?'
-    with pytest.raises(UserError, match=r"postprocessing.*softmax"):
+    with pytest.raises(UserError, match=r"postprocessing\.softmax: \'yes\' is not true or false"):
         loaded('[postprocessing]\nsoftmax = "yes"')
     with pytest.raises(UserError, match=r"no\.txt does not exist"):
         loaded('[preprocessing]\ntokenizer = { kind = "wordpiece", files = ["no.txt"] }')
