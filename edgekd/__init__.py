@@ -23,4 +23,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'edgekd' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != _HOMES[name]:
+            raise
+        raise AttributeError(f"edgekd.{name} is not in edgekd-runtime: pip install edgekd") from None

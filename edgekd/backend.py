@@ -18,21 +18,22 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
 
 from edgekd import registry
-from edgekd.environment import Environment, wanted
 from edgekd.errors import UserError, nearest
 from edgekd.json_file import read_json, write_json
 from edgekd.signature import Array, Port, Signature, check_inputs
 
 if TYPE_CHECKING:
+    from edgekd.environment import Environment
+    from edgekd.processing import Class
     from edgekd.progress import Progress
 
 __all__ = [
@@ -57,12 +58,16 @@ ABOUT = ("engine.json", "signature.json", "entry.json")  # the last is the store
 
 
 class Session(ABC):
-    """An opened engine. `run` checks what it is given; `clock` reads nanoseconds, and is what latency is timed with."""
+    """An opened engine. `run` checks what it is given; `clock` reads nanoseconds, and is what latency is timed with.
+
+    Threads may share one: their calls take turns.
+    """
 
     def __init__(self, signature: Signature, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.signature = signature
         self.clock = clock
         self._closed = False
+        self._turn = Lock()
 
     @abstractmethod
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
@@ -88,7 +93,25 @@ class Session(ABC):
         if self._closed:
             raise UserError("this session was closed", hint="open the engine again")
         check_inputs(self.signature.inputs, inputs)
-        return self.compute(inputs)
+        with self._turn:
+            return self.compute(inputs)
+
+    @final
+    def preprocess(self, raw: Array) -> Array:
+        """What the first input is for raw data, an image [height, width, channels] or a sound [samples].
+
+        As the signature says; see `edgekd.processing.preprocess`.
+        """
+        from edgekd.processing import preprocess
+
+        return preprocess(self.signature, raw)
+
+    @final
+    def postprocess(self, outputs: Sequence[Array]) -> list[Class]:
+        """The classes that the first output names, the most likely first; see `edgekd.processing.postprocess`."""
+        from edgekd.processing import postprocess
+
+        return postprocess(self.signature, outputs[0])
 
     @final
     def __enter__(self) -> Self:
@@ -106,27 +129,33 @@ class Backend(ABC):
 
     `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
     `environment` holds those that it compiles with and that cannot live beside the others: `unsupported` and `compile` are
-    asked in a worker that sees them. `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and
+    asked in a worker that sees them. `opens_with` are the import names that opening an engine needs, where compiling needs
+    more: what a device installs. `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and
     neither scored nor timed.
     """
 
     name: ClassVar[str]
     packages: ClassVar[Mapping[str, str]]
+    opens_with: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[Mapping[str, str]] = {}
     environment: ClassVar[Environment | None] = None
     compile_only: ClassVar[str] = ""
 
     @final
-    def missing(self, *, to_run: bool = False) -> str:
-        """Empty when this backend can be used here (`to_run`: when its engines can be), else the command that adds what is missing.
+    def missing(self, *, to_open: bool = False) -> str:
+        """Empty when this backend can be used here (`to_open`: can open engines), else the command that adds what is missing.
 
         Imports nothing.
         """
-        absent = [package for module, package in self.packages.items() if find_spec(module) is None]
-        specs = dict.fromkeys(spec for package in absent for spec in wanted(package))
-        if specs:
-            return f"pip install {' '.join(specs)}"
-        lacking = not to_run and self.environment is not None and not self.environment.made(self._installed())
+        needed = self.opens_with if to_open and self.opens_with else tuple(self.packages)
+        absent = [
+            package for module, package in self.packages.items() if module in needed and find_spec(module) is None
+        ]
+        if absent:
+            from edgekd.environment import wanted
+
+            return f"pip install {' '.join(dict.fromkeys(spec for package in absent for spec in wanted(package)))}"
+        lacking = not to_open and self.environment is not None and not self.environment.made(self._installed())
         return f"edgekd doctor --fix {self.name}" if lacking else ""
 
     @final
@@ -147,6 +176,8 @@ class Backend(ABC):
             self.environment.make(self._installed(), progress)
 
     def _installed(self) -> dict[str, str]:
+        from importlib import metadata  # slow to import, and not needed to open an engine
+
         found: dict[str, str] = {}
         for package in (*self.packages.values(), *self.optional.values()):
             try:
@@ -238,10 +269,10 @@ def read_engine(engine: Path, backend: str) -> tuple[dict[str, Any], Path]:
 def load_engine(engine: Path) -> Session:
     """Open an engine folder with the backend that its engine.json names. Never runs code from the folder."""
     name = read_json(engine / "engine.json").get("backend")
-    known = registry.names("backends")
-    if name not in known:
+    own = str(name).isidentifier() and (Path(__file__).parent / "backends" / f"{name}.py").is_file()
+    if not own and name not in (known := registry.names("backends")):  # asking for all that is installed takes a while
         raise UserError(f"{engine / 'engine.json'}: no backend named {name!r}", hint=nearest(str(name), known))
-    backend = open_backend(name)
-    if command := backend.missing(to_run=True):
+    backend = open_backend(str(name))
+    if command := backend.missing(to_open=True):
         raise UserError(f'the backend "{name}" is not installed', hint=command)
     return backend.load(engine)

@@ -1,4 +1,4 @@
-"""What the command does with bundles: `edgekd measure`, `edgekd verify`, and `edgekd --cmake-dir` for those who link one."""
+"""What the command does with bundles: `edgekd measure`, `verify`, `keygen` and `sign`; and `edgekd --cmake-dir` for those who link one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from edgekd.store_cli import Json, Quiet, console
+
+PublicKey = Annotated[Path | None, typer.Option(help="the key that must have signed it: KEY.pub", metavar="FILE")]
 
 
 def cmake_dir(asked: bool) -> None:
@@ -123,21 +125,25 @@ def verify(
     slowdown: Annotated[
         float, typer.Option(help="also fail if the median is above so many times the promised one; 0: it is only told")
     ] = 0.0,
+    public_key: PublicKey = None,
     as_json: Json = False,
 ) -> None:
     """Check a bundle: its golden inputs through its engine.
 
-    Exit 0: the outputs are the golden ones within the bundle's tolerance; 1: they are not; 2: the bundle was changed.
+    Exit 0: the outputs are the golden ones within the bundle's tolerance; 1: they are not; 2: the bundle was changed, or is not
+    signed by the key that was given.
     """
     from edgekd.units import format_seconds
     from edgekd.verify import verify as verify_bundle
 
-    found = verify_bundle(bundle, slowdown)
+    found = verify_bundle(bundle, slowdown, public_key)
     if as_json:
         print(json.dumps(asdict(found), indent=1))
     else:
         promised = f" (promised {format_seconds(found.promised)})" if found.promised else ""
         print(f"{'ok' if found.ok else 'no'}  {bundle}: {found.backend} {found.runtime}")
+        if found.signed_by:
+            print(f"    signed by key {found.signed_by}")
         print(
             f"    {found.samples} golden samples, top-1 agreement {found.top1:.4g}, largest difference {found.difference}"
         )
@@ -146,3 +152,30 @@ def verify(
             print(f"    {found.reason}")
     if not found.ok:
         raise typer.Exit(1)
+
+
+def keygen(
+    key: Annotated[Path, typer.Argument(help="the private key to make; the public one is KEY.pub", metavar="KEY")],
+) -> None:
+    """Make a pair of Ed25519 keys, to sign bundles with.
+
+    KEY (PEM, mode 600) signs and stays where bundles are made; KEY.pub goes to whoever opens them.
+    """
+    from edgekd.signing import new_key
+
+    public, key_id = new_key(key)
+    print(f"{key}  private: signs bundles; keep it")
+    print(f"{public}  public: opens them; key {key_id}")
+
+
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="a folder that compile wrote: out/bundles/host", metavar="BUNDLE")],
+    key: Annotated[Path, typer.Option(help="the private key, as `edgekd keygen` makes it", metavar="FILE")],
+) -> None:
+    """Sign a bundle: who opens it with the public key knows who made it.
+
+    Writes bundle.sig beside bundle.json, which has the digest of every file. Compiling again leaves a bundle unsigned.
+    """
+    from edgekd.signing import sign as sign_bundle
+
+    print(f"{bundle}: signed by key {sign_bundle(bundle, key)}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd.bundle_cli import cmake_dir, measure, verify
+from edgekd.bundle_cli import cmake_dir, keygen, measure, sign, verify
 from edgekd.check_cli import EPILOG, check
 from edgekd.doctor_cli import doctor
 from edgekd.errors import EdgekdError, UserError
@@ -194,6 +194,8 @@ def list_(
 app.command()(doctor)
 app.command()(measure)
 app.command()(verify)
+app.command()(sign)
+app.command()(keygen)
 app.command()(table)
 app.command(epilog=EPILOG)(check)
 

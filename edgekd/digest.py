@@ -26,8 +26,8 @@ def of_file(path: Path) -> str:
 
 def of_folder(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, str]:
     """Relative path -> digest of every file under `folder`, sorted, without the top-level names in `skip`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in skip)
-    return {p.relative_to(folder).as_posix(): of_file(p) for p in files}
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: of_file(path) for name, path in files.items() if name not in skip}
 
 
 def of_source(file: Path) -> str:

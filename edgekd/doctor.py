@@ -44,7 +44,7 @@ def make_environments(names: Sequence[str], progress: Progress) -> None:
         if backend.environment is None:
             if names:
                 raise UserError(f'the backend "{name}" has no environment of its own', hint=backend.missing())
-        elif cure := backend.missing(to_run=True):
+        elif cure := backend.missing(to_open=True):
             if names:
                 raise UserError(f'the backend "{name}" is not installed', hint=f"{cure}; then again")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ from edgekd import bundle
 from edgekd.backend import open_backend
 from edgekd.errors import StoreError
 from edgekd.pipeline.calibration import PREVIEW, step_of
+from edgekd.processing import processing_of, tokenizer_files
 from edgekd.store import ENTRY, write_whole
 
 if TYPE_CHECKING:
     from edgekd.pipeline.plan import Plan
     from edgekd.pipeline.step import Candidate
+
+LOCK = "edgekd.lock"
 
 
 def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
@@ -46,10 +50,10 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
                 previews[shown["preview"]] = (plan.entry(step).path / PREVIEW).read_bytes()
                 write_whole(folder / shown["preview"], previews[shown["preview"]])
         texts = {
-            "report.json": json.dumps(report, indent=1) + "\n",
+            "report.json": _json(report),
             "report.md": markdown.render(report),
             "report.html": html.render(report, samples, previews),
-            "edgekd.lock": json.dumps(_lock(report), indent=1) + "\n",
+            LOCK: _json(_lock(report)),
         }
         for file, text in texts.items():
             write_whole(folder / file, text.encode())
@@ -58,6 +62,10 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
         raise StoreError(
             f"cannot write {where}: {error.strerror}", hint="free space, or choose another folder with --out"
         ) from error
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1) + "\n"
 
 
 def _built(folder: Path, plan: Plan, target: dict[str, Any]) -> None:
@@ -104,7 +112,15 @@ def _bundle(final: Path, plan: Plan, candidate: Candidate, report: dict[str, Any
     engine = plan.entry(candidate.step("compile")).path
     golden = _golden(plan, candidate)
     licences = [p for p in sorted(plan.recipe.folder.iterdir()) if p.name.upper().startswith(bundle.LICENCE_NAMES)]
-    bundle.write(final, engine, facts, golden, licences, ["edgekd", *backend.versions()])
+    around = processing_of(plan.values, json.loads((engine / "signature.json").read_text("utf-8")))
+    files = {
+        f"tokenizer/{Path(name).name}": plan.recipe.file(name) for name in tokenizer_files(around["preprocessing"])
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        lock = Path(scratch) / LOCK
+        lock.write_text(_json(_lock(report)), "utf-8")
+        packages = ["edgekd", *backend.versions()]
+        bundle.write(final, engine, facts, golden, licences, packages, around=around, files={**files, LOCK: lock})
 
 
 def _golden(plan: Plan, candidate: Candidate) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from edgekd import onnx_recipe, registry
-from edgekd.errors import UserError, nearest
+from edgekd.errors import EdgekdError, UserError, nearest
 from edgekd.factory import Factory
 from edgekd.sections import BudgetSection, Made, MeasureSection, Recipe, TargetsSection, TeacherSection
 
@@ -50,6 +50,13 @@ class Loaded:
         line = line_of(self.text, keys)
         shown = ".".join(str(k) for k in keys)
         return UserError(f"{self.path}{f':{line}' if line else ''}: {shown}: {message}", hint=hint)
+
+    def wrong_setting(self, error: EdgekdError) -> UserError:
+        """The error of a setting, which begins with its key, with the recipe's file and line."""
+        where, _, said = error.message.partition(": ")
+        if not said or " " in where:
+            return self.error([error.message.split()[0]], error.message, error.hint)
+        return self.error(where.split("."), said, error.hint)
 
     def _stage(self, index: int, table: Mapping[str, Any]) -> Stage:
         keys: list[str | int] = ["stage", index]
@@ -92,6 +99,7 @@ class Loaded:
         for name in values.data.files:
             if not self.file(name).exists():
                 raise self.error(["data", "files"], f"{self.file(name)} does not exist")
+        self._check_processing()
         try:
             key = ["data", "metric"]
             if ":" in values.data.metric:
@@ -157,6 +165,23 @@ class Loaded:
         for argument in section.arguments:
             if known is not None and argument not in known:
                 raise error(argument, "unknown key", nearest(argument, [*type(section).model_fields, *known]))
+
+    def _check_processing(self) -> None:
+        """What the recipe says of preprocessing and postprocessing, as far as it can be told without the data's part."""
+        from edgekd import processing
+
+        known = sorted({*processing.IMAGE, *processing.SOUND, *processing.TEXT})
+        for key in self.values.preprocessing:
+            if key not in known:
+                raise self.error(["preprocessing", key], "unknown key", hint=nearest(key, known))
+        try:
+            processing.check(self.values.preprocessing, self.values.postprocessing)
+            files = processing.tokenizer_files(self.values.preprocessing)
+        except UserError as error:
+            raise self.wrong_setting(error) from None
+        for name in files:
+            if not self.file(name).is_file():
+                raise self.error(["preprocessing", "tokenizer"], f"{self.file(name)} does not exist")
 
 
 def trainable() -> list[str]:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,8 @@ def plugin_specs() -> list[str]:
 
 @cache
 def _installed(folder: str) -> dict[str, str]:
+    from importlib.metadata import entry_points  # slow to import, and not needed to open a bundle
+
     return {point.name: point.value for point in entry_points(group=f"edgekd.{folder}")}
 
 

@@ -90,6 +90,9 @@ class TargetsSection(Section):
     names: tuple[str, ...] = Field(("host",), min_length=1)
     backends: tuple[str, ...] = Field((), description="instead of the target's own list")
     threads: int = Field(1, ge=1, description="of each engine, pinned")
+    preprocess: Literal["outside", "in_engine"] = Field(
+        "outside", description='"in_engine": engines take bytes; scale, mean, std and layout are their first nodes'
+    )
 
 
 class BudgetSection(Section):
@@ -121,3 +124,7 @@ class Recipe(Section):
     targets: TargetsSection = TargetsSection()
     budget: BudgetSection = BudgetSection()
     measure: MeasureSection = MeasureSection()
+    preprocessing: dict[str, Any] = Field(
+        {}, description="of the bundle, over what the data say: resize, crop, scale, mean …"
+    )
+    postprocessing: dict[str, Any] = Field({}, description="of the bundle: softmax or sigmoid, threshold, top")

@@ -1,4 +1,4 @@
-"""`signature.json`: what goes into a program or an engine and what comes out, with names, shapes and types."""
+"""The signature of a student: what goes in, what comes out, how raw data become inputs and outputs become answers."""
 
 from __future__ import annotations
 
@@ -33,12 +33,16 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """`signature.json`: what goes in, what comes out, how to preprocess, what the classes are called."""
+    """`signature.json`: what goes in, what comes out, what the classes are called, and what stands before and behind.
+
+    `preprocessing` and `postprocessing` are what edgekd/processing.py applies.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    postprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Signature:
@@ -46,11 +50,12 @@ class Signature:
         file = folder / "signature.json"
         found = read_json(file)
         try:
-            ports = {side: tuple(_port(port) for port in found[side]) for side in ("inputs", "outputs")}
+            inputs, outputs = (tuple(_port(port) for port in found[side]) for side in ("inputs", "outputs"))
             labels = tuple(str(label) for label in found.get("labels") or ())
+            before, behind = (dict(found.get(key) or {}) for key in ("preprocessing", "postprocessing"))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file}: not a signature: {type(error).__name__}: {error}") from None
-        return cls(**ports, preprocessing=found.get("preprocessing") or {}, labels=labels)
+        return cls(inputs, outputs, before, labels, behind)
 
     def noise(self, seed: int) -> list[Array]:
         """One batch of legal inputs: standard normal floats; 0 or 1 for integers and bool. A dynamic dimension is 1."""

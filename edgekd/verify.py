@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekd import bundle
+from edgekd import bundle, signing
 from edgekd.backend import Array, load_engine, open_backend
 from edgekd.errors import UserError
 from edgekd.latency.clock import no_collection, time_block
@@ -29,7 +29,8 @@ MOST_SECONDS = 1.0  # for all timed calls together
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found; times in seconds. `reason` is empty where all is as promised.
+    """What was found; times in seconds. `reason` is empty where all is as promised;
+    `signed_by` is the id of the key that was asked for.
 
     `top1`: share of samples whose largest output is the golden one's. `difference`: largest |output − golden output|.
     """
@@ -46,14 +47,17 @@ class Verification:
     calls: int
     median: float
     promised: float
+    signed_by: str
 
 
-def verify(folder: Path, slowdown: float = 0.0) -> Verification:
+def verify(folder: Path, slowdown: float = 0.0, public_key: Path | None = None) -> Verification:
     """Verify one bundle here. `slowdown`, above 0: the median may be at most so many times the promised one.
 
-    Raises UserError for a bundle that was changed, carries no golden data, or whose runtime is not installed.
+    `public_key`: the file of the key that must have signed it. Raises UserError for a bundle that was changed, is not signed
+    by that, carries no golden data, or whose runtime is not installed.
     """
-    manifest = bundle.read(folder)
+    manifest = bundle.read(folder, public_key)
+    signed_by = signing.check(folder, (folder / bundle.MANIFEST).read_bytes(), public_key) if public_key else ""
     tolerance, promised = _promises(folder, manifest)
     with load_engine(folder / "engine") as session:
         samples, expected = _golden(folder, session)
@@ -85,6 +89,7 @@ def verify(folder: Path, slowdown: float = 0.0) -> Verification:
         calls=calls,
         median=median,
         promised=promised,
+        signed_by=signed_by,
     )
 
 

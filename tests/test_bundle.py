@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +70,41 @@ def test_one_flipped_byte_anywhere_is_refused(made: Path) -> None:
     bundle.read(made)
 
 
+def test_cut_at_any_of_a_hundred_places_it_is_refused(made: Path) -> None:
+    whole = {path: path.read_bytes() for path in files(made)}
+    random, total = np.random.default_rng(4), sum(map(len, whole.values()))
+    cuts = [(path, int(at)) for path in whole for at in random.integers(0, max(len(whole[path]), 1), 12) if whole[path]]
+    assert len(cuts) >= 100 and total > 1000
+    for path, at in cuts:
+        path.write_bytes(whole[path][:at])
+        with pytest.raises(UserError, match=r"was changed|is damaged"):
+            bundle.load(made)
+        path.write_bytes(whole[path])
+    bundle.load(made).close()
+
+
+def test_threads_that_share_a_student_take_turns(made: Path) -> None:
+    """Each gets the answers to its own inputs."""
+    with bundle.load(made) as student:
+        inputs = [np.full((1, 3), value, np.float32) for value in (1.0, -2.0, 0.5)]
+        wanted = [student.run([x])[0] for x in inputs]
+
+        def right(index: int) -> bool:
+            return all((student.run([inputs[index]])[0] == wanted[index]).all() for _ in range(300))
+
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(right, range(3))) == [True] * 3
+
+
 def test_missing_and_unknown_files_are_refused(made: Path) -> None:
     (made / "extra").write_text("x")
     with pytest.raises(UserError, match="extra is not of the bundle"):
         bundle.read(made)
     (made / "extra").unlink()
+    (made / "engine" / "bundle.json").write_text("{}")  # neither does a name that means something at the top
+    with pytest.raises(UserError, match=r"engine/bundle\.json is not of the bundle"):
+        bundle.read(made)
+    (made / "engine" / "bundle.json").unlink()
     (made / "golden.npz").unlink()
     with pytest.raises(UserError, match=r"golden.npz is missing"):
         bundle.read(made)

@@ -54,4 +54,5 @@ def test_of_folder(tmp_path: Path) -> None:
     assert (
         whole["a"] == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
     )  # sha256 of "1", as sha256sum prints it
-    assert list(digest.of_folder(tmp_path, frozenset({"a"}))) == ["b/c"]
+    (tmp_path / "b" / "a").write_text("3")
+    assert list(digest.of_folder(tmp_path, frozenset({"a"}))) == ["b/a", "b/c"]

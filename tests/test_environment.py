@@ -100,7 +100,7 @@ def test_doctor_makes_it_and_only_the_compiling_worker_sees_it(
     (tmp_path / "layered.py").write_text(PLUGIN)
     registry.add_plugin(f"backends={tmp_path / 'layered.py'}")
     backend = registry.find("backends", "layered")()
-    assert backend.missing() == "edgekd doctor --fix layered" and backend.missing(to_run=True) == ""
+    assert backend.missing() == "edgekd doctor --fix layered" and backend.missing(to_open=True) == ""
     assert list(backend.versions()) == ["numpy"]
     program, engine = write_program(tmp_path / "program"), tmp_path / "engine"
     engine.mkdir()

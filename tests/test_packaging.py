@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy
+import numpy as np
 import pytest
+from cxx.bundles import write
 
 import edgekd
 
@@ -159,3 +161,48 @@ def test_the_sdist_holds_sources_only(sdist: Path) -> None:
         assert not name.startswith((".venv", "out/", ".git/", "shared/", ".mypy_cache")), name
         assert not name.endswith((".pyc", ".checkpoint", ".part")), name
     assert sum(files.values()) < 12e6
+
+
+ON_THE_DEVICE = """
+import importlib, importlib.util, json, pkgutil, sys
+from pathlib import Path
+import edgekd, numpy as np
+with edgekd.load(sys.argv[1]) as student:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    answers = student.postprocess(student.run([student.preprocess(pixels)]))
+foreign = sorted({m.partition(".")[0] for m in sys.modules} - set(sys.stdlib_module_names) - {"__main__"})
+from edgekd.verify import verify
+checked = verify(Path(sys.argv[1]))
+for module in pkgutil.walk_packages(edgekd.__path__, "edgekd."):
+    importlib.import_module(module.name)
+try:
+    edgekd.compile
+except AttributeError as error:
+    said = str(error)
+print(json.dumps({"labels": [a.label for a in answers], "foreign": foreign, "ok": checked.ok, "said": said,
+    "home": edgekd.__file__, "torch": importlib.util.find_spec("torch") is not None}))
+"""
+
+
+def test_the_runtime_wheel_opens_a_bundle_with_numpy_and_the_runtime_alone(tmp_path: Path) -> None:
+    around = {
+        "preprocessing": {"resize": {"size": 8}, "scale": 1 / 255, "mean": [0.5], "std": [0.25]},
+        "postprocessing": {"softmax": True, "top": 2},
+    }
+    made = write(tmp_path / "bundle", around=around)
+    ran(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT / "packaging" / "runtime")
+    (wheel,) = tmp_path.glob("edgekd_runtime-*.whl")
+    home = tmp_path / "device"
+    venv.create(home, symlinks=True)
+    python = home / "bin" / "python"
+    own = Path(ran(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    for path in (*BORROWED.glob("numpy*"), *BORROWED.glob("onnxruntime*")):
+        (own / path.name).symlink_to(path)
+    ran(sys.executable, "-m", "pip", "install", *PIP, "--target", own, wheel)
+    found = json.loads(ran(python, "-c", ON_THE_DEVICE, made))
+    assert found["foreign"] == ["edgekd", "numpy", "onnxruntime"] and not found["torch"]
+    assert Path(found["home"]).is_relative_to(home) and found["ok"]
+    assert found["said"] == "edgekd.compile is not in edgekd-runtime: pip install edgekd"
+    with edgekd.load(made) as student:
+        pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        assert found["labels"] == [a.label for a in student.postprocess(student.run([student.preprocess(pixels)]))]

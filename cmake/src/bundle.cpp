@@ -1,8 +1,9 @@
-// Reading a bundle: format first, then every file against its digest, then the signature and the engine's facts.
+// Reading a bundle: who signed it, then the format, every file against its digest, the signature and the engine's facts.
 #include "bundle.hpp"
 
 #include "failure.hpp"
 #include "sha256.hpp"
+#include "signing.hpp"
 
 #include <cstdio>
 #include <filesystem>
@@ -15,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kManifest = "bundle.json";
+constexpr const char* kSignature = "bundle.sig";  // of the manifest: not listed in it
 constexpr const char* kAgain = "; copy or compile the bundle again";
 
 [[noreturn]] void damaged(const std::string& where, const std::string& what) {
@@ -31,12 +33,12 @@ std::vector<unsigned char> read(const fs::path& path, std::uintmax_t size) {
 
 void check_digests(const Files& files, const Json& listed, const std::string& where) {
     for (const auto& [path, digest] : listed.members()) {
-        const Bytes* found = path == kManifest ? nullptr : files.find(path);
+        const Bytes* found = path == kManifest || path == kSignature ? nullptr : files.find(path);
         if (found == nullptr) damaged(where, path + " is missing");
         if (sha256(found->data, found->size) != digest.text()) damaged(where, path + " was changed");
     }
     for (const auto& [path, bytes] : files.all())
-        if (path != kManifest && listed.find(path) == nullptr) damaged(where, path + " is not of the bundle");
+        if (path != kManifest && path != kSignature && listed.find(path) == nullptr) damaged(where, path + " is not of the bundle");
 }
 
 void check_format(const Json& manifest, const std::string& where) {
@@ -87,13 +89,17 @@ const Bytes* Files::find(const std::string& path) const {
     return found != files_.end() ? &found->second : nullptr;
 }
 
-Bundle::Bundle(const Files& files, const std::string& where) {
+Bundle::Bundle(const Files& files, const std::string& where, const char* public_key) {
     const auto needed = [&](const std::string& path) -> const Bytes& {
         const Bytes* found = files.find(path);
         if (found == nullptr) damaged(where, path + " is missing");
         return *found;
     };
     if (files.find(kManifest) == nullptr) fail(EDGEKD_NOT_FOUND, where + ": not a bundle: no bundle.json");
+    if (public_key != nullptr) {
+        const Bytes* signed_by = files.find(kSignature);
+        check_signature(public_key, needed(kManifest).text(), signed_by != nullptr ? signed_by->text() : "", where);
+    }
     manifest = Json::parse(needed(kManifest).text(), where + "/bundle.json");
     check_format(manifest, where);
     check_digests(files, manifest.at("files"), where);

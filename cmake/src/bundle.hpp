@@ -38,9 +38,9 @@ class Files {
 };
 
 struct Bundle {
-    // Check `files` and read the manifest. `where` names the bundle in messages. Failures: EDGEKD_NOT_FOUND,
-    // EDGEKD_DAMAGED, EDGEKD_NEWER_FORMAT.
-    Bundle(const Files& files, const std::string& where);
+    // Check `files` and read the manifest. `where` names the bundle in messages; `public_key`, a PEM text, is who must have
+    // signed it, if not null. Failures: EDGEKD_NOT_FOUND, EDGEKD_DAMAGED, EDGEKD_NEWER_FORMAT, EDGEKD_WRONG_SIGNATURE.
+    Bundle(const Files& files, const std::string& where, const char* public_key = nullptr);
 
     Json manifest;  // bundle.json
     Json engine;    // engine/engine.json

@@ -2,6 +2,7 @@
 #include "student.hpp"
 
 #include "failure.hpp"
+#include "processing.hpp"
 
 #include <edgekd/linked.h>
 
@@ -31,6 +32,12 @@ std::unique_ptr<edgekd::core::Session> opened(const edgekd::core::Bundle& bundle
                          found_library != nullptr ? found_library : ""});
 }
 
+// The key that must have signed a bundle: the caller's, else the one linked with the student; null: none.
+const char* key_of(const edgekd_options* options, const edgekd_linked* linked) noexcept {
+    if (options != nullptr && options->public_key != nullptr) return options->public_key;
+    return linked != nullptr ? linked->public_key : nullptr;
+}
+
 template <class Find>
 edgekd_status open_with(const edgekd_options* options, edgekd_student** student, Find&& find) noexcept {
     if (student != nullptr) *student = nullptr;
@@ -57,10 +64,10 @@ edgekd_status port_of(const edgekd_student* student, const char* side, std::size
 }  // namespace
 
 edgekd_student::edgekd_student(const edgekd::core::Files& files, const std::string& where, const edgekd_options* options,
-                               const char* found_library)
-    : bundle(files, where),
+                               const edgekd_linked* linked)
+    : bundle(files, where, key_of(options, linked)),
       golden(bundle.golden.data, bundle.golden.data + bundle.golden.size),
-      session(opened(bundle, files, options != nullptr ? *options : edgekd_options{}, found_library)),
+      session(opened(bundle, files, options != nullptr ? *options : edgekd_options{}, linked != nullptr ? linked->library : nullptr)),
       call(bundle.signature.call()) {
     bundle.golden = {golden.data(), golden.size()};
     bundle.engine_file = {};
@@ -90,7 +97,7 @@ edgekd_status edgekd_open_linked(const char* name, const edgekd_options* options
         auto files = linked->folder != nullptr ? edgekd::core::Files::in_folder(linked->folder)
                                                : edgekd::core::Files::in_memory(linked->files, linked->count);
         const std::string where = linked->folder != nullptr ? linked->folder : "the linked bundle " + std::string(name);
-        return new edgekd_student(files, where, given, linked->library);
+        return new edgekd_student(files, where, given, linked);
     });
 }
 
@@ -157,6 +164,29 @@ edgekd_status edgekd_run(edgekd_student* student, const edgekd_const_tensor* inp
         const std::lock_guard<std::mutex> turn(student->turn);
         student->bundle.signature.check(inputs, input_count, outputs, output_count, student->call);
         student->session->run(student->call);
+    });
+}
+
+edgekd_status edgekd_preprocess(const edgekd_student* student, const edgekd_const_tensor* raw, const edgekd_tensor* input) noexcept {
+    return guarded([&] {
+        needed(student, "student");
+        needed(raw, "raw");
+        needed(input, "input");
+        edgekd::core::preprocess(student->bundle.manifest.at("signature"), student->bundle.signature.inputs, *raw, *input);
+    });
+}
+
+edgekd_status edgekd_postprocess(const edgekd_student* student, const edgekd_const_tensor* output, edgekd_class* classes,
+                                 size_t* count) noexcept {
+    const size_t room = count != nullptr ? *count : 0;
+    if (count != nullptr) *count = 0;
+    return guarded([&] {
+        needed(student, "student");
+        needed(output, "output");
+        needed(classes, "classes");
+        needed(count, "count");
+        const auto& bundle = student->bundle;
+        *count = edgekd::core::postprocess(bundle.manifest.at("signature"), bundle.signature.labels, *output, classes, room);
     });
 }
 

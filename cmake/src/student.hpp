@@ -9,7 +9,7 @@
 
 struct edgekd_student {
     edgekd_student(const edgekd::core::Files& files, const std::string& where, const edgekd_options* options,
-                   const char* found_library);
+                   const edgekd_linked* linked);
 
     edgekd::core::Bundle bundle;
     std::vector<unsigned char> golden;  // the bundle's golden.npz, for the self-test

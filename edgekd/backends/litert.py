@@ -59,6 +59,7 @@ class LiteRt(Backend):
 
     name: ClassVar[str] = "litert"
     packages: ClassVar[Mapping[str, str]] = {"ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
+    opens_with: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
     #: The whole of what litert-torch needs to convert a graph; what it needs for language models is left out.
     environment = Environment(
         "litert_torch",

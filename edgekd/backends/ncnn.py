@@ -84,6 +84,7 @@ class Ncnn(Backend):
 
     name: ClassVar[str] = "ncnn"
     packages: ClassVar[Mapping[str, str]] = {"ncnn": "ncnn", "pnnx": "pnnx", "onnx": "onnx"}
+    opens_with: ClassVar[tuple[str, ...]] = ("ncnn",)
 
     def grid(self, target: Mapping[str, Any]) -> str:
         return "affine"

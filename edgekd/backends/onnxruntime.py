@@ -70,6 +70,7 @@ class OnnxRuntime(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     packages: ClassVar[Mapping[str, str]] = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
+    opens_with: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     optional: ClassVar[Mapping[str, str]] = {"onnxslim": "onnxslim"}
 
     def grid(self, target: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ class OpenVino(Backend):
 
     name: ClassVar[str] = "openvino"
     packages: ClassVar[Mapping[str, str]] = {"openvino": "openvino", "onnx": "onnx"}
+    opens_with: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def grid(self, target: Mapping[str, Any]) -> str:
         return "affine"

@@ -108,7 +108,7 @@ def _openable(side: Side) -> None:
     if side.backend not in known:
         message = f"no backend here opens {side.folder}: it was compiled by {side.backend}"
         raise UserError(message, hint=nearest(side.backend, known))
-    if command := open_backend(side.backend).missing(to_run=True):
+    if command := open_backend(side.backend).missing(to_open=True):
         raise UserError(f"no backend here opens {side.folder}: {side.backend} is not installed", hint=command)
 
 

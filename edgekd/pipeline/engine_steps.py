@@ -5,6 +5,7 @@ Each function plans one kind of step: its key, what it reads, and what it does w
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +81,25 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
         "target": {k: facts[k] for k in ("triple", "isa", "precisions")},
     }
     code = [registry.file_of("backends", backend)]
+    folded = plan.values.targets.preprocess == "in_engine"
+    if folded:
+        fields["in_engine"] = plan.values.preprocessing
+        code.append(PACKAGE / "in_engine.py")
     key = plan.key("compile", [program], fields, [], code, packages=open_backend(backend).versions())
 
     def make(out: Path) -> dict[str, Any]:
+        from edgekd.in_engine import fold
+        from edgekd.json_file import read_json
         from edgekd.pipeline.engines import compile_engine
+        from edgekd.processing import processing_of
 
-        with plan.progress.task(f"compile {candidate.name}"):
-            return compile_engine(plan.entry(program).path, out, backend, facts, threads, plan.compile_timeout)
+        with plan.progress.task(f"compile {candidate.name}"), tempfile.TemporaryDirectory() as scratch:
+            source = plan.entry(program).path
+            if folded:
+                around = processing_of(plan.values, read_json(source / "signature.json"))
+                fold(source, Path(scratch), around["preprocessing"])
+                source = Path(scratch)
+            return compile_engine(source, out, backend, facts, threads, plan.compile_timeout)
 
     plan.add(candidate.step("compile"), Step(candidate.step("compile"), key, (program, "target"), make))
 
@@ -101,7 +114,7 @@ def add_evaluate(plan: Plan, candidate: Candidate) -> None:
         from edgekd.pipeline.engines import evaluate, parity_of
 
         label, folder = f"evaluate {candidate.name}", plan.entry(engine).path
-        arrays = {split: plan.arrays(split) for split in ("validation", "test")}
+        arrays = {split: plan.fed(split) for split in ("validation", "test")}
         found = evaluate(folder, out, arrays, plan.values.targets.threads, plan.progress, label)
         if candidate.version.is_program:
             return onnx_judge.evaluated(plan, candidate.version, found)
@@ -134,7 +147,7 @@ def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:
         from edgekd.pipeline.measure import measure
 
         engines = {c.name: plan.entry(c.step("compile")).path for c in candidates}
-        return measure(engines, out, plan.values, plan.arrays("validation"), plan.progress, target.name)
+        return measure(engines, out, plan.values, plan.fed("validation"), plan.progress, target.name)
 
     plan.add(name, Step(name, key, (*inputs, "target"), make))
     return name

@@ -137,6 +137,20 @@ class Plan:
         """The inputs of a split, [n, ...] for each input of the student."""
         return onnx_steps.arrays(self, split) if self.of_file else [self.roots.data().split(split)[0].numpy()]
 
+    def fed(self, split: str) -> list[np.ndarray]:
+        """The inputs of a split as engines take them: bytes, where their preprocessing is in the engine."""
+        arrays = self.arrays(split)
+        if self.values.targets.preprocess == "outside":
+            return arrays
+        from edgekd.in_engine import bytes_of
+        from edgekd.processing import processing_of
+        from edgekd.signature import Signature
+
+        folder = self.entry("student").path
+        about = Signature.read(folder)
+        around = processing_of(self.values, {"preprocessing": about.preprocessing})
+        return [bytes_of(arrays[0], about, around["preprocessing"])]
+
     def _no_network(self) -> nn.Module:
         raise EdgekdError("an ONNX file has no network for torch")
 

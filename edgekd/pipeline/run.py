@@ -10,7 +10,7 @@ from edgekd.pipeline import calibration
 from edgekd.pipeline.engine_steps import add_race
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.step import Candidate, Step
-from edgekd.pipeline.trial import try_losses
+from edgekd.pipeline.trial import try_losses, try_processing
 from edgekd.target import find_calibration
 from edgekd.units import format_seconds
 
@@ -49,6 +49,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     waiting = [name for name in plan.trained if found[name] is None]
     for name, step in plan.steps.items():
         if name in waiting[:1]:
+            try_processing(plan)
             try_losses(plan, waiting)
         if name not in races:
             _one(plan, outcome, name, step, found[name], fresh)

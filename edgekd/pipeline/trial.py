@@ -1,4 +1,4 @@
-"""The trial: before the first stage trains, each stage's losses are computed once on a few samples.
+"""The trial: before the first stage trains, each stage's losses are computed once on a few samples, and inputs prepared.
 
 A module that no network has, a teacher that gives NaN, a loss that reaches nothing: all is said in seconds, not hours later.
 """
@@ -42,3 +42,20 @@ def try_losses(plan: Plan, names: Collection[str]) -> None:
             objective.prepare(network(), inputs, targets, plan.values.seed)
         except EdgekdError as error:
             raise plan.recipe.error(["stage", index, field], error.message, error.hint) from None
+
+
+def try_processing(plan: Plan) -> None:
+    """Whether what the data and the recipe say of preprocessing goes together, and with the data where it is in the engine.
+
+    Raises UserError with the recipe's line.
+    """
+    from edgekd.processing import processing_of
+
+    try:
+        processing_of(plan.values, plan.student("student").signature)
+    except EdgekdError as error:
+        raise plan.recipe.wrong_setting(error) from None
+    try:
+        plan.fed("validation")
+    except EdgekdError as error:
+        raise plan.recipe.error(["targets", "preprocess"], error.message, error.hint) from None

@@ -1,7 +1,6 @@
 // classifier IMAGE.pgm: what is in it, and how long that took. The bundle is inside the program.
 #include "pgm.hpp"
 
-#include <algorithm>
 #include <chrono>
 
 int main(int count, char** words) {
@@ -15,7 +14,8 @@ int main(int count, char** words) {
     if (pixels.empty())
         return std::fprintf(stderr, "error: %s: not a PGM image of %zu pixels\n", words[1], student.input().count), 2;
     std::vector<float> input(student.input().count), logits(student.output().count);
-    normalise(student, pixels, input);
+    if (const auto ready = student.preprocess(pixels, input); !ready)
+        return std::fprintf(stderr, "error: %s\n", ready.message()), 1;
 
     const auto classify = [&] { return student.run(input, logits); };
     if (const auto ran = classify(); !ran) return std::fprintf(stderr, "error: %s\n", ran.message()), 1;
@@ -23,7 +23,10 @@ int main(int count, char** words) {
     if (const auto ran = classify(); !ran) return std::fprintf(stderr, "error: %s\n", ran.message()), 1;
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
 
-    const auto best = static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    const char* label = student.label(best);
-    std::printf("%s  %.3f ms\n", label != nullptr ? label : std::to_string(best).c_str(), took.count());
+    edgekd::Class best[1];
+    std::size_t found = 0;
+    if (const auto told = student.postprocess(logits, best, found); !told)
+        return std::fprintf(stderr, "error: %s\n", told.message()), 1;
+    const char* label = found == 0 ? "nothing above the threshold" : best[0].label;
+    std::printf("%s  %.3f ms\n", label != nullptr ? label : std::to_string(best[0].index).c_str(), took.count());
 }

@@ -65,9 +65,9 @@ int main() {
     std::thread reader([&] { frames.read(stdin); });
     int code = 0;
     for (std::size_t number = 0; const auto* frame = frames.take(); ++number) {
-        normalise(student, *frame, input);
+        const auto ready = student.preprocess(*frame, input);
         frames.give_back();  // its pixels are in `input` now
-        const auto ran = student.run(input, logits);
+        const auto ran = ready ? student.run(input, logits) : ready;
         if (!ran && code == 0) code = (std::fprintf(stderr, "error: %s\n", ran.message()), 1);
         if (code != 0) continue;
         const auto best = static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());

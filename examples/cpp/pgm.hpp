@@ -1,4 +1,4 @@
-// A grey image from a PGM file, as a student's input: pixels scaled and normalised with the bundle's own constants.
+// A grey image from a PGM file: what student.preprocess makes an input of.
 #pragma once
 
 #include <edgekd/student.hpp>
@@ -6,16 +6,6 @@
 #include <cstdio>
 #include <string>
 #include <vector>
-
-// (pixel · scale − mean) / std, where the bundle has these constants.
-inline void normalise(const edgekd::Student& student, const std::vector<unsigned char>& pixels, std::vector<float>& input) {
-    const auto constant = [&](const char* key, double otherwise) {
-        const auto found = student.constant(key);
-        return found.empty() ? otherwise : found[0];
-    };
-    const double scale = constant("scale", 1), mean = constant("mean", 0), deviation = constant("std", 1);
-    for (std::size_t i = 0; i < input.size(); ++i) input[i] = static_cast<float>((pixels[i] * scale - mean) / deviation);
-}
 
 // The pixels of a binary PGM file with one byte a pixel and no comment; empty if it is not `count` pixels of that.
 inline std::vector<unsigned char> read_pgm(const char* path, std::size_t count) {

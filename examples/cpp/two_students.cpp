@@ -17,7 +17,7 @@ static Answer ask(const char* name, const char* path) {
     const auto pixels = read_pgm(path, student.input().count);
     if (pixels.empty()) return {std::string(path) + ": not a PGM image of " + std::to_string(student.input().count) + " pixels", false};
     std::vector<float> input(student.input().count), logits(student.output().count);
-    normalise(student, pixels, input);
+    if (const auto ready = student.preprocess(pixels, input); !ready) return {ready.message(), false};
     if (const auto ran = student.run(input, logits); !ran) return {ran.message(), false};
     const auto best = static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     const char* label = student.label(best);

@@ -21,7 +21,7 @@ from tests.backends.test_executorch import with_node
 BACKEND = open_backend("litert")
 needs_litert = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"litert's converter is extra: {BACKEND.missing()}")
 needs_runtime = pytest.mark.skipif(
-    bool(BACKEND.missing(to_run=True)), reason=f"litert is an extra: {BACKEND.missing(to_run=True)}"
+    bool(BACKEND.missing(to_open=True)), reason=f"litert is an extra: {BACKEND.missing(to_open=True)}"
 )
 
 
@@ -165,6 +165,6 @@ def test_what_is_missing_names_the_extra_and_then_the_environment(
     gone = ["ai_edge_litert"]
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None if name in gone else name)
     assert BACKEND.missing().startswith("pip install 'edgekd[litert]' ai-edge-litert==")
-    assert BACKEND.missing(to_run=True) == BACKEND.missing()
+    assert BACKEND.missing(to_open=True) == BACKEND.missing()
     gone.clear()
-    assert (BACKEND.missing(), BACKEND.missing(to_run=True)) == ("edgekd doctor --fix litert", "")
+    assert (BACKEND.missing(), BACKEND.missing(to_open=True)) == ("edgekd doctor --fix litert", "")

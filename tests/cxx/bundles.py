@@ -22,7 +22,7 @@ from edgekd.backend import load_engine, open_backend
 ROOT = Path(__file__).resolve().parent.parent.parent
 CMAKE = ROOT / "cmake"
 WARNINGS = "-Wall -Wextra -Wconversion -Wpedantic -Werror"
-PREPROCESSING = {"scale": 1 / 255, "mean": [0.5, 0.25], "std": [0.25], "layout": "NCHW", "crop": {"size": 8}}
+PREPROCESSING = {"scale": 1 / 255, "mean": [0.5], "std": [0.25], "layout": "NCHW", "crop": {"size": [8, 8]}}
 SAMPLES = 4
 
 needs_compilers = pytest.mark.skipif(
@@ -30,7 +30,13 @@ needs_compilers = pytest.mark.skipif(
 )
 
 
-def write(folder: Path, backend: str = "onnxruntime", model: onnx.ModelProto | None = None, **facts: Any) -> Path:
+def write(
+    folder: Path,
+    backend: str = "onnxruntime",
+    model: onnx.ModelProto | None = None,
+    around: dict[str, Any] | None = None,
+    **facts: Any,
+) -> Path:
     """A bundle in `folder / backend`, with the engine's own outputs as golden ones."""
     program, engine = folder / "program", folder / "engine"
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +53,9 @@ def write(folder: Path, backend: str = "onnxruntime", model: onnx.ModelProto | N
     told = {"name": "tiny", "backend": backend, "edgekd": "0.1.0", "promised": promised}
     tolerance = {"tolerance": {"top1": 1.0, "absolute": 1e-4}}
     golden = {"inputs": inputs, "outputs": outputs}
-    bundle.write(folder / backend, engine, {**told, **tolerance, **facts}, golden, [folder / "LICENSE"], [])
+    packages = open_backend(backend).versions()
+    told = {**told, **tolerance, **facts}
+    bundle.write(folder / backend, engine, told, golden, [folder / "LICENSE"], packages, around=around)
     return folder / backend
 
 
@@ -58,7 +66,7 @@ def changed(source: Path, folder: Path, file: str, **facts: Any) -> Path:
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
     manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["files"] = digest.of_folder(folder, frozenset({"bundle.json"}))
+    manifest["files"] = digest.of_folder(folder, frozenset({"bundle.json", "bundle.sig"}))
     (folder / "bundle.json").write_text(json.dumps(manifest))
     return folder
 

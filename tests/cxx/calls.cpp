@@ -43,8 +43,8 @@ void metadata(const char* bundle) {
     CHECK(std::string(out.name) == "y" && out.rank == 2 && out.count == 5);
     CHECK(student.input(1).name == nullptr && student.output(7).name == nullptr);
     CHECK(student.label_count() == 5 && std::string(student.label(4)) == "e" && student.label(5) == nullptr);
-    CHECK(student.constant("mean").size() == 2 && student.constant("mean")[1] == 0.25);
-    CHECK(student.constant("crop.size").size() == 1 && student.constant("crop.size")[0] == 8);
+    CHECK(student.constant("mean").size() == 1 && student.constant("mean")[0] == 0.5);
+    CHECK(student.constant("crop.size").size() == 2 && student.constant("crop.size")[1] == 8);
     CHECK(student.constant("layout").empty() && student.constant("no").empty() && student.constant(nullptr).empty());
     CHECK(std::string(student.setting("layout")) == "NCHW" && student.setting("mean") == nullptr);
     CHECK(std::string(student.name()) == "tiny");
@@ -151,14 +151,14 @@ std::vector<Held> held(const char* bundle) {
     return files;
 }
 
-edgekd::Status open_held(const std::vector<Held>& files, Student& student) {
+edgekd::Status open_held(const std::vector<Held>& files, Student& student, const edgekd::Options& options = {}) {
     std::vector<edgekd::File> views;
     static const unsigned char nothing = 0;
     for (const Held& file : files) {
         const unsigned char* begin = file.bytes.empty() ? &nothing : file.bytes.data();
         views.push_back({file.path.c_str(), begin, begin + file.bytes.size()});
     }
-    return student.open_files(views);
+    return student.open_files(views, options);
 }
 
 // The bundle cut at random places is refused at each; so are a file too many, and flipped bits.
@@ -197,6 +197,74 @@ void damaged(const char* bundle, int times) {
         if (more[i].path == "golden.npz") more.erase(more.begin() + static_cast<std::ptrdiff_t>(i--));
     CHECK(says(open_held(more, student), EDGEKD_DAMAGED, "golden.npz is missing"));
     CHECK(!student);
+}
+
+std::string text_of(const char* path) {
+    std::ifstream stream(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+// A signed bundle opens with its key only, and every change of what was signed, or of the signature, is refused.
+void is_signed(const char* bundle, const char* key_file, const char* other_file) {
+    const std::string key = text_of(key_file), other = text_of(other_file);
+    edgekd::Options mine{}, theirs{}, none{};
+    mine.public_key = key.c_str();
+    theirs.public_key = other.c_str();
+    none.public_key = "not a key";
+    Student student;
+    CHECK(student.open(bundle, mine));
+    CHECK(student.open(bundle));
+    CHECK(says(student.open(bundle, theirs), EDGEKD_WRONG_SIGNATURE, "is not one of key "));
+    CHECK(says(student.open(bundle, none), EDGEKD_INVALID_ARGUMENT, "the public key is no Ed25519 key in PEM"));
+    const std::vector<Held> whole = held(bundle);
+    const auto with = [&](const char* path, auto change) {
+        std::vector<Held> files = whole;
+        for (std::size_t i = 0; i < files.size(); ++i)
+            if (files[i].path == path && !change(files[i].bytes)) files.erase(files.begin() + static_cast<std::ptrdiff_t>(i--));
+        return files;
+    };
+    const auto unsigned_one = with("bundle.sig", [](auto&) { return false; });
+    CHECK(open_held(unsigned_one, student));
+    CHECK(says(open_held(unsigned_one, student, mine), EDGEKD_WRONG_SIGNATURE, "it is not signed; key "));
+    std::mt19937 random(2);
+    for (const char* path : {"bundle.json", "bundle.sig"})
+        for (int i = 0; i < 10; ++i) {
+            const auto flipped = with(path, [&](std::vector<unsigned char>& bytes) {
+                const std::size_t at = std::uniform_int_distribution<std::size_t>(0, bytes.size() - 1)(random);
+                bytes[at] = static_cast<unsigned char>(bytes[at] ^ 1);
+                return true;
+            });
+            const auto status = open_held(flipped, student, mine);
+            if (path == std::string("bundle.json")) CHECK(says(status, EDGEKD_WRONG_SIGNATURE, "changed after it was signed"));
+            else CHECK(status.code() == EDGEKD_WRONG_SIGNATURE || status.code() == EDGEKD_OK);  // white space, or the key's name
+        }
+    for (std::size_t size = 0; size < 200; size += 7)
+        CHECK(says(open_held(with("bundle.sig", [&](auto& bytes) { return bytes.resize(size), true; }), student, mine),
+                   EDGEKD_WRONG_SIGNATURE, ""));
+    CHECK(says(open_held(with("golden.npz", [](auto& bytes) { return bytes[0] ^= 1, true; }), student, mine), EDGEKD_DAMAGED, "golden.npz was changed"));
+}
+
+// The bundle's own preprocessing: an image, bytes or floats, to the input; its output to classes.
+void processes(const char* bundle) {
+    Student student = opened(bundle);
+    std::vector<std::uint8_t> pixels(16 * 12);
+    for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<std::uint8_t>(i);
+    const std::int64_t shape[] = {16, 12};
+    Buffer x(64), y(5), small(63);
+    CHECK(student.preprocess(edgekd::Input(pixels, shape), x));
+    CHECK(student.run(x, y));
+    edgekd::Class classes[5];
+    std::size_t found = 0;
+    CHECK(student.postprocess(y, classes, found));
+    CHECK(found == 2 && classes[0].score >= classes[1].score && classes[0].label != nullptr);
+    CHECK(says(student.preprocess(edgekd::Input(pixels, shape), small), EDGEKD_INVALID_ARGUMENT, "\"x\" takes 64 values of float32"));
+    CHECK(says(student.preprocess(pixels, x), EDGEKD_INVALID_ARGUMENT, "the image has 192 values, its shape says 64"));
+    CHECK(says(student.preprocess(std::vector<double>(64), x), EDGEKD_INVALID_ARGUMENT, "the raw data are float64, not uint8 or float32"));
+    CHECK(says({edgekd_preprocess(nullptr, nullptr, nullptr)}, EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+    CHECK(says({edgekd_preprocess(student.raw(), nullptr, nullptr)}, EDGEKD_INVALID_ARGUMENT, "raw is a null pointer"));
+    CHECK(says({edgekd_postprocess(student.raw(), nullptr, classes, &found)}, EDGEKD_INVALID_ARGUMENT, "output is a null pointer"));
+    CHECK(says(student.postprocess(small, classes, found), EDGEKD_INVALID_ARGUMENT, "the output has 63 values for 5 labels"));
+    CHECK(found == 0);
 }
 
 // A bundle with a dynamic batch: x [batch, 1, 8, 8] -> y [batch, 5].
@@ -241,6 +309,8 @@ int main(int count, char** words) {
     else if (what == "reopen") reopen(bundle, times);
     else if (what == "damaged") damaged(bundle, times);
     else if (what == "batches") batches(bundle);
+    else if (what == "signed" && count == 5) is_signed(bundle, words[3], words[4]);
+    else if (what == "processes") processes(bundle);
     else if (what == "open") return open_only(bundle, count > 3);
     else return 2;
     return failures == 0 ? 0 : 1;

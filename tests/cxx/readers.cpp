@@ -1,10 +1,12 @@
 // The readers of what may come from anywhere: JSON, SHA-256, .npz; against the standards' own words and vectors.
 #include "bundle.hpp"
 #include "check.hpp"
+#include "ed25519.hpp"
 #include "failure.hpp"
 #include "json.hpp"
 #include "npz.hpp"
 #include "sha256.hpp"
+#include "signing.hpp"
 
 #include <cstring>
 #include <fstream>
@@ -26,6 +28,70 @@ void sha256() {
           "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
     CHECK(digest(std::string(1000000, 'a')) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
     for (const std::size_t size : {55u, 56u, 63u, 64u, 65u, 119u, 120u}) std::printf("sha256 %zu %s\n", size, digest(std::string(size, 'x')).c_str());
+}
+
+template <std::size_t N>
+std::array<unsigned char, N> octets(const std::string& hex) {
+    std::array<unsigned char, N> made{};
+    for (std::size_t i = 0; i < N; ++i) made[i] = static_cast<unsigned char>(std::stoul(hex.substr(2 * i, 2), nullptr, 16));
+    return made;
+}
+
+std::string bytes(const std::string& hex) {
+    std::string made;
+    for (std::size_t i = 0; i < hex.size(); i += 2) made.push_back(static_cast<char>(std::stoul(hex.substr(i, 2), nullptr, 16)));
+    return made;
+}
+
+// Example of FIPS 180-4 as NIST publishes it; the others are compared with Python's.
+void sha512() {
+    CHECK(edgekd::core::sha512(reinterpret_cast<const unsigned char*>("abc"), 3) ==
+          octets<64>("ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"));
+    for (const std::size_t size : {0u, 111u, 112u, 127u, 128u, 129u, 1000u}) {
+        const std::string text(size, 'x');
+        std::printf("sha512 %zu ", size);
+        for (const unsigned char one : edgekd::core::sha512(reinterpret_cast<const unsigned char*>(text.data()), size)) std::printf("%02x", one);
+        std::printf("\n");
+    }
+}
+
+// Tests 1, 2 and 3 of RFC 8032, section 7.1; and what must not pass.
+void ed25519() {
+    struct Vector {
+        const char *key, *message, *signature;
+    };
+    const Vector vectors[] = {
+        {"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
+         "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"},
+        {"3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+         "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"},
+        {"fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025", "af82",
+         "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a"}};
+    for (const Vector& one : vectors) {
+        const auto key = octets<32>(one.key);
+        const auto signature = octets<64>(one.signature);
+        const std::string message = bytes(one.message);
+        CHECK(edgekd::core::ed25519_verifies(key, signature, message));
+        CHECK(!edgekd::core::ed25519_verifies(key, signature, message + '\0'));
+        for (const std::size_t at : {0u, 31u, 32u, 63u}) {
+            auto other = signature;
+            other[at] = static_cast<unsigned char>(other[at] ^ 1);
+            CHECK(!edgekd::core::ed25519_verifies(key, other, message));
+        }
+        auto larger = signature;  // S + L: the same point, and not to be taken (section 5.1.7, step 1)
+        const auto order = octets<32>("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
+        unsigned carry = 0;
+        for (std::size_t i = 0; i < 32; ++i) {
+            carry += larger[32 + i] + order[i];
+            larger[32 + i] = static_cast<unsigned char>(carry & 0xff);
+            carry >>= 8;
+        }
+        CHECK(!edgekd::core::ed25519_verifies(key, larger, message));
+        for (const char* none : {"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",    // y = p
+                                 "0200000000000000000000000000000000000000000000000000000000000000",    // no point has y = 2
+                                 "0100000000000000000000000000000000000000000000000000000000000080"})  // x = 0, said to be odd
+            CHECK(!edgekd::core::ed25519_verifies(octets<32>(none), signature, message));
+    }
 }
 
 bool refused(const std::string& text) {
@@ -63,6 +129,13 @@ void json() {
     CHECK(refused(std::string("\"\0\"", 3)));
 }
 
+// A line a signature, "key message- signature" in hexadecimal: says which pass, for Python to compare with another's words.
+void signatures(const char* path) {
+    std::ifstream stream(path);
+    for (std::string key, message, signature; stream >> key >> message >> signature;)
+        std::printf("signed %d\n", edgekd::core::ed25519_verifies(octets<32>(key), octets<64>(signature), bytes(message.substr(0, message.size() - 1))) ? 1 : 0);
+}
+
 // Prints the arrays of the file, for Python to compare with what it wrote.
 void npz(const char* path) {
     std::ifstream stream(path, std::ios::binary);
@@ -80,7 +153,10 @@ void npz(const char* path) {
 
 int main(int count, char** words) {
     sha256();
+    sha512();
+    ed25519();
     json();
-    if (count == 2) npz(words[1]);
+    if (count >= 2) npz(words[1]);
+    if (count >= 3) signatures(words[2]);
     return failures == 0 ? 0 : 1;
 }

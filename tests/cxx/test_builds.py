@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cxx.bundles import CMAKE, ROOT, WARNINGS, build, needs_compilers, ran, write
+from cxx.processing_cases import both_agree
 
 pytestmark = [needs_compilers, pytest.mark.slow]
 
@@ -26,16 +27,50 @@ def sanitized(folder: Path, sanitizers: str, *options: str) -> Path:
     return folder
 
 
+def signatures() -> tuple[list[str], list[bool]]:
+    """Random messages as `cryptography` signs them, whole and changed, and whether they pass there."""
+    ed25519 = pytest.importorskip(
+        "cryptography.hazmat.primitives.asymmetric.ed25519", reason='pip install "edgekd[sign]"'
+    )
+    from cryptography.exceptions import InvalidSignature
+
+    random = np.random.default_rng(9)
+    lines, passes = [], []
+    for size in (0, 1, 31, 64, 111, 112, 500, 5000):
+        private = ed25519.Ed25519PrivateKey.from_private_bytes(random.bytes(32))
+        message = random.bytes(size)
+        for change in (None, 0, 31, 40, 63):
+            signature = bytearray(private.sign(message))
+            if change is not None:
+                signature[change] ^= 1 << int(random.integers(8))
+            try:
+                private.public_key().verify(bytes(signature), message)
+                passes.append(True)
+            except InvalidSignature:
+                passes.append(False)
+            lines.append(f"{private.public_key().public_bytes_raw().hex()} {message.hex()}- {signature.hex()}")
+    assert sum(passes) == 8
+    return lines, passes
+
+
 def test_no_memory_error_no_leak_and_nothing_undefined(bundles: list[Path], tmp_path: Path) -> None:
     found = ran(sys.executable, "-m", "edgekd", "--cmake-dir").stdout.decode().strip()
     assert Path(found) == CMAKE
-    built = sanitized(tmp_path, "address,undefined", f"-Dedgekd_DIR={found}", "-DPROGRAMS=readers;calls;fuzz")
+    built = sanitized(
+        tmp_path, "address,undefined", f"-Dedgekd_DIR={found}", "-DPROGRAMS=readers;calls;fuzz;processing"
+    )
     for bundle in bundles:
         for what in ("metadata", "wrong_calls", "self_test", "damaged"):
             ran(built / "calls", what, bundle, "20")
-    said = ran(built / "readers", bundles[0] / "golden.npz").stdout.decode().splitlines()
+    lines, passes = signatures()
+    (tmp_path / "signatures").write_text("\n".join(lines))
+    said = ran(built / "readers", bundles[0] / "golden.npz", tmp_path / "signatures").stdout.decode().splitlines()
+    assert [line for line in said if line.startswith("signed")] == [f"signed {int(one)}" for one in passes]
     for size in (55, 56, 63, 64, 65, 119, 120):
         assert f"sha256 {size} {hashlib.sha256(b'x' * size).hexdigest()}" in said
+    for size in (0, 111, 112, 127, 128, 129, 1000):
+        assert f"sha512 {size} {hashlib.sha512(b'x' * size).hexdigest()}" in said
+    assert both_agree(built / "processing", tmp_path, 40)["refused"] > 30
     with np.load(bundles[0] / "golden.npz") as golden:
         for name, shape in (("inputs", "4 1 8 8"), ("outputs", "4 5")):
             assert f"npz {name} float32 {shape} {hashlib.sha256(golden[name].tobytes()).hexdigest()}" in said

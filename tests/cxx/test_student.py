@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from backends.folders import float_model
 from cxx.bundles import CMAKE, ROOT, build, changed, needs_compilers, ran, runtime_library, write
+from cxx.processing_cases import both_agree
 
 import edgekd
+from edgekd import signing
 
 pytestmark = [needs_compilers, pytest.mark.slow]
 
@@ -39,7 +41,9 @@ def null_bundle(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def prefix(folder: Path) -> Path:
     """Where edgekd is installed."""
-    build(CMAKE, folder / "library", f"-DCMAKE_INSTALL_PREFIX={folder / 'prefix'}", "-DEDGEKD_BACKENDS=onnxruntime;null")
+    build(
+        CMAKE, folder / "library", f"-DCMAKE_INSTALL_PREFIX={folder / 'prefix'}", "-DEDGEKD_BACKENDS=onnxruntime;null"
+    )
     ran("cmake", "--install", folder / "library")
     return folder / "prefix"
 
@@ -48,7 +52,7 @@ def prefix(folder: Path) -> Path:
 def programs(folder: Path, prefix: Path, bundle: Path, null_bundle: Path) -> Path:
     """Where the built programs are."""
     options = (f"-DCMAKE_PREFIX_PATH={prefix}", f"-DBUNDLE={bundle}", f"-DSECOND_BUNDLE={null_bundle}")
-    build(ROOT / "tests" / "cxx", folder / "programs", "-DPROGRAMS=calls;threads;overhead", *options)
+    build(ROOT / "tests" / "cxx", folder / "programs", "-DPROGRAMS=calls;threads;overhead;processing", *options)
     return folder / "programs"
 
 
@@ -134,6 +138,44 @@ def test_a_thousand_open_and_close(programs: Path, bundle: Path) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "null"])
 def test_a_dynamic_batch(backend: str, programs: Path, folder: Path) -> None:
     assert ran(programs / "calls", "batches", write(folder / "batches", backend, float_model("batch"))).returncode == 0
+
+
+def test_python_and_cpp_prepare_and_answer_alike(programs: Path, tmp_path: Path) -> None:
+    seen = both_agree(programs / "processing", tmp_path, 150)
+    assert seen["integers"] > 40 and seen["floats"] > 200 and seen["answers"] > 400 and seen["refused"] > 30
+
+
+def test_an_app_prepares_and_answers(programs: Path, folder: Path) -> None:
+    around = {
+        "preprocessing": {"resize": {"size": 8}, "crop": {"size": 8}, "scale": 1 / 255, "mean": 0.5, "std": [0.25]},
+        "postprocessing": {"softmax": True, "top": 2},
+    }
+    ran(programs / "calls", "processes", write(folder / "around", "null", around=around))
+
+
+def test_a_signed_bundle_opens_with_its_key_only(
+    programs: Path, prefix: Path, null_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography", reason='pip install "edgekd[sign]"')
+    signed, other = shutil.copytree(null_bundle, tmp_path / "signed"), tmp_path / "other"
+    for key in (tmp_path / "key", other):
+        signing.new_key(key)
+    signing.sign(signed, tmp_path / "key")
+    ran(programs / "calls", "signed", signed, tmp_path / "key.pub", tmp_path / "other.pub")
+    said = {}
+    for key in ("key", "other"):  # embedded with the key of whom the app trusts
+        (tmp_path / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.20)\nproject(app C CXX)\nfind_package(edgekd CONFIG REQUIRED)\n"
+            f"edgekd_add_student(second BUNDLE signed EMBED PUBLIC_KEY {key}.pub)\n"
+            f"add_executable(plain {ROOT / 'examples' / 'cpp' / 'plain.c'})\n"
+            "set_target_properties(plain PROPERTIES LINKER_LANGUAGE CXX)\n"
+            "target_link_libraries(plain PRIVATE edgekd::second)\n"
+        )
+        build(tmp_path, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+        done = ran(tmp_path / "build" / "plain", code=int(key == "other"))
+        said[key] = (done.stdout + done.stderr).decode()
+    assert said["key"].startswith("tiny on null 1: ")
+    assert said["other"].startswith("error 11: the linked bundle second: the signature, of key ")
 
 
 def test_edgekd_allocates_nothing_per_call(programs: Path, bundle: Path, null_bundle: Path) -> None:

@@ -34,7 +34,8 @@ typedef enum edgekd_code {
     EDGEKD_RUNTIME_FAILED = 7,   /* the runtime refused the engine or the call; its words are in the message */
     EDGEKD_SELF_TEST_FAILED = 8, /* it runs, but not as promised; the message says where */
     EDGEKD_OUT_OF_MEMORY = 9,
-    EDGEKD_INTERNAL = 10 /* a defect of edgekd */
+    EDGEKD_INTERNAL = 10, /* a defect of edgekd */
+    EDGEKD_WRONG_SIGNATURE = 11 /* the bundle is not signed by the key that was asked for */
 } edgekd_code;
 
 #define EDGEKD_MESSAGE_BYTES 1020
@@ -74,6 +75,7 @@ typedef struct edgekd_options {
     int threads;         /* threads of one call; 0: as many as the engine was compiled and measured for */
     const char *runtime; /* the runtime's library, or the folder that holds it; NULL: looked for, see cmake/README.md */
     int any_version;     /* not 0: take a runtime that is older than the one that the bundle was compiled with */
+    const char *public_key; /* PEM text of the key that must have signed the bundle; NULL: the linked one, or nobody's */
 } edgekd_options;
 
 /* One file of a bundle in memory: its path inside the bundle, and its bytes from begin to before end. */
@@ -150,6 +152,26 @@ typedef struct edgekd_tensor {
  * the given memory. Inputs and outputs may not overlap. */
 EDGEKD_API edgekd_status edgekd_run(edgekd_student *student, const edgekd_const_tensor *inputs, size_t input_count,
                                     const edgekd_tensor *outputs, size_t output_count) EDGEKD_NOEXCEPT;
+
+/* Raw data to the student's input, as the bundle's preprocessing says: resized, cropped, scaled, normalised, laid out; or
+ * framed, mel-filtered. `raw` is an image, uint8 or float32, [height, width] or [height, width, channels] (without a shape:
+ * of the input's own size), or a sound, int16 or float32, [samples]. Gives what edgekd.load(…).preprocess(raw) gives in
+ * Python: to the bit in integers, within one unit in the last place in floats. EDGEKD_INVALID_ARGUMENT where it does not
+ * become the input's shape, or a setting is one that edgekd does not apply. Takes no turn: threads prepare side by side. */
+EDGEKD_API edgekd_status edgekd_preprocess(const edgekd_student *student, const edgekd_const_tensor *raw,
+                                           const edgekd_tensor *input) EDGEKD_NOEXCEPT;
+
+/* One answer. */
+typedef struct edgekd_class {
+    size_t index;
+    float score;
+    const char *label; /* NULL where classes have no names; lives as long as the student */
+} edgekd_class;
+
+/* The classes that the student's first output names, the largest first, as the bundle's postprocessing says: soft-max or
+ * sigmoid, threshold, how many. `*count` is the room in `classes`, then how many were written. */
+EDGEKD_API edgekd_status edgekd_postprocess(const edgekd_student *student, const edgekd_const_tensor *output,
+                                            edgekd_class *classes, size_t *count) EDGEKD_NOEXCEPT;
 
 /* What edgekd_self_test found. Times are in seconds. */
 typedef struct edgekd_report {

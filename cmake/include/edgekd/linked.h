@@ -19,6 +19,7 @@ typedef struct edgekd_linked {
     size_t count;                  /* of those */
     const edgekd_runtime *runtime; /* the session of the bundle's engine */
     const char *library;           /* the runtime's library that CMake found; NULL: none */
+    const char *public_key;        /* PEM text of the key that must have signed it; NULL: nobody's */
     struct edgekd_linked *next;    /* the library's own */
 } edgekd_linked;
 

@@ -18,6 +18,7 @@
 
 namespace edgekd {
 
+using Class = edgekd_class;
 using Code = edgekd_code;
 using Dtype = edgekd_dtype;
 using File = edgekd_file;
@@ -146,6 +147,16 @@ class Student final {
     Status run(std::initializer_list<Input> inputs, std::initializer_list<Output> outputs) noexcept {
         static_assert(sizeof(Input) == sizeof(edgekd_const_tensor) && sizeof(Output) == sizeof(edgekd_tensor));
         return Status{edgekd_run(raw_, inputs.begin(), inputs.size(), outputs.begin(), outputs.size())};
+    }
+    // Raw data to the input: preprocess(image, input), where `image` has a shape: edgekd::Input(pixels, shape). See
+    // edgekd_preprocess.
+    Status preprocess(const Input& raw, const Output& input) const noexcept {
+        return Status{edgekd_preprocess(raw_, &raw, &input)};
+    }
+    // The classes of an output, the largest first; `found` says how many of them. See edgekd_postprocess.
+    Status postprocess(const Input& output, Span<Class> classes, std::size_t& found) const noexcept {
+        found = classes.size();
+        return Status{edgekd_postprocess(raw_, &output, classes.data(), &found)};
     }
     // Golden inputs against golden outputs, and a few timed calls. See edgekd_self_test.
     Status self_test(Report* report = nullptr, double slowdown = 0) noexcept {
