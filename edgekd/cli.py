@@ -14,6 +14,7 @@ import typer
 from edgekd.bundle_cli import cmake_dir, measure, verify
 from edgekd.check_cli import EPILOG, check
 from edgekd.errors import EdgekdError, UserError
+from edgekd.package_cli import package
 from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
 from edgekd.table_cli import table
 from edgekd.targets_cli import targets_app
@@ -29,6 +30,7 @@ Examples:
   edgekd compile model.onnx --calibration inputs.npz
   edgekd measure out/bundles/host other/bundles/host
   edgekd verify out/bundles/host            its golden inputs, here
+  edgekd package web out/bundles/host --out page   a page that runs it in a browser
   edgekd check out/bundles/host --baseline main/bundles/host
   edgekd doctor                             what this machine can compile and measure
 """
@@ -210,6 +212,7 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(measure)
 app.command()(verify)
+app.command()(package)
 app.command()(table)
 app.command(epilog=EPILOG)(check)
 
