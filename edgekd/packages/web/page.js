@@ -173,7 +173,7 @@ async function example(student, image) {
 function told(found) {
   const promised = found.promised ? `; ${milliseconds(found.promised)} was measured on the bundle's target` : "";
   return (
-    `${found.samples} golden samples: top-1 agreement ${found.top1}, largest difference ${found.difference.toPrecision(3)} ` +
+    `${found.samples} golden samples: top-1 agreement ${found.top1}, largest difference ${Number(found.difference.toPrecision(3))} ` +
     `of at most ${found.tolerance.absolute}. Median ${milliseconds(found.median)} a call here (${found.calls} calls)${promised}.`
   );
 }
