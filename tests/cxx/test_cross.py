@@ -31,6 +31,7 @@ pytestmark = [needs_compilers, pytest.mark.slow]
 class Device:
     toolchain: str
     emulator: str
+    processor: str
     machine: str
     package: str
 
@@ -40,8 +41,9 @@ class Device:
 
 
 DEVICES = (
-    Device("aarch64-linux-gnu", "qemu-aarch64", "AArch64", "g++-aarch64-linux-gnu"),
-    Device("arm-linux-gnueabihf", "qemu-arm", "ARM", "g++-arm-linux-gnueabihf"),
+    # without SME, whose integer products qemu before 8.2.3 gets wrong: docs/emulated-arm.md
+    Device("aarch64-linux-gnu", "qemu-aarch64", "max,sme=off", "AArch64", "g++-aarch64-linux-gnu"),
+    Device("arm-linux-gnueabihf", "qemu-arm", "max", "ARM", "g++-arm-linux-gnueabihf"),
 )
 # What a device's /proc/cpuinfo says. qemu-user shows this machine's own, and the runtimes' cpuinfo library, which looks there for
 # the cores of an Arm, ends the process for want of one (seen with ONNX Runtime 1.31.1 and qemu 7.2).
@@ -79,10 +81,10 @@ def device(request: pytest.FixtureRequest) -> Device:
 def programs(device: Device, folder: Path, bundle: Path) -> Path:
     """Test programs, the example classifier and edgekd-bench, built for the device as a user builds them."""
     toolchain = ROOT / "targets" / "toolchains" / f"{device.toolchain}.cmake"
-    options = ("--toolchain", str(toolchain), f"-Dedgekd_DIR={CMAKE}", f"-DBUNDLE={bundle}", "-DPROGRAMS=calls;readers")
+    options = ("--toolchain", str(toolchain), f"-Dedgekd_DIR={CMAKE}", f"-DBUNDLE={bundle}", "-DPROGRAMS=calls")
     out = folder / device.toolchain
     build(ROOT / "tests" / "cxx", out, *options, "-DEDGEKD_BENCH=ON", "-DEDGEKD_ONNXRUNTIME_ROOT=/nowhere",
-          targets=("calls", "readers", "classifier", "edgekd-bench"))  # fmt: skip
+          targets=("calls", "classifier", "edgekd-bench"))  # fmt: skip
     return out
 
 
@@ -102,15 +104,14 @@ def emulated(device: Device, programs: Path, root: Path) -> Run:
 
     def run(program: str, *arguments: str | Path, **more: object) -> subprocess.CompletedProcess[bytes]:
         (path,) = (p for p in programs.rglob(program) if p.is_file())
-        return ran(device.emulator, "-L", root, path, *arguments, **more)  # type: ignore[arg-type]
+        return ran(device.emulator, "-cpu", device.processor, "-L", root, path, *arguments, **more)  # type: ignore[arg-type]
 
     return run
 
 
-def test_the_programs_are_the_devices(device: Device, programs: Path, emulated: Run) -> None:
+def test_the_programs_are_the_devices(device: Device, programs: Path) -> None:
     header = ran("readelf", "-h", programs / "calls").stdout.decode()
     assert f"Machine:                           {device.machine}" in header
-    emulated("readers")
 
 
 @pytest.mark.parametrize("what", ["metadata", "wrong_calls", "self_test", "damaged"])
