@@ -15,6 +15,7 @@ from edgekd.bundle_cli import cmake_dir, keygen, measure, sign, verify
 from edgekd.check_cli import EPILOG, check
 from edgekd.doctor_cli import doctor
 from edgekd.errors import EdgekdError, UserError
+from edgekd.package_cli import package
 from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
 from edgekd.table_cli import table
 from edgekd.targets_cli import targets_app
@@ -30,6 +31,7 @@ Examples:
   edgekd compile model.onnx --calibration inputs.npz
   edgekd measure out/bundles/host other/bundles/host
   edgekd verify out/bundles/host            its golden inputs, here
+  edgekd package web out/bundles/host --out page   a page that runs it in a browser
   edgekd check out/bundles/host --baseline main/bundles/host
   edgekd doctor                             what this machine can compile and measure
 """
@@ -196,6 +198,7 @@ app.command()(measure)
 app.command()(verify)
 app.command()(sign)
 app.command()(keygen)
+app.command()(package)
 app.command()(table)
 app.command(epilog=EPILOG)(check)
 

@@ -8,6 +8,11 @@
 
 #include <deque>
 #include <mutex>
+#include <optional>
+
+#ifdef EDGEKD_ONNXRUNTIME_LINKED  // the app links the runtime itself, as iOS asks: nothing is loaded
+extern "C" const edgekd::core::ort::Base* OrtGetApiBase();
+#endif
 
 namespace edgekd::core {
 namespace {
@@ -62,7 +67,7 @@ class Runtime {
     }
 
     const char* version() const noexcept { return version_; }
-    const std::string& path() const noexcept { return library_.path(); }
+    std::string path() const { return library_ ? library_->path() : "the ONNX Runtime in this program"; }
     const ort::Env* env() const noexcept { return env_; }
     View make(const Tensor& tensor) const {
         View made = nullptr;
@@ -80,10 +85,14 @@ class Runtime {
                " and run CMake again, or say in EDGEKD_ONNXRUNTIME_ROOT which folder holds libonnxruntime.so";
     }
 
-    explicit Runtime(const Opening& opening)
-        : library_({opening.library, opening.found, {"libonnxruntime.so.1", "libonnxruntime.so"}, {"capi", "onnxruntime/capi"},
-                    cure(opening)}) {
-        const auto base_of = reinterpret_cast<const ort::Base* (*)()>(library_.find("OrtGetApiBase"));
+    explicit Runtime(const Opening& opening) {
+#ifdef EDGEKD_ONNXRUNTIME_LINKED
+        const auto base_of = &OrtGetApiBase;
+#else
+        library_.emplace(Places{opening.library, opening.found, {"libonnxruntime.so.1", "libonnxruntime.so"},
+                                {"capi", "onnxruntime/capi"}, cure(opening)});
+        const auto base_of = reinterpret_cast<const ort::Base* (*)()>(library_->find("OrtGetApiBase"));
+#endif
         const ort::Base* base = base_of != nullptr ? base_of() : nullptr;
         table_ = base != nullptr ? base->get_api(ort::kVersion) : nullptr;
         if (table_ == nullptr)
@@ -93,7 +102,7 @@ class Runtime {
         call<ort::CreateCpuMemoryInfo>("starts", ort::kArenaAllocator, ort::kMemoryDefault, &memory_);
     }
 
-    Library library_;
+    std::optional<Library> library_;
     const ort::Slot* table_ = nullptr;
     const char* version_ = "";
     ort::Env* env_ = nullptr;

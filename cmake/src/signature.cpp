@@ -3,6 +3,7 @@
 
 #include "failure.hpp"
 
+#include <algorithm>
 #include <array>
 
 namespace edgekd::core {
@@ -42,11 +43,15 @@ std::string shown(const std::int64_t* shape, std::size_t rank) {
     return text + "]";
 }
 
+// Of one tensor: a terabyte, or what a machine of 32 bits can count.
+constexpr auto kMostBytes = static_cast<std::size_t>(
+    std::min<std::uint64_t>(std::uint64_t{1} << 40, std::numeric_limits<std::size_t>::max() - 1));
+
 // Elements of a shape whose dynamic sizes (-1) are left out.
 std::size_t elements(const std::vector<std::int64_t>& shape) noexcept {
     std::size_t found = 1;
     for (const std::int64_t size : shape)
-        if (size > 0) found = product(found, static_cast<std::size_t>(size));
+        if (size > 0) found = product(found, static_cast<std::uint64_t>(size));
     return found;
 }
 
@@ -71,7 +76,7 @@ Port port_of(const Json& found, std::vector<std::string>& symbols) {
     for (const std::int64_t size : port.shape) dynamic = dynamic || size < 0;
     port.count = dynamic ? 0 : elements(port.shape);
     const std::size_t bytes = product(elements(port.shape), edgekd_dtype_bytes(port.dtype));
-    if (bytes > std::size_t{1} << 40) fail(EDGEKD_DAMAGED, "bundle.json: \"" + port.name + "\" is larger than a terabyte");
+    if (bytes > kMostBytes) fail(EDGEKD_DAMAGED, "bundle.json: \"" + port.name + "\" is larger than a terabyte, or than this machine can count");
     return port;
 }
 
@@ -124,7 +129,7 @@ void learn(const char* side, const Port& port, const std::int64_t* shape, std::s
     for (std::size_t i = 0; i < port.shape.size(); ++i) {
         const std::size_t symbol = port.symbols[i];
         const std::int64_t size = symbol == Port::kFixed ? port.shape[i] : sizes[symbol];
-        if (size > 0) known = product(known, static_cast<std::size_t>(size));
+        if (size > 0) known = product(known, static_cast<std::uint64_t>(size));
         else if (unknown == Port::kFixed) unknown = symbol;
         else refuse(side, port, "has more than one dynamic size: say its shape");
     }
@@ -139,10 +144,10 @@ void learn(const char* side, const Port& port, const std::int64_t* shape, std::s
 template <class Given>
 void fill(const char* side, const std::vector<Port>& ports, const Given* given, std::size_t count,
           std::vector<std::int64_t>& sizes, std::vector<Tensor>& tensors) {
-    if (given == nullptr) fail(EDGEKD_INVALID_ARGUMENT, std::string("the ") + side + "s are a null pointer");
     if (count != ports.size())
         fail(EDGEKD_INVALID_ARGUMENT, "the student has " + std::to_string(ports.size()) + ' ' + side + "(s), got " +
                                           std::to_string(count));
+    if (given == nullptr) fail(EDGEKD_INVALID_ARGUMENT, std::string("the ") + side + "s are a null pointer");
     for (std::size_t i = 0; i < count; ++i) {
         const Port& port = ports[i];
         const Given& one = given[i];

@@ -19,10 +19,10 @@ constexpr std::size_t kMostDimensions = 8;
 // A dtype by the name that numpy and bundle.json give it. A Failure of EDGEKD_DAMAGED for another.
 edgekd_dtype dtype_named(const std::string& name);
 
-// The product, or SIZE_MAX if it does not fit.
-inline std::size_t product(std::size_t a, std::size_t b) noexcept {
+// The product, or SIZE_MAX if it does not fit: a size may be one that a machine of 32 bits cannot count.
+inline std::size_t product(std::size_t a, std::uint64_t b) noexcept {
     constexpr std::size_t kMost = std::numeric_limits<std::size_t>::max();
-    return a != 0 && b > kMost / a ? kMost : a * b;
+    return a != 0 && b > kMost / a ? kMost : a * static_cast<std::size_t>(b);
 }
 
 // One tensor of a call that was checked: every size is known.

@@ -5,7 +5,7 @@ logits) is computed in float from the weights' dequantized values: XNNPACK has n
 delegate does not take runs on ExecuTorch's portable kernels; engine.json names it.
 
 It rounds as the program does but for ties: in a residual block, one value of 6,000 differs by a step; behind the spatial
-mean, the operator that differs most, one of 600.
+mean, the operator that differs most, one of 600. Its integers on aarch64 are those on x86: docs/emulated-arm.md.
 
 Its Python runtime hands tensors over as torch's, so loading an engine imports torch; an app in C++ needs none of it.
 """

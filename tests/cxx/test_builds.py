@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import platform
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cxx import corpus
 from cxx.bundles import CMAKE, ROOT, WARNINGS, build, needs_compilers, ran, write
 from cxx.processing_cases import both_agree
 
@@ -74,9 +78,13 @@ def test_no_memory_error_no_leak_and_nothing_undefined(bundles: list[Path], tmp_
     with np.load(bundles[0] / "golden.npz") as golden:
         for name, shape in (("inputs", "4 1 8 8"), ("outputs", "4 5")):
             assert f"npz {name} float32 {shape} {hashlib.sha256(golden[name].tobytes()).hexdigest()}" in said
-    assert (
-        ran(built / "fuzz", "1000", "2", bundles[0] / "golden.npz", bundles[0] / "bundle.json").stdout == b"no crash\n"
-    )
+    corpus.write(tmp_path / "seeds")
+    plain = tmp_path / "seeds" / "bundle-plain"
+    said_of = ran(
+        built / "fuzz", "1000", "2", bundles[0] / "golden.npz", bundles[0] / "bundle.json", plain
+    ).stdout.decode()
+    told = re.fullmatch(r"no crash, (\d+) bundles tested themselves\n", said_of)
+    assert told and int(told[1]) > 0, said_of
 
 
 def test_no_data_race_where_it_is_fetched_and_shared(bundles: list[Path], tmp_path: Path) -> None:
@@ -88,3 +96,22 @@ def test_no_data_race_where_it_is_fetched_and_shared(bundles: list[Path], tmp_pa
     (tmp_path / "image.pgm").write_bytes(b"P5 8 8 255\n" + bytes(range(64)))
     said = ran(built / "fetchcontent" / "classifier", tmp_path / "image.pgm").stdout.decode()
     assert said[0] in "abcde" and said.endswith(" ms\n")
+
+
+def fuzzer() -> str:
+    """clang++, if it has libFuzzer."""
+    clang = shutil.which("clang++") or ""
+    library = ran(clang, f"-print-file-name=libclang_rt.fuzzer-{platform.machine()}.a").stdout if clang else b""
+    return clang if Path(library.decode().strip()).is_file() else ""
+
+
+@pytest.mark.skipif(not fuzzer(), reason="needs libFuzzer: apt-get install clang libclang-rt-14-dev")
+def test_the_fuzzer_finds_nothing_in_a_few_thousand_runs(tmp_path: Path) -> None:
+    """The ten minutes of the published claim are `tests/cxx/corpus.py`'s command; here it is seen to build and to reach far."""
+    corpus.write(tmp_path / "seeds")
+    flags = "-g1 -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
+    options = ("-DCMAKE_CXX_COMPILER=clang++", "-DCMAKE_C_COMPILER=clang", "-DEDGEKD_FUZZ=ON", "-DPROGRAMS=fuzz")
+    build(ROOT / "tests" / "cxx", tmp_path / "build", f"-Dedgekd_DIR={CMAKE}", *options, flags=flags, targets=("fuzz",))
+    arguments = ("-runs=3000", "-seed=1", "-max_len=4096", "-timeout=10", f"-artifact_prefix={tmp_path}/")
+    said = ran(tmp_path / "build" / "fuzz", *arguments, tmp_path / "seeds").stderr.decode()
+    assert "Done 3000 runs" in said
