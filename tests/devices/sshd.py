@@ -49,6 +49,12 @@ class Server:
                 child.kill()
         return len(mine)
 
+    def leave(self) -> None:
+        """No connection is open, and none is taken any more."""
+        self.process.suspend()  # or it would start another while its children are ended
+        self.cut()
+        self.process.kill()
+
 
 @contextmanager
 def serving(folder: Path, user: str | None = None) -> Iterator[Server]:

@@ -125,7 +125,7 @@ def held(target: Target, pauses: tuple[float, ...]) -> Iterator[Device]:
     """`reached`, with other pauses between tries."""
     with (
         connect(target) as link,
-        link.hold("test", print) as lease,
+        link.hold("test", print, seconds=3) as lease,
         Device(target, link, lease, runner_of(target), QUIET, pauses) as device,
     ):
         yield device
@@ -141,8 +141,7 @@ def test_a_device_that_stays_away_keeps_what_is_done(tmp_path: Path, monkeypatch
 
         def leave(message: dict[str, Any]) -> None:
             if message.get("process") == 1:
-                server.process.kill()
-                server.cut()
+                server.leave()
 
         with pytest.raises(LinkError, match="given up after 2 tries") as caught, held(target, (0.1,)) as device:
             race(engines, **asked, on_progress=leave, device=device, kept=tmp_path / "kept")
@@ -215,9 +214,11 @@ def test_a_full_disk_is_said(server: Server, tmp_path: Path) -> None:
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("useradd"), reason="only root can add a second user: run as root"
 )
-def test_another_user_owns_what_runs_there(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+def test_another_user_owns_what_runs_there(tmp_path: Path) -> None:
     """Engines run as who logs in: here as a user who may not even read this test's folder."""
-    done = subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", USER], capture_output=True, check=False)
+    done = subprocess.run(
+        ["useradd", "--create-home", "--shell", "/bin/sh", "--password", "*", USER], capture_output=True, check=False
+    )
     if done.returncode not in (0, 9):  # 9: left by a test that was killed
         pytest.skip(f"root cannot add a user here: {done.stderr.decode().strip()}")
     try:
