@@ -37,14 +37,23 @@ def measure(
         str, typer.Option(help='one bundle without a pause for so long: "5 min"', metavar="TIME")
     ] = "",
     svg: Annotated[Path | None, typer.Option(help="sustained: draw it into this file", metavar="FILE")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="measure there: a target, or the path of its TOML file", metavar="TARGET")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Race bundles on this machine, interleaved.
+    """Race bundles on this machine or on a device, interleaved.
 
     In fresh processes, round by round in random order: medians with intervals, and ratios to the first bundle. With
     --streams their throughput; with --sustained one engine's latency as the device gets warm.
     """
+    if device and (sustained or streams):
+        from edgekd.errors import UserError
+
+        raise UserError(
+            "--device races bundles there; --streams and --sustained measure on this machine", hint="one of them"
+        )
     if sustained:
         _sustained(bundles, sustained, threads, seed, svg, as_json=as_json, quiet=quiet)
         return
@@ -53,8 +62,12 @@ def measure(
         _throughput(bundles, {**options, "seed": seed}, as_json=as_json, quiet=quiet)
         return
     from edgekd.measure import race_bundles, rows_of
+    from edgekd.target import find_device
 
-    found = race_bundles(bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet)
+    where = find_device(device, Path()) if device else None
+    found = race_bundles(
+        bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet, device=where
+    )
     if as_json:
         print(json.dumps(found, indent=1))
         return
