@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,6 @@ from edgekd.check.verdict import Rule
 from edgekd.errors import EdgekdError, UserError
 from edgekd.latency import instructions
 from edgekd.latency.machine import choose_cores
-from edgekd.latency.race import ColdStart
 from edgekd.pipeline.engines import plugins
 from edgekd.progress import Progress
 from edgekd.reach import Remote
@@ -183,7 +183,8 @@ def _measured(
     simulated = candidate.backend == SIMULATED
     why = "a simulated device has none" if simulated else "not counted on a device that is reached" if device else ""
     found += [_instructions(candidate, baseline, fed, allowed, why)]
-    found += _started(candidate, baseline, measured, fed, asked, simulated=simulated, here=device is None)
+    again = None if device else partial(starts.more, sides={"baseline": baseline, "candidate": candidate}, inputs=fed)
+    found += starts.judged(measured.cold, allowed, again, seed=asked.seed, simulated=simulated)
     profile = None
     if measured.verdict == "regressed" and device is None:
         profile = operators.profiles(candidate, baseline, fed, plugins())
@@ -198,19 +199,6 @@ def _measured(
         time.perf_counter() - started,
         measured.verdict,
     )
-
-
-def _started(
-    candidate: Side, baseline: Side, measured: Session, fed: Path | None, asked: Asked, *, simulated: bool, here: bool
-) -> list[Gate]:
-    """Cold start and memory; where the race's few starts look worse, more are measured before that is said, on this machine."""
-    cold: Mapping[str, Sequence[ColdStart]] = measured.cold
-    found = gates.started(cold["baseline"], cold["candidate"], asked.allowed, simulated)
-    if here and any(gate.note == gates.FEW for gate in found):
-        sides = {"baseline": baseline, "candidate": candidate}
-        cold = starts.more(cold, sides, fed, asked.seed, plugins())
-        found = gates.started(cold["baseline"], cold["candidate"], asked.allowed, simulated)
-    return found
 
 
 def _stored(asked: Asked, candidate: Side) -> Result:

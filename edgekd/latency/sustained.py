@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from edgekd import worker
 from edgekd.backend import Signature, load_engine
 from edgekd.errors import UserError
 from edgekd.latency import machine
-from edgekd.latency.clock import VirtualClock, calls_per_sample, no_collection, time_block
+from edgekd.latency.clock import VirtualClock, calls_per_sample, no_collection, resolution, time_block
 from edgekd.latency.machine import Heat, pinned
 from edgekd.latency.rounds import sample_inputs
 from edgekd.latency.statistics import CONFIDENCE, RESAMPLES, Ratio
@@ -119,14 +120,15 @@ def run(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         if isinstance(session.clock, VirtualClock):
             session.clock.restart(request["seed"])
         others, heat, now = machine.Others(), Heat(), _elapsed(session.clock)
-        repeat = calls_per_sample(session, inputs)
-        guess = time_block(session, inputs, 1, repeat)[0] * repeat
+        block = partial(time_block, session, inputs)
+        repeat = calls_per_sample(block, resolution(session.clock))
+        guess = block(1, repeat)[0] * repeat
         calls = max(1, int(BLOCK / guess) if guess > 0 else 1)
         made = []
         for index in range(request["windows"]):
             start, blocks, told = now(), [], time.monotonic()
             while now() < (index + 1) * length:
-                blocks.append(statistics.median(time_block(session, inputs, calls, repeat)))
+                blocks.append(statistics.median(block(calls, repeat)))
                 if time.monotonic() - told > 0.5:
                     told = time.monotonic()
                     progress({"done": min(now(), request["seconds"]), "total": request["seconds"]})

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def run(request: Mapping[str, Any], _: Progress) -> dict[str, Any]:
             inputs = _batched(
                 signature, sample_inputs(signature, None, int(request["seed"][0])), request["batch"], folder
             )
-            median = warm_up(sessions[0], inputs, 0.5).median
+            median = warm_up(partial(time_block, sessions[0], inputs), 0.5).median
             calls = max(1, math.ceil(request["seconds"] / ROUNDS / median)) if median > 0 else 1
             ready[name] = sessions, inputs, calls
         for _round in range(ROUNDS):
