@@ -23,7 +23,7 @@ from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
 from edgekd.backend import load_engine
 from edgekd.devices import bench
 from edgekd.devices.bench import runner_of
-from edgekd.devices.device import Device, reached
+from edgekd.devices.device import Device, reached, told
 from edgekd.devices.link import LinkError
 from edgekd.errors import UserError
 from edgekd.latency.clock import ClockError
@@ -92,6 +92,7 @@ def test_a_bundle_that_was_changed_on_the_way_is_not_opened(tmp_path: Path) -> N
     refuses_a_changed_bundle(by_env(tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 @needs_compilers
 @needs_qemu
 def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: Path) -> None:
@@ -100,6 +101,13 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
     (root / "proc").mkdir(parents=True)
     (root / "lib").symlink_to(SYSROOT / "lib")
     (root / "proc" / "cpuinfo").write_text(CORTEX_A72)  # this machine's would be x86's, and crash ONNX Runtime
+    (root / "sys" / "class" / "thermal" / "thermal_zone0").mkdir(parents=True)
+    (root / "sys" / "class" / "thermal" / "thermal_zone0" / "temp").write_text("51250\n")
+    for core in range(16):
+        scaling = root / "sys" / "devices" / "system" / "cpu" / f"cpu{core}" / "cpufreq"
+        scaling.mkdir(parents=True)
+        (scaling / "scaling_cur_freq").write_text("1500000\n")
+        (scaling / "scaling_governor").write_text("ondemand\n")
     reach = (
         f'kind = "exec"\ncommand = ["{QEMU}", "-cpu", "cortex-a72", "-L", "{root}"]\nfolder = "{tmp_path / "there"}"\n'
     )
@@ -118,6 +126,8 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
             assert (there.argmax(1) == here.argmax(1)).all()
         found = race({"float": engines["float"]}, processes=1, seconds=0.05, wait=0.0, cold_starts=0, device=device)
     assert found.device is not None and found.device["machine"]["triple"] == "aarch64-linux"
+    about = told(found.device)
+    assert (about["celsius"], about["mhz"], about["governors"]) == ([51.25, 51.25], [1500, 1500], ["ondemand"])
     assert (found.runners["float"].samples > 0).all()
     for key, value, said in (
         ("triple", "riscv64-linux", "is aarch64-linux, the target arm is riscv64"),
