@@ -78,10 +78,10 @@ class Environment:
 
     def versions(self, beneath: Mapping[str, str]) -> dict[str, str]:
         """Versions of what it holds by distribution; none while it is not made."""
-        return {name: version for name, _, version in (pin.partition("==") for pin in self.pins) if self.made(beneath)}
+        return dict(pin.split("==") for pin in self.pins) if self.made(beneath) else {}
 
     def variables(self, beneath: Mapping[str, str]) -> dict[str, str]:
-        """What a worker's environment variables must say so that it sees these packages first."""
+        """Environment variables with which a worker sees these packages first."""
         return _searching(self.folder(beneath))
 
     def make(self, beneath: Mapping[str, str], progress: Progress) -> Path:

@@ -60,6 +60,7 @@ class LiteRt(Backend):
     name: ClassVar[str] = "litert"
     packages: ClassVar[Mapping[str, str]] = {"ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
     opens_with: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
+    optional: ClassVar[Mapping[str, str]] = {"torch": "torch"}  # edgekd has it; engines are opened without
     #: The whole of what litert-torch needs to convert a graph; what it needs for language models is left out.
     environment = Environment(
         "litert_torch",
@@ -69,6 +70,7 @@ class LiteRt(Backend):
             "ai-edge-quantizer==0.10.0",
             "jax==0.10.2",
             "jaxlib==0.10.2",
+            "absl-py==2.5.1",
             "immutabledict==4.2.1",
             "opt-einsum==3.4.0",
         ),
