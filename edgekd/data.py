@@ -29,8 +29,8 @@ class Dataset:
 
     Selection (best epoch, pruning, calibration, choice of the engine) reads train and validation; `test` is read once,
     for the report. A training target of −1 stands for a sample without a label. `augment(inputs, generator)` returns
-    inputs of the same shape. `labels` names the classes and `preprocessing` holds the constants that an app needs; both go
-    into the bundle.
+    inputs of the same shape. `labels` names the classes and `preprocessing` says how raw data became these inputs
+    (edgekd/processing.py); both go into the bundle.
     """
 
     train: tuple[torch.Tensor, torch.Tensor]

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,6 +102,8 @@ def tokenizer_files(preprocessing: Mapping[str, Any]) -> list[str]:
     plain = isinstance(files, list | tuple) and all(isinstance(name, str) and name for name in files)
     if not plain or not files or not isinstance(found.found.get("kind"), str):
         raise found.wrong("files", 'a list of files, as in {"kind": "wordpiece", "files": ["vocab.txt"]}')
+    if len({Path(name).name for name in files}) < len(files):
+        raise found.wrong("files", "a list of files of different names: they travel in one folder")
     return list(files)
 
 

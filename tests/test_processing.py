@@ -154,6 +154,8 @@ def test_what_is_wrong_is_said() -> None:
         check({"std": [0.0], "mine": "travels too"}, {})
     with pytest.raises(UserError, match=r"postprocessing\.top: 0 is not a whole number"):
         check({}, {"top": 0})
+    with pytest.raises(UserError, match="files of different names"):
+        check({"tokenizer": {"kind": "wordpiece", "files": ["a/vocab.txt", "b/vocab.txt"]}}, {})
     check({"mine": "travels too", "crop": {"size": 8}}, {"softmax": True})
 
 
@@ -166,9 +168,19 @@ def test_an_opened_bundle_prepares_and_answers(tmp_path: Path) -> None:
         "postprocessing": {"softmax": True, "top": 3},
     }
     x = np.zeros((1, 1, 8, 8), np.float32)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n")
+    files = {"tokenizer/vocab.txt": tmp_path / "vocab.txt"}
     bundle.write(
-        tmp_path / "b", engine, {}, {"inputs": x, "outputs": np.zeros((1, 5), np.float32)}, [], [], around=around
+        tmp_path / "b",
+        engine,
+        {},
+        {"inputs": x, "outputs": np.zeros((1, 5), np.float32)},
+        [],
+        [],
+        around=around,
+        files=files,
     )
+    assert "tokenizer/vocab.txt" in bundle.read(tmp_path / "b")["files"]
     assert bundle.read(tmp_path / "b")["signature"]["postprocessing"] == around["postprocessing"]
     pixels = np.random.default_rng(5).integers(0, 256, (16, 16), np.uint8)
     with bundle.load(tmp_path / "b") as student, load_engine(engine) as plain:

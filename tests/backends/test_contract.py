@@ -233,10 +233,11 @@ def test_missing_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.missing() == ""
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None)
     monkeypatch.setattr(
-        "edgekd.environment.metadata.requires",
+        "importlib.metadata.requires",
         lambda name: ['onnx==1.18; extra == "x"', "onnxruntime>=1.22", "onnxruntime-gpu"],
     )
     assert backend.missing() == "pip install 'onnxruntime>=1.22' 'edgekd[x]' onnx==1.18"
+    assert backend.missing(to_open=True) == "pip install 'onnxruntime>=1.22'"  # a device compiles nothing
 
 
 def test_the_lock_of_the_tests_has_the_extras_pins() -> None:
