@@ -1,4 +1,4 @@
-"""The C++ library built otherwise: under the sanitizers (OpenVINO too, with leaks.supp), shared, by FetchContent, and found by `python -m edgekd --cmake-dir`."""
+"""The C++ library built otherwise: under the sanitizers, shared, by FetchContent, and found by `python -m edgekd --cmake-dir`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,13 @@ def test_no_memory_error_no_leak_and_nothing_undefined(bundles: list[Path], tmp_
 
 
 def test_no_data_race_where_it_is_fetched_and_shared(bundles: list[Path], tmp_path: Path) -> None:
-    options = (f"-DEDGEKD_SOURCE={ROOT}", f"-DBUNDLE={bundles[0]}", "-DBUILD_SHARED_LIBS=ON", "-DPROGRAMS=threads", BACKENDS)
+    options = (
+        f"-DEDGEKD_SOURCE={ROOT}",
+        f"-DBUNDLE={bundles[0]}",
+        "-DBUILD_SHARED_LIBS=ON",
+        "-DPROGRAMS=threads",
+        BACKENDS,
+    )
     built = sanitized(tmp_path, "thread", *options)
     assert list(built.rglob("libedgekd.so*"))
     for bundle in bundles:

@@ -104,7 +104,13 @@ def test_each_computes_what_python_computes_and_refuses_what_is_wrong(programs: 
     told = json.loads(ran(bench, "--verify", bundle).stdout)
     assert told["ok"] and told["backend"] == bundle.name and told["samples"] == 4
     assert told["difference"] <= (1e-5 if bundle.name == "ncnn" else 0)
-    for what, times in (("metadata", "1"), ("wrong_calls", "1"), ("self_test", "1"), ("damaged", "10"), ("reopen", "40")):
+    for what, times in (
+        ("metadata", "1"),
+        ("wrong_calls", "1"),
+        ("self_test", "1"),
+        ("damaged", "10"),
+        ("reopen", "40"),
+    ):
         ran(programs / "calls", what, bundle, times)
     ran(programs / "threads", bundle, "200")
 
@@ -124,7 +130,9 @@ def test_a_missing_runtime_names_the_command(programs: Path, bundle: Path, tmp_p
 def test_a_newer_engine_is_refused(programs: Path, second: Path, tmp_path: Path) -> None:
     newer = changed(second, tmp_path / "newer", "engine/engine.json", versions={"openvino": "2099.1.0"})
     told = ran(programs / "calls", "open", newer).stdout.decode()
-    assert re.match(r"6 the bundle was compiled with openvino 2099\.1\.0; \S+ is 20\S+: pip install openvino==2099\.1\.0", told)
+    assert re.match(
+        r"6 the bundle was compiled with openvino 2099\.1\.0; \S+ is 20\S+: pip install openvino==2099\.1\.0", told
+    )
     assert ran(programs / "calls", "open", newer, "any").stdout.startswith(b"0 20")
     broken = changed(second, tmp_path / "broken", "engine/engine.json")
     (broken / "engine" / "model.xml").write_bytes(b"not a model")

@@ -39,7 +39,9 @@ def null_bundle(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def prefix(folder: Path) -> Path:
     """Where edgekd is installed."""
-    build(CMAKE, folder / "library", f"-DCMAKE_INSTALL_PREFIX={folder / 'prefix'}", "-DEDGEKD_BACKENDS=onnxruntime;null")
+    build(
+        CMAKE, folder / "library", f"-DCMAKE_INSTALL_PREFIX={folder / 'prefix'}", "-DEDGEKD_BACKENDS=onnxruntime;null"
+    )
     ran("cmake", "--install", folder / "library")
     return folder / "prefix"
 
