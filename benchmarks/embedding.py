@@ -1,10 +1,10 @@
 """What embedding costs: a call through edgekd against the runtime's own C API, size, first build, and a cold start in Python.
 
-    .venv/bin/python benchmarks/embedding.py BUNDLE [--rounds 20000] [--processes 5]
+    .venv/bin/python benchmarks/embedding.py BUNDLE... [--rounds 20000] [--processes 5]
 
-Writes results/embedding.json and results/embedding.md. BUNDLE is an onnxruntime one: out/bundles/host after `make demo`.
-Each process calls both in turns, and which goes first changes every time; the overhead is the median of the paired
-differences within a process, then the median over processes. About a minute on 2 cores.
+Writes results/embedding.json and results/embedding.md. The first BUNDLE is an onnxruntime one: out/bundles/host after
+`make demo`; further ones may be of openvino, too. Each process calls both in turns, and which goes first changes every time;
+the overhead is the median of the paired differences within a process, then the median over processes. About a minute on 2 cores.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from edgekd.units import format_bytes, format_seconds
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+# Where the wheel of each runtime that tests/cxx/direct.hpp calls has its library.
+LIBRARIES = {"onnxruntime": "capi/libonnxruntime.so*", "openvino": "libs/libopenvino_c.so*"}
 MOST_SECONDS, MOST_SHARE, MOST_BYTES, MOST_BUILD, MOST_COLD = 2e-6, 0.01, 300_000, 60.0, 0.4
 COLD = (
     "import sys, edgekd; student = edgekd.load(sys.argv[1]); student.run(student.signature.noise(0)); student.close()"
@@ -70,12 +72,14 @@ def five_lines(folder: Path, bundle: Path) -> tuple[float, int]:
 
 def overhead(program: Path, bundle: Path, rounds: int, processes: int) -> dict[str, Any]:
     """Direct median, median of paired differences (student less direct), and allocations a call."""
-    spec = find_spec("onnxruntime")
+    backend = json.loads((bundle / "engine" / "engine.json").read_text())["backend"]
+    spec = find_spec(backend)
     assert spec and spec.submodule_search_locations
-    (library,) = (Path(spec.submodule_search_locations[0]) / "capi").glob("libonnxruntime.so*")
+    (library,) = Path(spec.submodule_search_locations[0]).glob(LIBRARIES[backend])
     runs = [json.loads(ran(program, bundle, library, str(rounds))) for _ in range(processes)]
     paired = [statistics.median(s - d for s, d in zip(r["student"], r["direct"], strict=True)) for r in runs]
     return {
+        "backend": backend,
         "direct": statistics.median(statistics.median(r["direct"]) for r in runs),
         "overhead": statistics.median(paired),
         "overhead_by_process": paired,
@@ -94,20 +98,27 @@ def cold_start(bundle: Path) -> list[float]:
     return took[1:]
 
 
+def rows(found: dict[str, Any]) -> list[str]:
+    """What a call of one runtime costs beside its own."""
+    allowed, counts, name = max(MOST_SECONDS, MOST_SHARE * found["direct"]), found["allocations"], found["backend"]
+    over = f"`Student::run` over {name}'s own C API ({format_seconds(found['direct'])} a call)"
+    return [
+        f"| {over} | ≤ {format_seconds(allowed)} | {1e6 * found['overhead']:.2f} µs |",
+        f"| {name}: allocations a call that are edgekd's | 0 | {counts['student'] - counts['direct']} |",
+        f"| {name}: outputs equal to the bit | yes | {'yes' if found['same_outputs'] else 'NO'} |",
+    ]
+
+
 def table(found: dict[str, Any]) -> str:
-    allowed = max(MOST_SECONDS, MOST_SHARE * found["direct"])
-    counts, cold = found["allocations"], statistics.median(found["cold_start"])
-    how = f"{found['processes']} processes of {found['rounds']} rounds; the runtime's own call: {format_seconds(found['direct'])}."
+    cold = statistics.median(found["cold_start"])
     lines = [
         "# Embedding, measured",
         "",
-        how,
+        f"{found['processes']} processes of {found['rounds']} rounds.",
         "",
         "| figure | bar | measured |",
         "|---|---|---|",
-        f"| `Student::run` over the runtime's own C API, a call | ≤ {format_seconds(allowed)} | {1e6 * found['overhead']:.2f} µs |",
-        f"| allocations a call that are edgekd's | 0 | {counts['student'] - counts['direct']} |",
-        f"| outputs equal to the bit | yes | {'yes' if found['same_outputs'] else 'NO'} |",
+        *(row for runtime in found["runtimes"] for row in rows(runtime)),
         f"| the classifier, stripped, without bundle and runtime | ≤ {format_bytes(MOST_BYTES)} | {format_bytes(found['bytes'])} |",
         f"| five CMake lines in an empty folder: configure and build | ≤ {MOST_BUILD:.0f} s | {found['build']:.1f} s |",
         f"| a new Python opens the bundle and runs it once, median of {COLD_STARTS} | ≤ {MOST_COLD} s | {cold:.3f} s |",
@@ -118,23 +129,24 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("bundle", type=Path)
+    options.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     options.add_argument("--rounds", type=int, default=20_000)
     options.add_argument("--processes", type=int, default=5)
     options.add_argument("--out", type=Path, default=HERE / "results")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        seconds, size = five_lines(folder, args.bundle)
+        seconds, size = five_lines(folder, args.bundles[0])
         tests = folder / "tests"
         built(ROOT / "tests" / "cxx", tests, f"-Dedgekd_DIR={ROOT / 'cmake'}", "-DPROGRAMS=overhead")
-        found = overhead(tests / "overhead", args.bundle, args.rounds, args.processes)
-    found |= {
+        runtimes = [overhead(tests / "overhead", bundle, args.rounds, args.processes) for bundle in args.bundles]
+    found: dict[str, Any] = {
+        "runtimes": runtimes,
         "rounds": args.rounds,
         "processes": args.processes,
         "bytes": size,
         "build": seconds,
-        "cold_start": cold_start(args.bundle),
+        "cold_start": cold_start(args.bundles[0]),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     write_whole(args.out / "embedding.json", (json.dumps(found, indent=1) + "\n").encode())

@@ -1,15 +1,20 @@
 // The module of ncnn: one network, an extractor a call.
 //
-// ncnn knows no batch: the first dimension of every port is 1 and is left out. Inputs are lent without a copy; an output is
-// copied out of the extractor, whose channels may be padded. An extractor allocates the list of its blobs in each call; the
+// ncnn knows no batch: the first dimension of every port is 1 and is left out. An input is lent without a copy, unless the layer
+// that reads it works in place: it would write into the app's memory. An output is copied out of the extractor, whose channels
+// may be padded. An extractor allocates the list of its blobs in each call; the
 // blobs themselves come from ncnn's pool.
 #include "module.hpp"
 
 #if __has_include(<ncnn/net.h>)
+#include <ncnn/blob.h>
 #include <ncnn/datareader.h>
+#include <ncnn/layer.h>
 #include <ncnn/net.h>
 #else
+#include <blob.h>
 #include <datareader.h>
+#include <layer.h>
 #include <net.h>
 #endif
 
@@ -99,12 +104,13 @@ class Session {
         if (net_.load_model(Weights(engine.at(weights))) != 0) fail(EDGEKD_RUNTIME_FAILED, "ncnn refuses the engine: " + weights);
         check(engine.inputs, engine.input_count, net_.input_names());
         check(engine.outputs, engine.output_count, net_.output_names());
+        for (std::size_t i = 0; i < engine.input_count; ++i) written_.push_back(written(engine.inputs[i].name));
     }
 
     void run(const Tensor* inputs, const Tensor* outputs) {
         ncnn::Extractor extractor = net_.create_extractor();
         for (std::size_t i = 0; i < engine_.input_count; ++i)
-            if (extractor.input(engine_.inputs[i].name, lent(inputs[i])) != 0)
+            if (extractor.input(engine_.inputs[i].name, written_[i] ? lent(inputs[i]).clone() : lent(inputs[i])) != 0)
                 fail(EDGEKD_RUNTIME_FAILED, std::string("ncnn cannot take the input ") + engine_.inputs[i].name);
         for (std::size_t i = 0; i < engine_.output_count; ++i) {
             ncnn::Mat made;
@@ -115,6 +121,13 @@ class Session {
     }
 
   private:
+    // Whether the layer that reads a blob writes its output over it.
+    bool written(const std::string& name) const {
+        for (const ncnn::Blob& blob : net_.blobs())
+            if (blob.name == name && blob.consumer >= 0) return net_.layers()[static_cast<std::size_t>(blob.consumer)]->support_inplace;
+        return true;
+    }
+
     static void check(const edgekd_port* ports, std::size_t count, const std::vector<const char*>& known) {
         for (std::size_t i = 0; i < count; ++i) {
             bool found = false;
@@ -125,6 +138,7 @@ class Session {
 
     Engine engine_;  // its ports only
     ncnn::Net net_;
+    std::vector<bool> written_;  // of each input
 };
 
 }  // namespace

@@ -52,19 +52,26 @@ WEIGHTED = re.compile(
 
 
 class NcnnSession(Session):
-    """One network. Inputs are lent without a copy where memory allows it; outputs are copied out of the extractor."""
+    """One network. Inputs are lent without a copy where memory allows it; outputs are copied out of the extractor.
+
+    An input that a layer reads which works in place is copied: ncnn ends the process where that layer is given borrowed memory.
+    """
 
     def __init__(self, signature: Signature, net: Any, blobs: Mapping[str, Sequence[str]]) -> None:
         super().__init__(signature)
         from ncnn import Mat
 
         self._net, self._mat, self._inputs, self._outputs = net, Mat, blobs["inputs"], blobs["outputs"]
+        readers = {blob.name: blob.consumer for blob in net.blobs()}
+        layers = net.layers()
+        self._written = [readers[name] >= 0 and layers[readers[name]].support_inplace for name in self._inputs]
 
     def compute(self, inputs: Sequence[Array]) -> list[Array]:
         extractor = self._net.create_extractor()
         given = [lent(value[0]) for value in inputs]  # alive until the last output is out
-        for name, value in zip(self._inputs, given, strict=True):
-            extractor.input(name, self._mat(value))
+        for name, value, written in zip(self._inputs, given, self._written, strict=True):
+            mat = self._mat(value)
+            extractor.input(name, mat.clone() if written else mat)
         found: list[Array] = []
         for name, port in zip(self._outputs, self.signature.outputs, strict=True):
             code, mat = extractor.extract(name)

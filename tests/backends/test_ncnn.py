@@ -139,3 +139,15 @@ def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
 def test_what_is_missing_names_the_extra_and_its_pin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None if name == "pnnx" else name)
     assert BACKEND.missing() == "pip install 'edgekd[ncnn]' pnnx==20261020"
+
+
+@needs_ncnn
+def test_a_first_layer_that_works_in_place_gets_a_copy(tmp_path: Path) -> None:
+    """ncnn would write over the caller's array, or end the process."""
+    program = program_of(tmp_path / "program", [helper.make_node("Relu", ["x"], ["y"])], inputs=["x"], outputs=["y"])
+    _, engine = compiled(tmp_path, program)
+    x = np.random.default_rng(0).standard_normal((1, 3, 5, 7)).astype(np.float32)
+    before = x.copy()
+    with load_engine(engine) as session:
+        np.testing.assert_array_equal(session.run([x])[0], np.maximum(before, 0))
+    np.testing.assert_array_equal(x, before)

@@ -148,8 +148,8 @@ typedef struct edgekd_tensor {
     size_t rank;
 } edgekd_tensor;
 
-/* Compute the outputs for the inputs, both in the order of the ports. Nothing is copied: the runtime reads and writes
- * the given memory. Inputs and outputs may not overlap. */
+/* Compute the outputs for the inputs, both in the order of the ports. Nothing is copied where the runtime can read and
+ * write the given memory; cmake/README.md says where one cannot. Inputs and outputs may not overlap. */
 EDGEKD_API edgekd_status edgekd_run(edgekd_student *student, const edgekd_const_tensor *inputs, size_t input_count,
                                     const edgekd_tensor *outputs, size_t output_count) EDGEKD_NOEXCEPT;
 
