@@ -85,27 +85,39 @@ def read(folder: Path) -> dict[str, Any]:
 
     Raises UserError naming the file that is missing, unknown or changed, or the format that this edgekd does not read.
     """
+    manifest = read_manifest(folder / MANIFEST)
+    check_files(folder, manifest, digest.of_folder(folder, frozenset({MANIFEST})))
+    return manifest
+
+
+def read_manifest(file: Path) -> dict[str, Any]:
+    """A bundle.json of this edgekd's format. Raises UserError if it is missing, damaged or of another."""
+    folder = file.parent
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        listed = dict(manifest["files"])
+        manifest: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        dict(manifest["files"])
     except FileNotFoundError:
         hint = "a bundle is a folder that `edgekd compile` writes: out/bundles/host"
         raise UserError(f"{folder}: not a bundle: no {MANIFEST}", hint=hint) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: {error}", hint="copy or compile the bundle again") from None
+        raise UserError(f"{file} is damaged: {error}", hint="copy or compile the bundle again") from None
     if manifest.get("format") != FORMAT:
         writer = str(manifest.get("edgekd") or "")
         message = f"{folder}: bundle format {manifest.get('format')}{writer and f', written by edgekd {writer}'}"
         hint = f"pip install edgekd=={writer}" if writer else "use the edgekd that wrote it"
         raise UserError(f"{message}; this edgekd reads {FORMAT}", hint=hint)
-    found = digest.of_folder(folder, frozenset({MANIFEST}))
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], found: Mapping[str, str]) -> None:
+    """Raises UserError naming the file that is missing, unknown or changed. `found`: digest of each file but the manifest."""
+    listed = manifest["files"]
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):
             what = (
                 "is missing" if name not in found else "is not of the bundle" if name not in listed else "was changed"
             )
             raise UserError(f"{folder / name} {what}", hint="copy or compile the bundle again")
-    return manifest
 
 
 def golden_names(side: str, ports: Sequence[object]) -> list[str]:
