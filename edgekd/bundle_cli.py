@@ -27,16 +27,23 @@ def measure(
     processes: Annotated[int, typer.Option(help="fresh processes")] = 3,
     threads: Annotated[int, typer.Option(help="pinned thread count")] = 1,
     seed: Annotated[int, typer.Option(help="of the order of the rounds")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="measure there: a target, or the path of its TOML file", metavar="TARGET")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Race bundles on this machine, interleaved.
+    """Race bundles on this machine or on a device, interleaved.
 
     In fresh processes, round by round in random order: medians with intervals, and ratios to the first bundle.
     """
     from edgekd.measure import race_bundles, rows_of
+    from edgekd.target import find_device
 
-    found = race_bundles(bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet)
+    where = find_device(device, Path()) if device else None
+    found = race_bundles(
+        bundles, seconds=seconds, processes=processes, threads=threads, seed=seed, quiet=quiet, device=where
+    )
     if as_json:
         print(json.dumps(found, indent=1))
         return

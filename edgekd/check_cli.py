@@ -24,6 +24,7 @@ Examples:
   edgekd check out --baseline main --target host --tolerance 3% --allow bytes=2%
   edgekd check out --baseline main --junit check.xml --markdown check.md
   edgekd check out --baseline main/report.json       only what does not depend on the day
+  edgekd check out --baseline main --device pi.toml   measured on a device
   edgekd check suite.toml                            several models and targets
 
 \b
@@ -43,6 +44,9 @@ def check(
         Path | None, typer.Option("--baseline", "-b", help="an earlier bundle, its folder, or its report.json")
     ] = None,
     target: Annotated[str | None, typer.Option(help="which of several bundles")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="measure there: a target, or the path of its TOML file", metavar="TARGET")
+    ] = None,
     tolerance: Annotated[str, typer.Option(help="slower by so much is allowed")] = "5%",
     floor: Annotated[str, typer.Option(help="slower by less than this never counts")] = "20us",
     allow: Annotated[
@@ -66,14 +70,16 @@ def check(
     from edgekd.check.gate import EXIT, Asked, to_json
     from edgekd.check.gates import read_tolerances
     from edgekd.progress import Progress
+    from edgekd.target import find_device
 
     if bundle.suffix == ".toml":
-        asked = _suite(bundle, baseline)
+        asked = _suite(bundle, baseline, device)
     elif baseline is None:
         raise UserError("nothing to compare with", hint="name an earlier bundle: --baseline main/bundles/host")
     else:
+        where = find_device(device, Path()) if device else None
         rule, allowed = suite.read_rule(tolerance, floor), read_tolerances(allow or [])
-        asked = [Asked(bundle, baseline, "", target, rule, allowed, max_seconds, seed)]
+        asked = [Asked(bundle, baseline, "", target, rule, allowed, max_seconds, seed, where)]
     try:
         with redirect_stdout(sys.stderr):
             results, verdict = suite.run(asked, Progress(quiet=quiet))
@@ -103,11 +109,13 @@ def check(
     raise typer.Exit(EXIT[verdict])
 
 
-def _suite(path: Path, baseline: Path | None) -> list[Asked]:
+def _suite(path: Path, baseline: Path | None, device: str | None) -> list[Asked]:
     from edgekd.check import suite
 
     if baseline is not None:
         raise UserError("a suite names its own baselines", hint=f"leave --baseline out, or write it into {path}")
+    if device is not None:
+        raise UserError("a suite names its own devices", hint=f"leave --device out, or write it into {path}")
     return suite.read(path)
 
 

@@ -1,8 +1,9 @@
-"""`edgekd measure`: bundles raced on this machine, whoever compiled them."""
+"""`edgekd measure`: bundles raced on this machine or on a device, whoever compiled them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,22 @@ from edgekd.errors import UserError
 from edgekd.latency.race import race
 from edgekd.pipeline.measure import advancing, summary
 from edgekd.progress import Progress
+from edgekd.reach import Remote
+from edgekd.target import Target
 from edgekd.units import format_seconds
 
 
 def race_bundles(
-    bundles: Iterable[Path], *, seconds: float, processes: int, threads: int, seed: int, quiet: bool = False
+    bundles: Iterable[Path],
+    *,
+    seconds: float,
+    processes: int,
+    threads: int,
+    seed: int,
+    quiet: bool = False,
+    device: Target | None = None,
 ) -> dict[str, Any]:
-    """Race the engines of these bundles; latencies and ratios by bundle path.
+    """Race the engines of these bundles, here or on the target's device; latencies and ratios by bundle path.
 
     Raises UserError for a bundle that was changed, or two that take different inputs.
     """
@@ -30,7 +40,14 @@ def race_bundles(
     for name, inputs in signatures.items():
         if [(p["shape"], p["dtype"]) for p in inputs] != [(p["shape"], p["dtype"]) for p in first]:
             raise UserError(f"{name} takes other inputs than {names[0]}", hint="race bundles of the same task")
-    with Progress(quiet=quiet).task("measure", total=1.0) as task:
+    progress = Progress(quiet=quiet)
+    with ExitStack() as stack:
+        held = None
+        if device is not None and isinstance(device.reach, Remote):
+            from edgekd.devices.device import reached
+
+            held = stack.enter_context(reached(device, progress, threads))
+        task = stack.enter_context(progress.task("measure", total=1.0))
         found = race(
             {name: folder / "engine" for name, folder in zip(names, folders, strict=True)},
             seconds=seconds,
@@ -38,6 +55,7 @@ def race_bundles(
             threads=threads,
             seed=seed,
             on_progress=advancing(task),
+            device=held,
         )
     return summary(found)
 

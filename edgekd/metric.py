@@ -16,6 +16,11 @@ def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
     return float((outputs.argmax(1) == targets).mean())
 
 
+def same_class(outputs: np.ndarray, others: np.ndarray) -> float:
+    """Share of places whose largest output along the last dimension is the same."""
+    return float((outputs.argmax(-1) == others.argmax(-1)).mean())
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """[n, classes] -> [n, classes], in double precision."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)

@@ -1,8 +1,9 @@
-"""How a device is reached. Latency is measured on this machine so far; the other ways are read, checked and shown."""
+"""How a device is reached, and whether latency can be measured there. `edgekd/devices/` goes these ways."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +14,19 @@ class Way(BaseModel):
     """One way to run a program on a device; each kind has its own keys. Schema: targets/README.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    files: ClassVar[tuple[str, ...]] = ()
+    """Keys that name a file here, relative to the target's."""
+
+    @final
+    def placed(self, folder: Path) -> Self:
+        """The same with every file's path absolute, from `folder` on. Raises ValueError for one that is not there."""
+        found = {
+            key: (folder / Path(path).expanduser()).absolute() for key in self.files if (path := getattr(self, key))
+        }
+        for key, path in found.items():
+            if not path.is_file():
+                raise ValueError(f"reach.{key}: {path} does not exist")
+        return self.model_copy(update={key: str(path) for key, path in found.items()})
 
 
 @final
@@ -22,27 +36,43 @@ class Local(Way):
     kind: Literal["local"] = "local"
 
 
+class Remote(Way):
+    """A device that edgekd measures on: by edgekd-bench, built with the target's toolchain or given, or by a Python there."""
+
+    files: ClassVar[tuple[str, ...]] = ("runner", "library")
+    folder: str = Field("", description="where files go there; by default, the way's own place")
+    runner: str = Field(
+        "", description="an edgekd-bench that runs there; by default it is built with the target's toolchain"
+    )
+    library: str = Field(
+        "", description="the runtime's library that edgekd-bench loads there; by default, the device's own"
+    )
+    python: str = Field("", description="a Python there that has edgekd: it is the runner then")
+
+
 @final
-class Ssh(Way):
+class Ssh(Remote):
     """The system's OpenSSH. Empty: what its own configuration says."""
 
+    files: ClassVar[tuple[str, ...]] = ("runner", "library", "key", "config")
     kind: Literal["ssh"]
     host: str = ""
     port: Port = 22
     user: str = ""
     key: str = Field("", description="path of the private key")
+    config: str = Field("", description="a configuration file for ssh, in place of the user's and the system's")
 
 
 @final
-class Adb(Way):
-    """Android's debug bridge. Without a serial number: the only device that is connected."""
+class Adb(Remote):
+    """Android's debug bridge: a serial number, or "any" for the only device that is connected."""
 
     kind: Literal["adb"]
     serial: str = ""
 
 
 @final
-class Exec(Way):
+class Exec(Remote):
     """A command that runs a program there, given behind it: a simulator's, or a board's own loader."""
 
     kind: Literal["exec"]
@@ -70,8 +100,11 @@ Reach = Annotated[Local | Ssh | Adb | Exec | TvmRpc | Unreached, Field(discrimin
 
 def unmeasured(reach: Reach) -> str:
     """Why latency cannot be measured over this way; empty where it can."""
-    if isinstance(reach, Local):
-        return ""
     if isinstance(reach, Unreached):
         return "this edgekd knows no way to run a program there"
-    return f"the device is reached by {reach.kind}, and this edgekd measures on its own machine only"
+    if isinstance(reach, TvmRpc):
+        return "the device is reached by tvm-rpc, which this edgekd does not measure by"
+    lacks = {"ssh": "host", "adb": "serial"}.get(reach.kind, "")
+    if lacks and not getattr(reach, lacks):
+        return f"the device is reached by {reach.kind}, and the target names no {lacks}"
+    return ""

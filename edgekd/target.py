@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from edgekd import registry
 from edgekd.errors import UserError, nearest
-from edgekd.reach import Local, Reach, unmeasured
+from edgekd.reach import Local, Reach, Remote, unmeasured
 from edgekd.units import Bytes, parse_bytes
 
 BACKENDS = ("coreml", "executorch", "litert", "ncnn", "onnxruntime", "openvino", "tensorrt", "torch", "tvm")
@@ -21,6 +21,10 @@ BACKENDS = ("coreml", "executorch", "litert", "ncnn", "onnxruntime", "openvino",
 
 DETECTED = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 """Instruction sets that int8 kernels are chosen by, as Linux spells them in /proc/cpuinfo."""
+
+
+SESSIONS = ("onnxruntime", "null")
+"""Backends that edgekd-bench opens engines of: EDGEKD_BACKENDS in cmake/CMakeLists.txt."""
 
 
 def data_dir(kind: str) -> Path:
@@ -55,6 +59,12 @@ class Target(BaseModel):
     reach: Reach = Local()
     sources: dict[str, str] = Field(default_factory=dict)
     notes: str = ""
+    _folder: Path = PrivateAttr(Path())
+
+    @property
+    def toolchain_path(self) -> Path:
+        """The CMake file of its toolchain."""
+        return toolchain_file(self.toolchain, self._folder)
 
     @property
     def usable(self) -> tuple[str, ...]:
@@ -63,19 +73,27 @@ class Target(BaseModel):
 
     @property
     def unmeasured(self) -> str:
-        """Why latency on this target cannot be measured from here; empty if this machine is such a device.
+        """Why latency on this target cannot be measured from here; empty if it is reached, or this machine is such a device.
 
         A machine with wider or other int8 instructions than the target's is another: runtimes would use them.
         """
         why = unmeasured(self.reach)
-        if why or self.triple != this_machine()["triple"]:
-            return why or f"the device is {self.triple}, this machine is {this_machine()['triple']}"
+        if why or not isinstance(self.reach, Local):
+            return why
+        if self.triple != this_machine()["triple"]:
+            return f"the device is {self.triple}, this machine is {this_machine()['triple']}"
         flags = _cpu()[1]
         lacking = [flag for flag in self.isa if flag not in flags]
         more = [flag for flag in DETECTED if self.isa and flag in flags and flag not in self.isa and flag != "asimd"]
         if lacking:
             return f"this machine has no {', '.join(lacking)}"
         return f"this machine has {', '.join(more)} too, which runtimes would use" if more else ""
+
+    def times(self, backend: str) -> bool:
+        """Whether engines of the backend are timed there: edgekd-bench has sessions of its own for some only."""
+        if self.unmeasured:
+            return False
+        return not isinstance(self.reach, Remote) or bool(self.reach.python) or backend in SESSIONS
 
     def source_of(self, fact: str) -> str:
         """The page that a fact is from; empty if none is named."""
@@ -89,6 +107,10 @@ class Target(BaseModel):
             said.append(
                 f"{self.name}: {self.unmeasured}: its engines are compiled and scored here, "
                 "their latency is not measured, and none is chosen"
+            )
+        elif isinstance(self.reach, Remote):
+            said.append(
+                f"{self.name}: its engines are compiled and scored here, and measured on the device (by {self.reach.kind})"
             )
         return said
 
@@ -152,6 +174,11 @@ def find_target(name: str, folder: Path) -> Target:
         where, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         hint = nearest(where, fields) if first["type"] == "extra_forbidden" and where in facts else ""
         raise UserError(f"{path}: {where}: {said}", hint=hint or "see targets/README.md") from None
+    try:
+        target = target.model_copy(update={"reach": target.reach.placed(path.parent)})
+        target._folder = path.parent
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", hint="paths are relative to the target's file") from None
     if "name" in facts:
         raise UserError(f"{path}: name: the file's name is the target's", hint="leave the key out")
     known = sorted({*registry.names("backends"), *BACKENDS})
@@ -166,6 +193,14 @@ def find_target(name: str, folder: Path) -> Target:
         shipped = [place.stem for place in (data_dir("targets") / "toolchains").glob("*.cmake")]
         hint = f"{nearest(target.toolchain, shipped)}; or the path of a CMake toolchain file"
         raise UserError(f'{path}: toolchain: no toolchain "{target.toolchain}"', hint=hint)
+    return target
+
+
+def find_device(name: str, folder: Path) -> Target:
+    """The target whose device measures. Raises UserError where that is not reached from here."""
+    target = find_target(name, folder)
+    if why := target.unmeasured:
+        raise UserError(f"{target.name}: {why}", hint="write a target of your own with its [reach]: targets/README.md")
     return target
 
 

@@ -63,18 +63,47 @@ def test_a_known_backend_that_is_not_here_is_passed_over(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("reach", "why"),
     [
-        ('kind = "ssh"\nhost = "pi.local"\nuser = "pi"', "reached by ssh"),
-        ('kind = "adb"', "reached by adb"),
-        ('kind = "exec"\ncommand = ["qemu-aarch64"]', "reached by exec"),
+        ('kind = "ssh"\nuser = "pi"', "reached by ssh, and the target names no host"),
+        ('kind = "adb"', "reached by adb, and the target names no serial"),
         ('kind = "tvm-rpc"\nhost = "10.0.0.2"', "reached by tvm-rpc"),
         ('kind = "none"', "no way to run a program there"),
     ],
 )
-def test_only_this_machine_is_measured(tmp_path: Path, reach: str, why: str) -> None:
+def test_what_is_not_reached_is_not_measured(tmp_path: Path, reach: str, why: str) -> None:
     (tmp_path / "board.toml").write_text(here([], f"[reach]\n{reach}\n"))
     board = find_target("board.toml", tmp_path)
     assert why in board.unmeasured
     assert "their latency is not measured, and none is chosen" in board.remarks()[-1]
+
+
+@pytest.mark.parametrize(
+    "reach",
+    ['kind = "ssh"\nhost = "pi.local"', 'kind = "adb"\nserial = "any"', 'kind = "exec"\ncommand = ["qemu-aarch64"]'],
+)
+def test_what_is_reached_is_measured_there(tmp_path: Path, reach: str) -> None:
+    (tmp_path / "board.toml").write_text(BOARD + f"[reach]\n{reach}\n")
+    device = find_target("board.toml", tmp_path)
+    assert device.unmeasured == ""
+    assert device.remarks()[-1].startswith(
+        "board: its engines are compiled and scored here, and measured on the device"
+    )
+    assert device.times("onnxruntime") and not device.times("openvino"), "edgekd-bench has no such session"
+    (tmp_path / "board.toml").write_text(BOARD + f'[reach]\n{reach}\npython = "python3"\n')
+    assert find_target("board.toml", tmp_path).times("openvino")
+
+
+def test_files_of_a_reach_lie_beside_the_target(tmp_path: Path) -> None:
+    (tmp_path / "bench").touch()
+    (tmp_path / "board.toml").write_text(BOARD + '[reach]\nkind = "ssh"\nhost = "pi"\nrunner = "bench"\n')
+    assert find_target("board.toml", tmp_path).reach.runner == str(tmp_path / "bench")  # type: ignore[union-attr]
+    (tmp_path / "bench").unlink()
+    with pytest.raises(UserError, match=r"board.toml: reach.runner: \S+bench does not exist"):
+        find_target("board.toml", tmp_path)
+
+
+def test_the_runners_sessions_are_those_of_cmake() -> None:
+    listed = re.search(r"set\(EDGEKD_BACKENDS ([\w ]+)\)", (data_dir("cmake") / "CMakeLists.txt").read_text())
+    assert listed and tuple(listed[1].split()) == target.SESSIONS
 
 
 def test_this_machine_is_measured_if_it_is_such_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 // edgekd-bench: bundles on the machine where they will run. Latency as JSON lines on stdout, talk on stderr.
-#include <edgekd/student.hpp>
+#include "racer.hpp"
+#include "serve.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: edgekd-bench [--verify] [--rounds N] [--calls N] [--warmup N] [--threads N] [--slowdown X] BUNDLE...\n"
+    "       edgekd-bench --serve\n"
     "\n"
     "  Times each bundle's engine, interleaved: N rounds (default 10) of N calls (default 100) after N calls (default 50)\n"
     "  that are not timed. One line of JSON a bundle and round, {\"bundle\", \"round\", \"seconds\": [...]}, and one at the end,\n"
@@ -21,6 +23,7 @@ constexpr const char* kUsage =
     "\n"
     "  --verify      instead: the golden inputs through the engine, and one line of JSON a bundle with what was found\n"
     "  --slowdown X  with --verify: also fail where the median is above X times the promised one\n"
+    "  --serve       instead: answer requests, lines of JSON on stdin, in the folder where they lie: docs/devices.md of edgekd\n"
     "  --threads N   threads of one call; default: as many as the engine was compiled for\n"
     "\n"
     "  Exit 0: well; 1: an engine does not do what its bundle promises; 2: a bundle, a runtime or an argument is wrong.\n";
@@ -35,58 +38,9 @@ struct Wishes {
     std::vector<std::string> bundles;
 };
 
-// One engine with a zeroed buffer for every port.
-struct Racer {
-    std::string path;
-    edgekd::Student student;
-    std::vector<std::vector<double>> buffers;  // of doubles, so that every type is aligned
-    std::vector<edgekd_const_tensor> inputs;
-    std::vector<edgekd_tensor> outputs;
-    std::vector<double> seconds;
-};
-
-std::string quoted(const std::string& text) {
-    std::string found = "\"";
-    for (const char c : text) {
-        if (c == '"' || c == '\\') found += '\\';
-        if (static_cast<unsigned char>(c) < 0x20) {
-            char escape[8];
-            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
-            found += escape;
-        } else {
-            found += c;
-        }
-    }
-    return found + '"';
-}
-
-// null for what is no number in JSON: infinity.
-std::string number(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.9g", value);
-    return value <= 1e300 ? text : "null";
-}
-
 int complain(const std::string& what) {
     std::fprintf(stderr, "error: %s\n", what.c_str());
     return 2;
-}
-
-// Buffers for one side of the engine; a dynamic size is 1.
-template <class Tensor>
-void provide(Racer& racer, std::vector<Tensor>& tensors, std::size_t count, edgekd::Port (edgekd::Student::*port)(std::size_t) const noexcept) {
-    for (std::size_t i = 0; i < count; ++i) {
-        const edgekd::Port found = (racer.student.*port)(i);
-        std::size_t elements = 1;
-        for (std::size_t d = 0; d < found.rank; ++d)
-            if (found.shape[d] > 0) elements *= static_cast<std::size_t>(found.shape[d]);
-        racer.buffers.emplace_back(elements * edgekd_dtype_bytes(found.dtype) / sizeof(double) + 1);
-        tensors.push_back({racer.buffers.back().data(), elements, found.dtype, nullptr, 0});
-    }
-}
-
-edgekd::Status call(Racer& racer) {
-    return {edgekd_run(racer.student.raw(), racer.inputs.data(), racer.inputs.size(), racer.outputs.data(), racer.outputs.size())};
 }
 
 // Time `count` calls and print them as one line.
@@ -95,7 +49,7 @@ edgekd::Status time_round(Racer& racer, std::size_t round, std::size_t count) {
     const std::size_t before = racer.seconds.size();
     for (std::size_t i = 0; i < count; ++i) {
         const Clock::time_point started = Clock::now();
-        edgekd::Status ran = call(racer);
+        edgekd::Status ran = racer.call();
         const Clock::time_point ended = Clock::now();
         if (!ran) return ran;
         racer.seconds.push_back(std::chrono::duration<double>(ended - started).count());
@@ -114,10 +68,9 @@ double quantile(const std::vector<double>& sorted, double share) {
 
 int race(const Wishes& wishes, std::vector<std::unique_ptr<Racer>>& racers) {
     for (auto& racer : racers) {
-        provide(*racer, racer->inputs, racer->student.input_count(), &edgekd::Student::input);
-        provide(*racer, racer->outputs, racer->student.output_count(), &edgekd::Student::output);
+        racer->provide();
         for (std::size_t i = 0; i < wishes.warmup; ++i)
-            if (const auto ran = call(*racer); !ran) return complain(racer->path + ": " + ran.message());
+            if (const auto ran = racer->call(); !ran) return complain(racer->path + ": " + ran.message());
     }
     for (std::size_t round = 0; round < wishes.rounds; ++round)
         for (std::size_t turn = 0; turn < racers.size(); ++turn) {
@@ -191,6 +144,7 @@ bool parse(int count, char** words, Wishes& wishes) {
 
 int main(int count, char** words) {
     if (count == 2 && std::strcmp(words[1], "--help") == 0) return std::printf("%s", kUsage) > 0 ? 0 : 1;
+    if (count == 2 && std::strcmp(words[1], "--serve") == 0) return edgekd::bench::serve();
     Wishes wishes;
     if (!parse(count, words, wishes)) {
         std::fprintf(stderr, "%s", kUsage);

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,6 +25,11 @@ from edgekd.latency import instructions
 from edgekd.latency.machine import choose_cores
 from edgekd.pipeline.engines import plugins
 from edgekd.progress import Progress
+from edgekd.reach import Remote
+from edgekd.target import Target
+
+if TYPE_CHECKING:
+    from edgekd.devices.device import Device
 
 Verdict = Literal["pass", "regressed", "inconclusive"]
 EXIT = {"pass": 0, "regressed": 1, "inconclusive": 3}
@@ -32,7 +38,10 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Asked:
-    """One check as asked for. `allowed`: tolerances of other signals than latency; NaN is not gated."""
+    """One check as asked for. `allowed`: tolerances of other signals than latency; NaN is not gated.
+
+    `device`: where both engines are run, if not here.
+    """
 
     candidate: Path
     baseline: Path
@@ -42,6 +51,7 @@ class Asked:
     allowed: Mapping[str, float] = field(default_factory=dict)
     max_seconds: float = session.MAX_SECONDS
     seed: int = 0
+    device: Target | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError for numbers that mean nothing."""
@@ -85,6 +95,7 @@ class Result:
             "candidate": str(self.candidate.folder),
             "baseline": str(self.asked.baseline),
             "target": self.candidate.target.get("name"),
+            "device": self.asked.device.name if self.asked.device else None,
             "tolerance": self.asked.rule.tolerance,
             "floor": self.asked.rule.floor,
             "latency": None,
@@ -113,20 +124,42 @@ def check(asked: Asked, progress: Progress) -> Result:
         return _stored(asked, candidate)
     target = asked.target or (candidate.target.get("name") if (asked.baseline / "bundles").is_dir() else None)
     baseline = open_side(asked.baseline, target)
-    notes = comparable(candidate, baseline)
+    notes = comparable(candidate, baseline, here=asked.device is None)
     started = time.perf_counter()
     scratch = Path(tempfile.mkdtemp(prefix="edgekd-check-"))
     try:
-        with lock.device(
-            "local", lambda path: progress.say(f"  waiting: another check measures on this device ({path})")
-        ):
-            return _measured(asked, candidate, baseline, notes, scratch, progress, started)
+        with _held(asked.device, candidate.threads, progress) as device:
+            return _measured(asked, candidate, baseline, notes, scratch, progress, started, device)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def _held(target: Target | None, threads: int, progress: Progress) -> Iterator[Device | None]:
+    """This measurement alone on the device: None for this machine. Another's end is waited for, and that is said."""
+    if target is not None and isinstance(target.reach, Remote):
+        from edgekd.devices.device import reached
+
+        with reached(target, progress, threads) as device:
+            yield device
+        return
+
+    def waiting(path: Path) -> None:
+        progress.say(f"  waiting: another check measures on this device ({path})")
+
+    with lock.device("local", waiting):
+        yield None
+
+
 def _measured(
-    asked: Asked, candidate: Side, baseline: Side, notes: list[str], scratch: Path, progress: Progress, started: float
+    asked: Asked,
+    candidate: Side,
+    baseline: Side,
+    notes: list[str],
+    scratch: Path,
+    progress: Progress,
+    started: float,
+    device: Device | None,
 ) -> Result:
     sides, allowed = (baseline, candidate), asked.allowed
     fed = _inputs(candidate, scratch)
@@ -134,7 +167,7 @@ def _measured(
     if fed is None:
         notes.append("outputs were not compared: the candidate's bundle holds no golden inputs")
     else:
-        found += _outputs(candidate, baseline, fed, scratch, allowed, notes)
+        found += _outputs(candidate, baseline, fed, scratch, allowed, notes, device)
     measured = session.run(
         candidate,
         baseline,
@@ -144,12 +177,14 @@ def _measured(
         seed=asked.seed,
         plugins=plugins(),
         progress=progress,
+        device=device,
     )
     simulated = candidate.backend == SIMULATED
-    found += [_instructions(candidate, baseline, fed, allowed, simulated)]
+    why = "a simulated device has none" if simulated else "not counted on a device that is reached" if device else ""
+    found += [_instructions(candidate, baseline, fed, allowed, why)]
     found += gates.started(measured.cold["baseline"], measured.cold["candidate"], allowed, simulated)
     profile = None
-    if measured.verdict == "regressed":
+    if measured.verdict == "regressed" and device is None:
         profile = operators.profiles(candidate, baseline, fed, plugins())
     order = list(gates.SIGNALS)
     return Result(
@@ -175,7 +210,7 @@ def _stored(asked: Asked, candidate: Side) -> Result:
     try:
         fed, golden = _inputs(candidate, scratch), candidate.golden()
         if fed is not None:
-            outputs = _run(candidate, fed, scratch)
+            outputs = _run(candidate, fed, scratch, None)
             within, tolerance = candidate.manifest.get("tolerance") or {}, asked.allowed.get("parity")
             found.append(gates.parity(outputs, golden.get("outputs"), within, tolerance))
     finally:
@@ -192,8 +227,10 @@ def _inputs(side: Side, scratch: Path) -> Path | None:
     return scratch / "golden.npy"
 
 
-def _run(side: Side, fed: Path, scratch: Path) -> np.ndarray:
-    """The first output of an engine for the golden inputs, in a fresh process."""
+def _run(side: Side, fed: Path, scratch: Path, device: Device | None) -> np.ndarray:
+    """The first output of an engine for the golden inputs, in a fresh process, on the device where there is one."""
+    if device is not None:
+        return device.outputs(side.engine, [np.load(fed, allow_pickle=False)])[0]
     files = [str(scratch / f"outputs-{i}.npy") for i in range(len(side.manifest["signature"]["outputs"]))]
     request = {"engine": str(side.engine), "inputs": [str(fed)], "outputs": files, "plugins": plugins()}
     worker.call("evaluate", request, env=worker.thread_env(side.threads), timeout=TIMEOUT)
@@ -202,12 +239,18 @@ def _run(side: Side, fed: Path, scratch: Path) -> np.ndarray:
 
 
 def _outputs(
-    candidate: Side, baseline: Side, fed: Path, scratch: Path, allowed: Mapping[str, float], notes: list[str]
+    candidate: Side,
+    baseline: Side,
+    fed: Path,
+    scratch: Path,
+    allowed: Mapping[str, float],
+    notes: list[str],
+    device: Device | None,
 ) -> list[Gate]:
     """Parity of the candidate with its golden outputs, and agreement of both engines. An engine that fails has neither."""
     try:
-        ours = _run(candidate, fed, scratch)
-        theirs = _run(baseline, fed, scratch)
+        ours = _run(candidate, fed, scratch, device)
+        theirs = _run(baseline, fed, scratch, device)
     except UserError:
         raise
     except EdgekdError as error:
@@ -220,11 +263,9 @@ def _outputs(
     ]
 
 
-def _instructions(
-    candidate: Side, baseline: Side, fed: Path | None, allowed: Mapping[str, float], simulated: bool
-) -> Gate:
+def _instructions(candidate: Side, baseline: Side, fed: Path | None, allowed: Mapping[str, float], why: str) -> Gate:
     tolerance = allowed.get("instructions")
-    why = "a simulated device has none" if simulated else instructions.unavailable()
+    why = why or instructions.unavailable()
     if why:
         return gates.judge("instructions", None, None, tolerance, why)
     counts: list[float | None] = []

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekd.errors import UserError, nearest
-from edgekd.latency.race import ColdStart
+from edgekd.latency.turn import ColdStart
+from edgekd.metric import same_class
 
 State = Literal["pass", "regressed", "unknown", "off"]
 Kind = Literal["growth", "rise", "fall"]
@@ -172,11 +173,6 @@ def agreement(outputs: np.ndarray, others: np.ndarray, tolerance: float | None) 
     spread = float(np.abs(outputs.astype(np.float64) - others).max())
     note = f"{len(outputs)} golden inputs; largest difference {spread:.3g}"
     return judge("agreement", 1.0, same_class(outputs, others), tolerance, note)
-
-
-def same_class(outputs: np.ndarray, others: np.ndarray) -> float:
-    """Share of places whose largest output along the last dimension is the same."""
-    return float((outputs.argmax(-1) == others.argmax(-1)).mean())
 
 
 def started(

@@ -75,8 +75,8 @@ def open_side(path: Path, target: str | None) -> Side:
     return side
 
 
-def comparable(candidate: Side, baseline: Side) -> list[str]:
-    """Remarks on what differs but can be compared.
+def comparable(candidate: Side, baseline: Side, here: bool = True) -> list[str]:
+    """Remarks on what differs but can be compared. `here`: this machine opens them, not a device.
 
     Raises UserError if the bundles take other inputs or give other outputs, are for other targets or thread counts, or
     have no backend here that opens them.
@@ -94,13 +94,13 @@ def comparable(candidate: Side, baseline: Side) -> list[str]:
     if candidate.threads != baseline.threads:
         message = f"{candidate.folder} runs {candidate.threads} thread(s), {baseline.folder} {baseline.threads}"
         raise UserError(message, hint="compile both with the same [targets] threads")
-    for side in (candidate, baseline):
+    for side in (candidate, baseline) if here else ():
         _openable(side)
     simulated = {side.backend == SIMULATED for side in (candidate, baseline)}
     if len(simulated) == 2:
         message = f"no common backend: {candidate.backend} and {baseline.backend} do not run by the same clock"
         raise UserError(message, hint="compare engines of real runtimes, or two simulated ones")
-    return _remarks(candidate, baseline)
+    return _remarks(candidate, baseline, "this machine" if here else "the device")
 
 
 def _openable(side: Side) -> None:
@@ -112,7 +112,7 @@ def _openable(side: Side) -> None:
         raise UserError(f"no backend here opens {side.folder}: {side.backend} is not installed", hint=command)
 
 
-def _remarks(candidate: Side, baseline: Side) -> list[str]:
+def _remarks(candidate: Side, baseline: Side, where: str) -> list[str]:
     found = []
     if candidate.backend != baseline.backend:
         found.append(f"the backend changed: {baseline.backend} → {candidate.backend}")
@@ -123,7 +123,7 @@ def _remarks(candidate: Side, baseline: Side) -> list[str]:
             found.append(f"compiled with another {package}: {old} → {new}")
     chips = [side.target.get("chip") for side in (baseline, candidate)]
     if None not in chips and chips[0] != chips[1]:
-        found.append(f"compiled on another chip: {chips[0]} → {chips[1]}; both are measured on this machine")
+        found.append(f"compiled on another chip: {chips[0]} → {chips[1]}; both are measured on {where}")
     if candidate.manifest["files"] == baseline.manifest["files"]:
         found.append("the two bundles hold the same files")
     return found

@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekd.check.pair import SIMULATED, Side
 from edgekd.check.verdict import LEAST, RUNNERS, Look, Rule, look, settled, wanted
 from edgekd.errors import EdgekdError, UserError
-from edgekd.latency.race import QUIET, ColdStart, Race, Turn, gathered, measure_once, time_limit
+from edgekd.latency.race import Race, gathered
+from edgekd.latency.turn import QUIET, ColdStart, Turn, measure_once, time_limit
 from edgekd.progress import Progress
 from edgekd.units import format_seconds
+
+if TYPE_CHECKING:
+    from edgekd.devices.device import Device
 
 SECONDS = 0.12  # of timed calls an engine and process: more processes tell more than longer ones
 BLOCK = 0.005
@@ -56,12 +60,13 @@ def run(
     seed: int = 0,
     plugins: Sequence[str] = (),
     progress: Progress,
+    device: Device | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Session:
     """Measure until `rule` is decided or `max_seconds` are over; at least three processes are measured in any case.
 
-    Raises UserError for an engine that cannot be opened or does not take `inputs` (a .npy file). What fails otherwise (a
-    crash, a clock that goes backwards) makes the session inconclusive, with the reason.
+    `device`: where, if not here. Raises UserError for an engine that cannot be opened or does not take `inputs` (a .npy
+    file). What fails otherwise (a crash, a clock that goes backwards) makes the session inconclusive, with the reason.
     """
     folders = dict(zip(RUNNERS, (baseline.engine, baseline.engine, candidate.engine, candidate.engine), strict=True))
     facts = dict(zip(RUNNERS, (baseline.facts, baseline.facts, candidate.facts, candidate.facts), strict=True))
@@ -89,6 +94,7 @@ def run(
                     plugins=plugins,
                     tell=tell,
                     first=first,
+                    device=device,
                 )
             except UserError:
                 raise

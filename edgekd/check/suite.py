@@ -7,6 +7,7 @@ bundle = "new/out"            a bundle, or a folder that `edgekd compile` wrote;
 baseline = "old/out"          an earlier one, or its report.json
 targets = ["host"]            of such folders; each is a check of its own
 name = "digits"
+device = "pi.toml"            a target whose device measures; relative to this file, or a name; else this machine does
 tolerance = "3%"
 
 [check.allow]
@@ -28,10 +29,11 @@ from edgekd.check.session import MAX_SECONDS
 from edgekd.check.verdict import ALPHA, Rule, holm
 from edgekd.errors import UserError, nearest
 from edgekd.progress import Progress
+from edgekd.target import find_device
 from edgekd.units import parse_seconds
 
 SHARED = {"tolerance", "floor", "max_seconds", "seed", "allow"}
-OWN = SHARED | {"bundle", "baseline", "targets", "name"}
+OWN = SHARED | {"bundle", "baseline", "targets", "name", "device"}
 
 
 def read(path: Path) -> list[Asked]:
@@ -83,6 +85,7 @@ def _asked(path: Path, where: str, shared: dict[str, Any], table: Any) -> list[A
             allowed=read_tolerances([f"{key}={value}" for key, value in allow.items()]),
             max_seconds=float(seconds),
             seed=seed,
+            device=find_device(table["device"], folder) if "device" in table else None,
         )
     except UserError as error:
         raise UserError(f"{where}: {error.message}", hint=error.hint) from None
@@ -110,7 +113,7 @@ def run(asked: Sequence[Asked], progress: Progress) -> tuple[list[Result], Verdi
     for one in asked:
         candidate = open_side(one.candidate, one.target)
         if one.baseline.suffix != ".json":
-            comparable(candidate, open_side(one.baseline, one.target))
+            comparable(candidate, open_side(one.baseline, one.target), here=one.device is None)
     results = []
     for number, one in enumerate(asked, 1):
         if len(asked) > 1:

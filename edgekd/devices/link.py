@@ -17,7 +17,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, final
@@ -57,7 +57,8 @@ class Talk(ABC):
     @abstractmethod
     def read(self, timeout: float) -> bytes:
         """The program's next line without its newline. Raises LinkError: cut, exited, garbage (half a line), or timeout
-        after so many seconds."""
+        after so many seconds.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -181,10 +182,8 @@ class Link(ABC):
             yield lease
         finally:
             lease.stop()
-            try:
+            with suppress(LinkError):  # it expires
                 self.release(holder)
-            except LinkError:
-                pass  # it expires
 
     @final
     def __enter__(self) -> Self:
@@ -243,7 +242,8 @@ def check_path(path: str) -> str:
 
 def check_name(name: str) -> str:
     """The name itself. Raises UserError unless it is letters, digits, dots, dashes and underscores, and begins with a letter
-    or digit: so that it is one word to a shell and one folder to a file system."""
+    or digit: so that it is one word to a shell and one folder to a file system.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(f"{name!r} is no name on a device", hint="letters, digits, dots, dashes and underscores")
     return name

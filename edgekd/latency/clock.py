@@ -30,6 +30,9 @@ CALM = 0.03  # lie within this share of their own median.
 COARSE = 100  # a sample is at least so many steps of the clock long
 RETRIES = 3  # blocks measured again because the clock went backwards, before giving up
 
+Block = Callable[[int, int], list[float]]
+"""Seconds of so many samples of an engine, each the mean of so many calls in a row."""
+
 
 class ClockError(EdgekdError):
     """The clock stands still or went backwards, so no time that it gives can be believed."""
@@ -161,14 +164,14 @@ def time_block(session: Session, inputs: Sequence[Array], calls: int, repeat: in
     )
 
 
-def calls_per_sample(session: Session, inputs: Sequence[Array]) -> int:
-    """How many calls a sample needs to be 100 steps of the clock long: 1 for all but the shortest engines.
+def calls_per_sample(block: Block, step: float) -> int:
+    """How many calls a sample needs to be 100 steps of the clock, `step` seconds each, long: 1 for all but the shortest engines.
 
     Raises ClockError if a thousand calls take no time.
     """
-    step, calls = resolution(session.clock), 1
+    calls = 1
     while True:
-        taken = min(time_block(session, inputs, 3, calls)) * calls
+        taken = min(block(3, calls)) * calls
         if taken >= COARSE * step:
             return calls
         if calls >= 1000 and taken <= 0:
@@ -176,24 +179,24 @@ def calls_per_sample(session: Session, inputs: Sequence[Array]) -> int:
         calls = max(2 * calls, math.ceil(calls * COARSE * step / taken) if taken > 0 else 0)
 
 
-def warm_up(session: Session, inputs: Sequence[Array], limit: float = 2.0) -> WarmUp:
+def warm_up(block: Block, limit: float = 2.0) -> WarmUp:
     """Call until the rolling median is steady: for 0.1 s, and three windows in a row with medians within 3% of theirs.
 
     The first two calls are in no window, since runtimes allocate in them. A window is at least 5 calls and 10 ms long, less
     where three such would not fit into `limit`. After windows of `limit` seconds, or 10,000 calls that took no time, it
     stops in any case and says so: not steady.
     """
-    first, guess = time_block(session, inputs, 2)
+    first, guess = block(2, 1)
     total, calls, spent, size = first + guess, 2, 0.0, WINDOW_CALLS
     if guess > 0:
         size = max(WINDOW_CALLS, min(math.ceil(WINDOW_SECONDS / guess), MOST_CALLS))
         size = max(1, min(size, int(limit / (CALM_WINDOWS * guess))))
     medians: list[float] = []
     while True:
-        block = time_block(session, inputs, size)
-        took = sum(block)
+        samples = block(size, 1)
+        took = sum(samples)
         total, spent, calls = total + took, spent + took, calls + size
-        medians.append(statistics.median(block) or took / size)
+        medians.append(statistics.median(samples) or took / size)
         recent = medians[-CALM_WINDOWS:]
         middle = statistics.median(recent)
         calm = len(recent) == CALM_WINDOWS and all(abs(m - middle) <= CALM * middle for m in recent)

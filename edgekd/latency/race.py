@@ -10,32 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekd import worker
 from edgekd.backend import read_json
 from edgekd.errors import UserError
-from edgekd.latency import machine, statistics
+from edgekd.latency import statistics
 from edgekd.latency.clock import WarmUp
 from edgekd.latency.statistics import Latency, Ratio, Samples
+from edgekd.latency.turn import QUIET, ColdStart, Turn, keep_turn, kept_turn, measure_once, time_limit
 from edgekd.worker import Progress
 
+if TYPE_CHECKING:
+    from edgekd.devices.device import Device
+
 FORMAT = 1
-QUIET = 0.2
-
-
-@dataclass(frozen=True)
-class ColdStart:
-    """A new process's way to a first result: seconds; bytes resident at most before loading, and after."""
-
-    seconds: float
-    base: int
-    peak: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "base": self.base, "peak": self.peak}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +66,7 @@ class Race:
     """What a race recorded. `order [process][round]`: names in the order they ran. Shares of the machine, 0 to 1:
 
     `busy [process]`: in use before the process started; `others [process]`: in use by other processes while it ran.
+    `device`: where it ran, if not here, with temperatures and frequencies around each block (docs/devices.md).
     """
 
     runners: Mapping[str, Runner]
@@ -84,6 +76,7 @@ class Race:
     cores: tuple[tuple[int, ...], ...]
     seed: int
     threads: int
+    device: Mapping[str, Any] | None = None
 
     def ratio(self, a: str, b: str) -> Ratio:
         """Latency of `a` over latency of `b`, paired by round, with its interval."""
@@ -104,6 +97,7 @@ class Race:
             "cores": [list(c) for c in self.cores],
             "order": [[list(names) for names in rounds] for rounds in self.order],
             "engines": {name: runner.to_json() for name, runner in self.runners.items()},
+            **({"device": dict(self.device)} if self.device else {}),
         }
 
     @classmethod
@@ -119,63 +113,8 @@ class Race:
             cores=tuple(tuple(c) for c in found["cores"]),
             seed=found["seed"],
             threads=found["threads"],
+            device=found.get("device"),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """What one process of a race recorded: `run` as rounds.py gives it, the machine's share in use before, the cores."""
-
-    run: dict[str, Any]
-    busy: float
-    cores: tuple[int, ...]
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """Rounds and calls, which all processes of a race share."""
-        found: dict[str, Any] = self.run["plan"]
-        return found
-
-    @property
-    def cold_start(self) -> ColdStart | None:
-        """Of the engine asked for as first, if one was."""
-        return ColdStart(**self.run["cold_start"]) if self.run["cold_start"] else None
-
-
-def measure_once(
-    engines: Mapping[str, Path],
-    process: int,
-    *,
-    plan: Mapping[str, Any] | None,
-    inputs: Sequence[Path] | None,
-    seconds: float,
-    block: float,
-    threads: int,
-    seed: int,
-    wait: float,
-    quiet: float,
-    timeout: float,
-    plugins: Sequence[str],
-    tell: Progress,
-    first: str | None = None,
-) -> Turn:
-    """One fresh process of a race; the arguments are `race`'s. `plan`: that of its first process, or none in that."""
-    share, per_cpu = machine.wait_until_quiet(wait, quiet, lambda share: tell({"busy": share}))
-    cores = tuple(machine.choose_cores(threads, per_cpu))
-    request = {
-        "engines": [[name, str(folder)] for name, folder in engines.items()],
-        "inputs": [str(p) for p in inputs] if inputs else None,
-        "seed": seed,
-        "plugins": list(plugins),
-        "process": process,
-        "seconds": seconds,
-        "block": block,
-        "cores": list(cores),
-        "plan": plan,
-        "first": first,
-    }
-    run = worker.call("measure", request, env=worker.thread_env(threads), timeout=timeout, on_progress=tell)
-    return Turn(run, share, cores)
 
 
 def race(
@@ -193,6 +132,8 @@ def race(
     timeout: float | None = None,
     plugins: Sequence[str] = (),
     on_progress: Progress | None = None,
+    device: Device | None = None,
+    kept: Path | None = None,
 ) -> Race:
     """Race `engines` (name to engine folder).
 
@@ -201,7 +142,8 @@ def race(
     processes per engine, for cold start and memory. `threads`: as many cores are pinned to; by default what the engines
     were compiled for. `wait`: how many seconds at most a machine with more than `quiet` of
     its time in use is waited for before each process. `timeout`: per process, in seconds; by default well above what the
-    work should take. Progress: {"doing", "done", "total"} over the whole race, {"busy"} while waiting.
+    work should take. `device`: where they run; none: here. `kept`: a folder where finished processes are kept, for the same
+    race asked for again. Progress: {"doing", "done", "total"} over the whole race, {"busy"} while waiting.
 
     Raises UserError for no engines, impossible numbers or an engine that cannot be opened, WorkerError if one crashes.
     """
@@ -216,6 +158,9 @@ def race(
     limit = timeout or time_limit(len(engines), seconds / processes)
     turns: list[Turn] = []
     for process in range(processes):
+        if finished := kept_turn(kept, process):
+            turns.append(finished)
+            continue
         turn = measure_once(
             engines,
             process,
@@ -230,22 +175,22 @@ def race(
             timeout=limit,
             plugins=plugins,
             tell=_placed(tell, process, processes),
+            device=device,
         )
         turns.append(turn)
+        keep_turn(kept, process, turn)
     env = worker.thread_env(threads)
     shared = {"inputs": [str(p) for p in inputs] if inputs else None, "seed": seed, "plugins": list(plugins)}
     cold: dict[str, list[ColdStart]] = {name: [] for name in engines}
     for name, folder in engines.items():
         for _ in range(cold_starts):
             tell({"doing": f"cold start of {name}"})
+            if device is not None:
+                cold[name].append(device.cold_start(folder, inputs, seed, threads, limit))
+                continue
             request = {**shared, "engine": str(folder), "cores": list(turns[-1].cores)}
             cold[name].append(ColdStart(**worker.call("cold_start", request, env=env, timeout=limit)))
     return gathered(facts, turns, cold, seed, threads)
-
-
-def time_limit(engines: int, seconds: float) -> float:
-    """Seconds after which a process that should measure each engine for `seconds` hangs: well above what it should take."""
-    return 120 + 10 * engines * (seconds + 5)
 
 
 def gathered(
@@ -265,7 +210,11 @@ def gathered(
         for name in facts
     }
     busy, others = tuple(turn.busy for turn in turns), tuple(run["others"] for run in runs)
-    return Race(runners, [run["order"] for run in runs], busy, others, tuple(t.cores for t in turns), seed, threads)
+    device = None
+    if "device" in runs[0]:
+        device = {**runs[0]["device"], "processes": [one for run in runs for one in run["device"]["processes"]]}
+    cores, order = tuple(turn.cores for turn in turns), [run["order"] for run in runs]
+    return Race(runners, order, busy, others, cores, seed, threads, device)
 
 
 def _placed(tell: Progress, process: int, processes: int) -> Progress:

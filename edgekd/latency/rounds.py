@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from edgekd.backend import Array, Session, Signature, load_engine, open_backend, read_json
 from edgekd.errors import UserError
-from edgekd.latency.clock import VirtualClock, calls_per_sample, no_collection, time_block, warm_up
+from edgekd.latency.clock import VirtualClock, calls_per_sample, no_collection, resolution, time_block, warm_up
 from edgekd.latency.machine import Others, peak_memory, pinned
 from edgekd.tasks import add_plugins
 from edgekd.worker import Progress
@@ -36,9 +37,7 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     folders = {name: Path(folder) for name, folder in request["engines"]}
     indices = {name: index for index, name in enumerate(folders)}
     random, first, cold = np.random.default_rng([seed, process]), request.get("first"), None
-    opening = sorted(
-        _shuffled(folders, np.random.default_rng([seed, process, OPENING])), key=lambda name: name != first
-    )
+    opening = sorted(shuffled(folders, np.random.default_rng([seed, process, OPENING])), key=lambda name: name != first)
     with pinned(request["cores"]), ExitStack() as opened:
         sessions: dict[str, Session] = {}
         inputs: dict[str, Sequence[Array]] = {}
@@ -56,12 +55,17 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         others = Others()
         with no_collection():
             warm = {}
-            for name in _shuffled(folders, random):
+            for name in shuffled(folders, random):
                 progress({"doing": f"warming up {name}"})
-                warm[name] = warm_up(sessions[name], inputs[name])
+                warm[name] = warm_up(partial(time_block, sessions[name], inputs[name]))
             plan = request["plan"]
             if plan is None:
-                repeat = {name: calls_per_sample(sessions[name], inputs[name]) for name in folders}
+                repeat = {
+                    name: calls_per_sample(
+                        partial(time_block, sessions[name], inputs[name]), resolution(sessions[name].clock)
+                    )
+                    for name in folders
+                }
                 medians = {name: warm[name].median for name in folders}
                 plan = make_plan(medians, repeat, request["seconds"], request["block"])
             rounds, calls, repeat = plan["rounds"], plan["calls"], plan["repeat"]
@@ -71,7 +75,7 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
                 if time.monotonic() - told > PROGRESS_SECONDS:
                     told = time.monotonic()
                     progress({"doing": racing, "done": done, "total": rounds})
-                order.append(_shuffled(folders, random))
+                order.append(shuffled(folders, random))
                 for name in order[-1]:
                     time_block(sessions[name], inputs[name], 1)  # brings this engine's weights back into the caches
                     samples[name].append(time_block(sessions[name], inputs[name], calls[name], repeat[name]))
@@ -99,7 +103,8 @@ def make_plan(medians: Mapping[str, float], repeat: Mapping[str, int], seconds: 
     return {"rounds": max(LEAST_ROUNDS, rounds), "calls": calls, "repeat": dict(repeat)}
 
 
-def _shuffled(names: Mapping[str, Path], random: np.random.Generator) -> list[str]:
+def shuffled(names: Mapping[str, Any], random: np.random.Generator) -> list[str]:
+    """The names in an order drawn from `random`."""
     known = list(names)
     return [known[i] for i in random.permutation(len(known))]
 

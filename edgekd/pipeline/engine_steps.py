@@ -120,7 +120,8 @@ def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:
     """Plan the race of these engines on the target; asked again when some could not be compiled."""
     name = f"race on {target.name}"
     inputs = [c.step("compile") for c in candidates]
-    facts = target.model_dump(mode="json", include={"chip", "cores", "isa", "triple"})
+    local = target.reach.kind == "local"
+    facts = target.model_dump(mode="json", include={"chip", "cores", "isa", "triple", *(() if local else ("reach",))})
     fields = {
         **plan.values.measure.model_dump(),
         "threads": plan.values.targets.threads,
@@ -134,7 +135,9 @@ def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:
         from edgekd.pipeline.measure import measure
 
         engines = {c.name: plan.entry(c.step("compile")).path for c in candidates}
-        return measure(engines, out, plan.values, plan.arrays("validation"), plan.progress, target.name)
+        golden = {c.name: plan.entry(c.step("evaluate")).path / "golden.npz" for c in candidates}
+        arrays, work = plan.arrays("validation"), plan.store.work(key)
+        return measure(engines, golden, out, plan.values, arrays, plan.progress, target, work)
 
     plan.add(name, Step(name, key, (*inputs, "target"), make))
     return name

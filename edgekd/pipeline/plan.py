@@ -94,10 +94,9 @@ class Plan:
         return [v for v in self.versions if v.name not in left_out and not v.simulated]
 
     def racing(self, target: Target) -> list[Candidate]:
-        """The candidates that are timed against each other for a target: none where this machine cannot measure for it."""
-        if target.unmeasured:
-            return []
-        return [c for c in self.candidates if c.target == target and not c.compile_only]
+        """The candidates that are timed against each other for a target: none where its device is not reached."""
+        mine = [c for c in self.candidates if c.target == target and not c.compile_only]
+        return [c for c in mine if target.times(c.backend)]
 
     @property
     def trained(self) -> list[str]:

@@ -175,6 +175,26 @@ def _latency(plan: Plan, candidate: Planned) -> dict[str, Any] | None:
     return found
 
 
+def _notes(race: Mapping[str, Any]) -> list[str]:
+    """What to know of where a race ran."""
+    found = ["the machine was busy while measuring: intervals are wider"] if race["disturbed"] else []
+    device = race.get("device")
+    if device is None:
+        return found
+    degrees, hertz = device["celsius"], device["mhz"]
+    said = [f"{degrees[0]:.0f} to {degrees[1]:.0f} °C"] if degrees else []
+    said += [f"{hertz[0]} to {hertz[1]} MHz"] if hertz else []
+    said += [f"governor {', '.join(device['governors'])}"] if device["governors"] else []
+    said += [f"connected again {device['resumed']} times"] if device["resumed"] else []
+    found.append("; ".join([f"measured on {device['label']} by {device['runner']}", *said]))
+    found.append("scores are those of the engines run here")
+    for name, outputs in device["outputs"].items():
+        if outputs["top1"] < 1:
+            share = f"{outputs['top1']:.0%} of the golden inputs get the same class there as here"
+            found.append(f"{name}: {share}, largest difference {outputs['difference']:.3g}")
+    return found
+
+
 def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
     race = plan.entries.get(f"race on {target.name}")
     mine = [c for c in plan.candidates if c.target == target]
@@ -190,7 +210,7 @@ def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
 
     metric = plan.metric
     choice = choose(candidates, plan.values.budget, reference, compare, metric, target.unmeasured)
-    notes = ["the machine was busy while measuring: intervals are wider"] if race and race.facts["disturbed"] else []
+    notes = _notes(race.facts) if race else []
     return {
         "name": target.name,
         "chip": target.chip,

@@ -11,7 +11,7 @@ import pytest
 from edgekd.check import gates
 from edgekd.check.gates import SIGNALS, judge, read_share, read_tolerances
 from edgekd.errors import UserError
-from edgekd.latency.race import ColdStart
+from edgekd.latency.turn import ColdStart
 
 
 @pytest.mark.parametrize(

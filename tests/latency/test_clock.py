@@ -6,11 +6,13 @@ import gc
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 
 from edgekd.backend import Array, Session, Signature
 from edgekd.latency.clock import (
+    Block,
     ClockError,
     Noise,
     VirtualClock,
@@ -39,6 +41,10 @@ class Timed(Session):
         pass
 
 
+def blocks(session: Session) -> Block:
+    return partial(time_block, session, [])
+
+
 def test_samples_are_exact_seconds_of_each_call() -> None:
     session = Timed(lambda n: [0.001, 0.002, 0.0005][n % 3])
     assert time_block(session, [], 4) == [0.001, 0.002, 0.0005, 0.001]
@@ -51,38 +57,38 @@ def test_warm_up_waits_for_a_steady_median() -> None:
         Timed(lambda n: 0.003 if n < 30 else 0.001),
         Timed(lambda n: 0.001 * max(1.0, 5 - 0.1 * n)),
     ):
-        found = warm_up(session, [])
+        found = warm_up(blocks(session))
         assert found.steady
         assert found.median == 0.001
         assert found.calls == session.calls > 45
 
 
 def test_warm_up_of_a_steady_engine_takes_a_tenth_of_a_second() -> None:
-    found = warm_up(Timed(lambda n: 0.001), [])
+    found = warm_up(blocks(Timed(lambda n: 0.001)))
     assert (found.steady, found.median, found.calls) == (True, 0.001, 2 + 10 * 10)
     assert found.seconds == pytest.approx(0.102)
 
 
 def test_warm_up_gives_up_at_its_limit_and_says_so() -> None:
-    found = warm_up(Timed(lambda n: 0.001 * 1.02**n), [], limit=0.5)
+    found = warm_up(blocks(Timed(lambda n: 0.001 * 1.02**n)), limit=0.5)
     assert not found.steady
     assert 0.5 <= found.seconds < 2.0
 
 
 def test_warm_up_calls_a_slow_engine_no_more_than_it_must() -> None:
-    assert warm_up(Timed(lambda n: 5.0), [], limit=2.0).calls == 3
-    once_slow = warm_up(Timed(lambda n: 8.0 if n == 0 else 0.001), [], limit=2.0)
+    assert warm_up(blocks(Timed(lambda n: 5.0)), limit=2.0).calls == 3
+    once_slow = warm_up(blocks(Timed(lambda n: 8.0 if n == 0 else 0.001)), limit=2.0)
     assert (once_slow.steady, once_slow.median, once_slow.calls) == (True, 0.001, 2 + 10 * 10)
 
 
 def test_warm_up_of_an_engine_that_takes_no_time_ends() -> None:
-    found = warm_up(Timed(lambda n: 0.0), [])
+    found = warm_up(blocks(Timed(lambda n: 0.0)))
     assert (found.steady, found.median) == (False, 0.0)
     assert found.calls < 20_000
 
 
 def test_the_first_calls_are_in_no_window() -> None:
-    assert warm_up(Timed(lambda n: 9.9 if n < 2 else 0.001), [], limit=100).steady
+    assert warm_up(blocks(Timed(lambda n: 9.9 if n < 2 else 0.001)), limit=100).steady
 
 
 def test_a_clock_that_went_backwards_once_costs_a_repeated_block() -> None:
@@ -103,7 +109,7 @@ def test_a_clock_that_stands_still_is_an_error() -> None:
     with pytest.raises(ClockError, match="stands still"):
         resolution(lambda: 12345)
     with pytest.raises(ClockError, match="took no time"):
-        calls_per_sample(Timed(lambda n: 0.0, VirtualClock(0.0, Noise())), [])
+        calls_per_sample(blocks(Timed(lambda n: 0.0, VirtualClock(0.0, Noise()))), 1e-9)
 
 
 def test_a_coarse_clock_gets_several_calls_per_sample() -> None:
@@ -112,7 +118,7 @@ def test_a_coarse_clock_gets_several_calls_per_sample() -> None:
     session = Timed(lambda n: 0.0003)
     session.clock = lambda: (session.now // 1_000_000) * 1_000_000 + next(reads) // 1000 * 1_000_000
     assert resolution(session.clock) == 0.001
-    repeat = calls_per_sample(session, [])
+    repeat = calls_per_sample(blocks(session), 0.001)
     assert repeat >= 330
     assert time_block(session, [], 1, repeat)[0] == pytest.approx(0.0003, rel=0.02)
 
@@ -126,7 +132,7 @@ def test_a_real_clock_times_a_real_wait() -> None:
             return []
 
     session = Waits(lambda n: 0.0, time.perf_counter_ns)
-    assert calls_per_sample(session, []) == 1
+    assert calls_per_sample(blocks(session), resolution(session.clock)) == 1
     assert all(0.003 <= seconds < 1.0 for seconds in time_block(session, [], 5))
 
 

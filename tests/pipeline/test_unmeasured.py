@@ -52,8 +52,8 @@ def test_compiled_and_scored_but_not_timed(done: tuple[dict[str, Any], list[str]
     assert engine["metric"] == report["ledger"][0]["metric"] and engine["bytes"] > 0
     assert engine["verdict"] == "rejected" and engine["reason"].startswith("its latency was not measured")
     assert board["reason"] == (
-        "No engine is chosen, since latency was not measured: the device is reached by ssh, and this edgekd measures on its "
-        "own machine only. Nearest: student on onnxruntime, the smallest that keeps size ≤ 1.00 MB."
+        "No engine is chosen, since latency was not measured: the device is reached by ssh, and the target names no host. "
+        "Nearest: student on onnxruntime, the smallest that keeps size ≤ 1.00 MB."
     )
     steps = [step["step"] for step in report["plan"]]
     assert "evaluate student on onnxruntime for raspberry-pi-5" in steps

@@ -1,0 +1,35 @@
+// The machine under the clock, as far as Linux tells: its load, its cores, its sensors, and this process's memory.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace edgekd::bench {
+
+// "aarch64-linux", "aarch64-android", …: what this program was built for.
+std::string triple();
+// The first processor's instruction sets as /proc/cpuinfo spells them.
+std::vector<std::string> features();
+std::size_t cores();
+
+// Ticks since the system started, of the whole machine or of one CPU.
+struct Ticks {
+    double whole = 0;
+    double idle = 0;
+};
+// The machine's first, then each CPU's; empty where the system does not tell.
+std::vector<Ticks> ticks();
+// Ticks that this process used.
+double own_ticks();
+
+// Run on `threads` CPUs only: the fastest cores first, one a core, the least used (`used[cpu]`) first. Which; empty if none.
+std::vector<int> pin(std::size_t threads, const std::vector<double>& used);
+
+// {"celsius", "mhz", "governor"} as JSON: the hottest zone, each of `cpus` that tells, the first one's.
+std::string conditions(const std::vector<int>& cpus);
+
+// Bytes of the largest resident set that this process ever had.
+long long peak_memory();
+
+}  // namespace edgekd::bench

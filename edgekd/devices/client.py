@@ -1,0 +1,106 @@
+"""This machine's side of the runner's protocol (docs/devices.md): one request at a time, and what its answers must be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from edgekd.devices.link import LinkError, Talk
+from edgekd.errors import UserError
+from edgekd.latency.clock import RETRIES, Block, ClockError
+
+PROTOCOL = 1
+HELLO_SECONDS = 60.0  # a small board takes a while to start a Python
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One block: nanoseconds of each sample, and what the sensors said before and after it."""
+
+    index: int
+    nanoseconds: list[int]
+    conditions: list[dict[str, Any]]
+
+
+@final
+class Client:
+    """A runner that was started. `hello`: what it said it is. Everything must be answered by `end` (monotonic seconds)."""
+
+    def __init__(self, talk: Talk, timeout: float, seed: Sequence[int] = ()) -> None:
+        self._talk, self._end = talk, time.monotonic() + min(timeout, HELLO_SECONDS)
+        self.hello = self.ask("hello", {"seed": list(seed)})
+        self._end = time.monotonic() + timeout
+        if self.hello.get("protocol") != PROTOCOL:
+            message = f"{talk.label}: a runner of protocol {self.hello.get('protocol')}, this edgekd speaks {PROTOCOL}"
+            raise UserError(message, hint="build or install the runner of this edgekd there")
+
+    def ask(
+        self, do: str, arguments: Mapping[str, Any], on_block: Callable[[Timed], None] | None = None
+    ) -> dict[str, Any]:
+        """The answer to one request. Raises what the runner says is wrong, as UserError or LinkError, and LinkError."""
+        self._talk.send({"do": do, **arguments})
+        while True:
+            message = self._talk.receive(max(self._end - time.monotonic(), 0.0))
+            kind, value = next(iter(message.items()), ("", None))
+            if kind == "done" and isinstance(value, dict):
+                return value
+            if kind == "error" and isinstance(value, dict):
+                self._refused(value)
+            if kind != "block" or on_block is None:
+                raise LinkError(f"{self._talk.label}: garbage from the device: {str(message)[:80]}", reason="garbage")
+            on_block(self._timed(value))
+
+    def time(self, blocks: Sequence[tuple[str, int, int]], lead: int, on_block: Callable[[Timed], None]) -> float:
+        """Time blocks (engine, samples, calls a sample); the share of the device that others used meanwhile, 0 to 1."""
+        seen = 0
+
+        def checked(timed: Timed) -> None:
+            nonlocal seen
+            if timed.index != seen or len(timed.nanoseconds) != blocks[seen][1]:
+                message = f"{self._talk.label}: garbage from the device: block {timed.index} instead of {seen}"
+                raise LinkError(message, reason="garbage")
+            seen += 1
+            on_block(timed)
+
+        answer = self.ask("time", {"blocks": [list(block) for block in blocks], "lead": lead}, checked)
+        if seen != len(blocks):
+            raise LinkError(f"{self._talk.label}: {seen} of {len(blocks)} blocks were answered", reason="garbage")
+        return float(answer.get("others") or 0.0)
+
+    def block(self, name: str) -> Block:
+        """One block after the other of an engine, as warming up wants them. Raises ClockError as `clock.time_block`."""
+
+        def once(samples: int, repeat: int) -> list[float]:
+            for _ in range(RETRIES + 1):
+                found: list[Timed] = []
+                self.time([(name, samples, repeat)], 0, found.append)
+                if min(found[0].nanoseconds) >= 0:
+                    return [taken / (1e9 * repeat) for taken in found[0].nanoseconds]
+            raise backwards(self._talk.label)
+
+        return once
+
+    def _refused(self, error: Mapping[str, Any]) -> None:
+        message, hint = f"{self._talk.label}: {error.get('message')}", str(error.get("hint") or "")
+        if error.get("kind") == "user":
+            raise UserError(message, hint=hint)
+        raise LinkError(message, reason="failed", hint=hint)
+
+    def _timed(self, value: Any) -> Timed:
+        try:
+            taken, around = value["ns"], value["conditions"]
+            whole = all(isinstance(one, int) and not isinstance(one, bool) for one in (value["index"], *taken))
+            told = [{"celsius": c["celsius"], "mhz": list(c["mhz"]), "governor": str(c["governor"])} for c in around]
+            if whole and taken and len(told) == 2:
+                return Timed(value["index"], taken, told)
+        except (KeyError, TypeError):
+            pass
+        raise LinkError(f"{self._talk.label}: garbage from the device: {str(value)[:80]}", reason="garbage")
+
+
+def backwards(label: str) -> ClockError:
+    """The device's clock cannot be believed."""
+    message = f"{label}: its clock went backwards in {RETRIES + 1} blocks in a row"
+    return ClockError(message, hint="is the device's clock source unstable?")

@@ -1,0 +1,40 @@
+"""A device whose programs a command here runs: a simulator as qemu-user, or a board's own loader. Files stay on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import ClassVar, final
+
+from edgekd.devices.link import LinkError
+from edgekd.devices.local import CommandLink, ended
+from edgekd.errors import UserError
+from edgekd.reach import Exec
+from edgekd.store import default_folder
+
+
+@final
+class ExecLink(CommandLink):
+    """Each program is given to the command behind its own words: `qemu-aarch64 -L /usr/aarch64-linux-gnu ./program`."""
+
+    kind: ClassVar[str] = "exec"
+
+    def __init__(self, reach: Exec, name: str) -> None:
+        if shutil.which(reach.command[0]) is None:
+            raise UserError(
+                f"{name}: [reach] command: {reach.command[0]} is not here", hint="install it, or give its path"
+            )
+        self.root = str(Path(reach.folder or default_folder() / "device" / name).absolute())
+        self.label, self.prefix = f"{name} ({reach.command[0]})", reach.command
+
+    def argv(self, script: str) -> list[str]:
+        return ["/bin/sh", "-c", script]
+
+    def told(self, code: int, said: str) -> LinkError:
+        return ended(self.label, code, said)
+
+    def is_way(self, code: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
