@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgekd.errors import EdgekdError, UserError
 from edgekd.store_cli import Json, Quiet
 
 if TYPE_CHECKING:
+    from edgekd.devices.link import Link
     from edgekd.target import Target
 
 devices_app = typer.Typer(help="List, probe or serve devices.", rich_markup_mode=None)
@@ -72,14 +74,13 @@ def devices_probe(
     import datetime
 
     from edgekd.devices import probe as probing
-    from edgekd.devices.ways import open_link
     from edgekd.progress import Progress
     from edgekd.target import find_target
 
     target, progress = find_target(name, Path()), Progress(quiet=quiet)
     if write is not None and write.exists():
         raise UserError(f"{write} exists", hint="remove it first, or write another file and compare the two")
-    with open_link(target) as link, progress.task(f"ask {target.name}"):
+    with _link(target) as link, progress.task(f"ask {target.name}"):
         python = getattr(target.reach, "python", "")
         found = probing.probe(link, lambda other: progress.say(f"  waiting: {other} measures there"), python)
     rows = probing.compared(found, target)
@@ -153,11 +154,18 @@ def devices_serve(
     reach = {"kind": "served", "host": at, "port": number, "token_file": str(place)}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in reach.items()]
     print(json.dumps(reach) if as_json else "\n".join(["[reach]", *lines]), flush=True)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         server.run()
-    except KeyboardInterrupt:
-        pass
     progress.say("closed")
+
+
+def _link(target: Target) -> Link:
+    """The way to a target's device, be it this machine."""
+    from edgekd.devices.device import connect
+    from edgekd.devices.local import LocalLink
+    from edgekd.reach import Local
+
+    return LocalLink() if isinstance(target.reach, Local) else connect(target)
 
 
 def _targets(folder: Path | None) -> list[Target]:
@@ -175,10 +183,10 @@ def _targets(folder: Path | None) -> list[Target]:
 
 def _row(target: Target) -> dict[str, Any]:
     """{"name", "kind", "way", "lacks", "target"}: `lacks` says why it cannot be measured on as it stands."""
-    from edgekd.targets_cli import way_of
+    from edgekd.targets_cli import facts_of
 
     return {
-        "name": target.name, "kind": target.reach.kind, "way": way_of(target.reach.model_dump(mode="json")),
+        "name": target.name, "kind": target.reach.kind, "way": dict(facts_of(target))["reach"],
         "lacks": target.unmeasured, "target": target,
     }  # fmt: skip
 
@@ -187,11 +195,9 @@ def _ask(rows: list[dict[str, Any]], progress: Any) -> None:
     """Add "reached": empty, or why not; all are asked at once."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from edgekd.devices.ways import open_link
-
     def reached(row: dict[str, Any]) -> str:
         try:
-            with open_link(row["target"]) as link:
+            with _link(row["target"]) as link:
                 link.held(["0" * 64])
         except EdgekdError as error:
             return error.message.partition("\n")[0]

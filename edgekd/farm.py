@@ -41,7 +41,7 @@ class Failure:
     user: bool
 
 
-def checked(asked: Sequence[Asked], address: str, progress: Progress) -> list[Result]:
+def checked(address: str, asked: Sequence[Asked], progress: Progress) -> list[Result]:
     """The result of each check, made on a machine of the cluster at `address` that has its device.
 
     Raises UserError where Ray is not installed or not there, where no machine has a device, or for what a check's machine
@@ -61,7 +61,7 @@ def checked(asked: Sequence[Asked], address: str, progress: Progress) -> list[Re
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             number = waiting.pop(done)
-            found[number] = _fetched(ray, done, names[number])
+            found[number] = _fetched(ray, done)
             progress.say(f"  {asked[number].title}: {len(found)} of {len(asked)} done, on {names[number]}")
     finally:
         ray.shutdown()  # and with it what has not ended
@@ -85,8 +85,12 @@ def _joined(address: str) -> ModuleType:
 
 
 def _device(asked: Asked) -> str:
-    """The target that a check is for. Raises UserError if its bundle does not say."""
-    name = asked.target or open_side(asked.candidate, asked.target).target.get("name")
+    """What the cluster calls the device that measures: a target's name. Raises UserError if nothing says it."""
+    name = (
+        asked.device.name
+        if asked.device
+        else asked.target or open_side(asked.candidate, asked.target).target.get("name")
+    )
     if not name:
         raise UserError(f"{asked.candidate} names no target", hint="compile the bundle again, or name one: --target")
     return str(name)
@@ -107,7 +111,9 @@ def _packed(asked: Asked) -> tuple[Files, Files]:
     candidate = find_bundle(asked.candidate, asked.target)
     if asked.baseline.suffix == ".json":
         return _files(candidate), {asked.baseline.name: asked.baseline.read_bytes()}
-    return _files(candidate), _files(find_bundle(asked.baseline, asked.target or _device(asked)))
+    return _files(candidate), _files(
+        find_bundle(asked.baseline, asked.target or open_side(asked.candidate, None).target.get("name"))
+    )
 
 
 def _files(folder: Path) -> Files:
@@ -133,7 +139,7 @@ def _job(asked: Asked, candidate: Files, baseline: Files, version: str) -> Resul
             return Failure(error.message.replace(scratch, ""), error.hint, isinstance(error, UserError))
 
 
-def _fetched(ray: ModuleType, done: Any, name: str) -> Result | Failure:
+def _fetched(ray: ModuleType, done: Any) -> Result | Failure:
     try:
         found: Result | Failure = ray.get(done)
     except ray.exceptions.RayError as error:

@@ -88,7 +88,7 @@ def fingerprint(said: Mapping[str, str]) -> Fingerprint:
         memory=_memory(said),
         system=_system(said, android)[:200],
         kernel=said.get("uname -r", "")[:200],
-        governors={cpu: text for cpu, text in _by_cpu(said, "scaling_governor").items()},
+        governors=_by_cpu(said, "scaling_governor"),
         frequencies=_frequencies(said),
         temperatures=_temperatures(said),
         python=python,

@@ -36,7 +36,8 @@ def probe(link: Link, waiting: Callable[[str], None], python: str = "") -> Finge
     """
     with link.hold(FOLDER, waiting):
         link.send(FOLDER, {SCRIPT.name: SCRIPT})
-        lines, size, until = [], 0, time.monotonic() + SECONDS
+        lines: list[bytes] = []
+        size, until = 0, time.monotonic() + SECONDS
         with link.start(FOLDER, ("sh", SCRIPT.name), {"EDGEKD_PYTHON": python} if python else {}) as talk:
             while not lines or lines[-1] != b"@end":
                 lines.append(talk.read(max(0.0, until - time.monotonic())))
@@ -110,7 +111,7 @@ def installed(found: Fingerprint) -> list[str]:
     for name in registry.names("backends"):
         backend = open_backend(name)
         packages = {package.lower() for package in backend.packages.values()}
-        if packages and not backend.compile_only and packages <= set(found.packages):
+        if name != "null" and packages and not backend.compile_only and packages <= set(found.packages):
             usable.append(name)
     return sorted(usable, key=lambda name: name != "onnxruntime")
 
@@ -158,12 +159,12 @@ def write_target(path: Path, text: str) -> Target:
     with tempfile.TemporaryDirectory() as scratch:
         tried = Path(scratch) / path.name
         tried.write_text(text, "utf-8")
-        target = find_target(tried.name, tried.parent)
+        find_target(tried.name, tried.parent)
     try:
         write_whole(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}", hint="free space, or name another file") from error
-    return target
+    return find_target(path.name, path.parent)
 
 
 def _backends(found: Fingerprint) -> tuple[list[str], str]:

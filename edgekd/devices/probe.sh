@@ -1,6 +1,7 @@
 # What a device says of itself: the name of a file or command after an @, then its content, each line after a space.
 # For any POSIX shell, so Busybox's and Android's too; it only reads. Read by edgekd/devices/fingerprint.py.
 LC_ALL=C
+unset OMP_NUM_THREADS OMP_THREAD_LIMIT # nproc would give these
 export LC_ALL
 PATH=$PATH:/usr/sbin:/sbin
 show() {

@@ -14,6 +14,7 @@ from edgekd.devices import token
 from edgekd.devices.link import LINE_BYTES, Link, LinkError, Talk
 from edgekd.devices.wire import PIECE_BYTES, SECONDS, Wire, introduce, plain
 from edgekd.errors import UserError
+from edgekd.reach import Served
 
 CONNECT_SECONDS = 10.0
 SLOWEST = 10**6  # bytes a second that a device digests and copies at least
@@ -70,6 +71,7 @@ class ServedLink(Link):
                         raise _error(self.label, piece)
                     stream.write(piece)
                     left -= len(piece)
+            _answered(wire)
 
         try:
             self._requests.take(receive)
@@ -123,15 +125,10 @@ class ServedLink(Link):
             raise
 
 
-def open_served(label: str, host: str, port: int, token_file: str) -> ServedLink:
+def open_served(reach: Served, name: str) -> ServedLink:
     """The link to a served device. Raises UserError for a token that is missing, too short or open to others."""
-    if not port:
-        raise UserError(f"{label}: reach.port is missing", hint="`edgekd devices serve` prints it")
-    return ServedLink(label, host or "127.0.0.1", port, token.read(_place(token_file)))
-
-
-def _place(token_file: str) -> Path:
-    return Path(token_file).expanduser() if token_file else token.default_file()
+    secret = token.read(Path(reach.token_file) if reach.token_file else token.default_file())
+    return ServedLink(f"{name} ({reach.host}:{reach.port})", reach.host, reach.port, secret)
 
 
 @final

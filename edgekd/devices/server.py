@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import final
 
+from edgekd.devices.bench import RUNNER
 from edgekd.devices.fingerprint import SCRIPT
 from edgekd.devices.link import LinkError
 from edgekd.devices.local import LocalLink
-from edgekd.devices.serving import ARRIVING, RUNNER, Limits, Serving
+from edgekd.devices.serving import ARRIVING, Limits, Serving
 from edgekd.devices.wire import Wire, plain, turn_away, welcome
 from edgekd.errors import EdgekdError, UserError
 
@@ -29,7 +30,8 @@ LIMITS = Limits()
 class Server:
     """Listens from when it is made; `run` serves until `close`, which another thread or a signal's handler may call.
 
-    `root`: the folder that holds what clients send. `programs`: what clients may start, by the command that they name. Raises UserError if the address cannot be listened at.
+    `root`: the folder that holds what clients send. `programs`: what clients may start, by the command that they name.
+    Raises UserError if the address cannot be listened at.
     """
 
     def __init__(
@@ -41,10 +43,10 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         limits: Limits = LIMITS,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        say: Callable[[str], None],
     ) -> None:
         self._root, self._token, self._programs = root, token, programs
-        self._limits, self._say = limits, lambda text: say(plain(text))
+        self._limits, self._tell = limits, say
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
@@ -142,6 +144,9 @@ class Server:
                 turn_away(connection, "the token is another")
             return None
 
+    def _say(self, text: str) -> None:
+        self._tell(plain(text))
+
     def _end(self) -> None:
         self._listening.close()
         with self._lock:
@@ -163,6 +168,6 @@ def loopback(host: str) -> bool:
 def programs() -> dict[tuple[str, ...], tuple[str, ...]]:
     """What a served device runs, by the command that a client names: the runner, with this Python, and its own probe."""
     return {
-        RUNNER: (sys.executable, "-P", "-m", "edgekd.devices.runner"),
+        ("python3", *RUNNER): (sys.executable, *RUNNER),
         ("sh", SCRIPT.name): ("sh", str(SCRIPT)),
     }

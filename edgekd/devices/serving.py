@@ -4,7 +4,7 @@
     {"do": "put", "digest": …, "bytes": …}                    {"send": true}, then pieces, then {}; {"send": false}: it is there
     {"do": "make_folder", "holder": …, "folder": …, "files": {path: digest}, "programs": […]}     {}
     {"do": "remove_folder", "holder": …, "folder": …}         {}
-    {"do": "get", "folder": …, "path": …}                     {"bytes": …}, then pieces
+    {"do": "get", "folder": …, "path": …}                     {"bytes": …}, then pieces, then {}
     {"do": "lease", "holder": …, "seconds": …}                {"other": who has it, empty: it is the holder's}
     {"do": "release", "holder": …}                            {}
     {"do": "start", "holder": …, "folder": …, "command": […], "environment": {…}}
@@ -39,7 +39,6 @@ from edgekd.units import format_bytes
 SPARE = 64 * 2**20  # bytes that stay free on the device
 LOOK_SECONDS = 1.0  # how soon a client that has gone is noticed while its program is silent
 LINE = 2**24  # bytes of one line to a program
-RUNNER = ("python3", "-P", "-m", "edgekd.devices.runner")
 ARRIVING = ".passing-"  # what such folders hold is on its way
 THREADS = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"}
 """What of a program's environment a client may set: nothing that loads or finds other code."""

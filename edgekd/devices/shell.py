@@ -5,7 +5,6 @@ Needed there: sh, cat, mkdir, mv, rm, ln, cp, chmod, find and sha256sum, as any 
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
@@ -151,7 +150,7 @@ class ShellLink(Link):
             if code:
                 raise self._failed(code, said)
             printed.seek(0)
-            return io.TextIOWrapper(printed, "utf-8", "replace").read()
+            return printed.read().decode("utf-8", "replace")
 
     def _failed(self, code: int, said: str) -> LinkError:
         if FULL.search(said):

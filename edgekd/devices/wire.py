@@ -16,6 +16,7 @@ encrypted: who can listen sees engines and inputs.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import re
@@ -102,10 +103,8 @@ class Wire:
 
     def end(self) -> None:
         """Cut the connection: whoever waits for it, here or there, learns so. Any thread may call it."""
-        try:
+        with contextlib.suppress(OSError):  # the other side was faster
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other side was faster
 
     def close(self) -> None:
         """Cut it, and give its descriptor back, which nobody may wait for any more. A second call does nothing."""

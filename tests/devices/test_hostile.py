@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import re
 import socket
@@ -315,8 +317,9 @@ def test_what_is_no_request_ends_the_connection(served: Board, asked: dict[str, 
 
 def test_a_frame_larger_than_any_is_refused_unread(served: Board) -> None:
     wire = served.wire()
-    with pytest.raises(LinkError, match="cut"):
+    with contextlib.suppress(LinkError):  # cut while it is sent, or after
         wire._send(b"=" * (2**20 + 1), 5.0)
+    with pytest.raises(LinkError, match="cut"):
         wire.message(5.0)
     wire.close()
     served.heard("a frame of 1048577 bytes, where 1 to 1048576 are taken")
@@ -406,7 +409,7 @@ def test_strangers_are_counted(served: Board) -> None:
 
 
 def test_a_bundle_is_what_its_manifest_lists(served: Board, sent: ServedLink, tmp_path: Path) -> None:
-    (tmp_path / "bundle.json").write_text('{"format": 1, "files": {"engine/model": "%s"}}' % DIGEST)
+    (tmp_path / "bundle.json").write_text(json.dumps({"format": 1, "files": {"engine/model": DIGEST}}))
     manifest = hashlib.sha256((tmp_path / "bundle.json").read_bytes()).hexdigest()
     sent.put(tmp_path / "bundle.json", manifest)
     whole = {"b/bundle.json": manifest, "b/engine/model": DIGEST}
