@@ -54,8 +54,7 @@ def checked(address: str, asked: Sequence[Asked], progress: Progress) -> list[Re
         job = ray.remote(_job)
         waiting = {}
         for number, (one, name) in enumerate(zip(asked, names, strict=True)):
-            options = {"resources": {PREFIX + name: 1}, "num_cpus": 0, "max_retries": 0}
-            waiting[job.options(**options).remote(one, *_packed(one), __version__)] = number
+            waiting[job.options(**options(name)).remote(one, *_packed(one), __version__)] = number
             progress.say(f"  {one.title}: waits for {name}")
         found: dict[int, Result | Failure] = {}
         while waiting:
@@ -66,6 +65,11 @@ def checked(address: str, asked: Sequence[Asked], progress: Progress) -> list[Re
     finally:
         ray.shutdown()  # and with it what has not ended
     return [_home(one, found[number]) for number, one in enumerate(asked)]
+
+
+def options(name: str) -> dict[str, Any]:
+    """What a job on a device asks Ray for: all of the device, and no second try."""
+    return {"resources": {PREFIX + name: 1}, "num_cpus": 0, "max_retries": 0}
 
 
 def _joined(address: str) -> ModuleType:

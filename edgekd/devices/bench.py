@@ -19,6 +19,7 @@ from edgekd.worker import thread_env
 
 NAME = "edgekd-bench"
 RUNNER = ("-P", "-m", "edgekd.devices.runner")  # of a Python there
+BUILD = "Release"
 LIBRARY = "lib/libonnxruntime.so"
 # What is linked in runs on boards whose C++ library is another; ONNX Runtime's own library needs the device's all the same.
 LINKED = "-static-libstdc++ -static-libgcc"
@@ -57,7 +58,7 @@ def built(target: Target) -> Path:
     compiler, options = _compiler(target)
     sources = digest.of_folder(data_dir("cmake"))
     toolchain = digest.of_file(target.toolchain_path) if target.toolchain else ""
-    key = digest.of_json([sources, toolchain, compiler, LINKED])
+    key = digest.of_json([sources, toolchain, compiler, BUILD, LINKED])
     kept = default_folder() / "bench" / key / NAME
     if kept.is_file():
         return kept
@@ -75,7 +76,7 @@ def built(target: Target) -> Path:
             str(data_dir("cmake")),
             "-B",
             str(out),
-            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_BUILD_TYPE={BUILD}",
             "-DEDGEKD_INSTALL=OFF",
         ]
         _ran([*source, *options, f"-DCMAKE_EXE_LINKER_FLAGS={LINKED}"], target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from edgekd.devices.link import LinkError, Talk
 from edgekd.errors import UserError
@@ -13,6 +13,7 @@ from edgekd.latency.clock import RETRIES, Block, ClockError
 
 PROTOCOL = 1
 HELLO_SECONDS = 60.0  # a small board takes a while to start a Python
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,16 @@ class Timed:
     index: int
     nanoseconds: list[int]
     conditions: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a first result cost a process, as in `latency.turn.ColdStart`, and the clock's step in seconds."""
+
+    seconds: float
+    base: int
+    peak: int
+    step: float
 
 
 @final
@@ -49,8 +60,30 @@ class Client:
             if kind == "error" and isinstance(value, dict):
                 self._refused(value)
             if kind != "block" or on_block is None:
-                raise LinkError(f"{self._talk.label}: garbage from the device: {str(message)[:80]}", reason="garbage")
+                raise self._garbage(message)
             on_block(self._timed(value))
+
+    def busy(self, seconds: float) -> tuple[float, list[float]]:
+        """Share of the device in use during so many seconds, 0 to 1: all of it, and by CPU."""
+        return self._read(
+            "busy", {"seconds": seconds}, lambda a: (float(a["share"]), [float(one) for one in a["per_cpu"]])
+        )
+
+    def pin(self, threads: int, used: Sequence[float]) -> tuple[int, ...]:
+        """The CPUs that the runner runs on from now; none where the device does not pin."""
+        asked = {"threads": threads, "used": list(used)}
+        return self._read("pin", asked, lambda a: tuple(int(one) for one in a["cores"]))
+
+    def open(self, name: str, place: Mapping[str, str], index: int = 0) -> Opened:
+        """Open an engine; `place` names its bundle and its inputs in the work folder."""
+        asked = {"name": name, "index": index, **place}
+        return self._read(
+            "open", asked, lambda a: Opened(float(a["seconds"]), int(a["base"]), int(a["peak"]), float(a["step"]))
+        )
+
+    def run(self, name: str, inputs: str, outputs: str) -> None:
+        """Outputs of an opened engine for each sample of a file, into another."""
+        self.ask("run", {"name": name, "inputs": inputs, "outputs": outputs})
 
     def time(self, blocks: Sequence[tuple[str, int, int]], lead: int, on_block: Callable[[Timed], None]) -> float:
         """Time blocks (engine, samples, calls a sample); the share of the device that others used meanwhile, 0 to 1."""
@@ -82,6 +115,16 @@ class Client:
 
         return once
 
+    def _read(self, do: str, arguments: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+        answer = self.ask(do, arguments)
+        try:
+            return read(answer)
+        except (KeyError, TypeError, ValueError):
+            raise self._garbage(answer) from None
+
+    def _garbage(self, value: Any) -> LinkError:
+        return LinkError(f"{self._talk.label}: garbage from the device: {str(value)[:80]}", reason="garbage")
+
     def _refused(self, error: Mapping[str, Any]) -> None:
         message, hint = f"{self._talk.label}: {error.get('message')}", str(error.get("hint") or "")
         if error.get("kind") == "user":
@@ -97,7 +140,7 @@ class Client:
                 return Timed(value["index"], taken, told)
         except (KeyError, TypeError):
             pass
-        raise LinkError(f"{self._talk.label}: garbage from the device: {str(value)[:80]}", reason="garbage")
+        raise self._garbage(value)
 
 
 def backwards(label: str) -> ClockError:

@@ -145,8 +145,9 @@ class Device:
 
         def attempt() -> ColdStart:
             with self._started(timeout, [seed]) as client:
-                client.ask("pin", {"threads": threads, "used": []})
-                return cold_start_of(client.ask("open", {"name": "cold", "index": 0, **place}))
+                client.pin(threads, [])
+                opened = client.open("cold", place)
+                return ColdStart(opened.seconds, opened.base, opened.peak)
 
         return self._through_cuts(attempt, lambda: 0)
 
@@ -162,8 +163,8 @@ class Device:
 
         def attempt() -> None:
             with self._started(timeout, [0]) as client:
-                client.ask("open", {"name": "engine", "index": 0, **place})
-                client.ask("run", {"name": "engine", "inputs": GIVEN, "outputs": TAKEN})
+                client.open("engine", place)
+                client.run("engine", GIVEN, TAKEN)
             self.link.get(self._lease.holder, TAKEN, taken)
 
         self._through_cuts(attempt, lambda: 0)
@@ -230,11 +231,6 @@ class Device:
                     ) from None
                 self._progress.say(f"  {self.link.label}: the connection was cut; trying again")
                 time.sleep(self._pauses[failures - 1])
-
-
-def cold_start_of(answer: Mapping[str, Any]) -> ColdStart:
-    """From the runner's answer to `open`."""
-    return ColdStart(float(answer["seconds"]), int(answer["base"]), int(answer["peak"]))
 
 
 def told(device: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import IO, final
 from edgekd.devices.link import LINE_BYTES, LinkError, Talk
 
 TAIL_LINES, TAIL_BYTES = 12, 16_384
-END_SECONDS = 2.0  # for a program whose input has ended
+END_SECONDS = 1.0  # for a program whose input has ended
 
 
 @final

@@ -12,7 +12,7 @@ from edgekd.devices.client import Client, Timed, backwards
 from edgekd.latency.clock import RETRIES, WarmUp, calls_per_sample, warm_up
 from edgekd.latency.machine import wait_until_quiet
 from edgekd.latency.rounds import OPENING, PROGRESS_SECONDS, make_plan, shuffled
-from edgekd.latency.turn import Turn
+from edgekd.latency.turn import ColdStart, Turn
 from edgekd.worker import Progress
 
 LOOK_SECONDS = 0.2  # the load is looked at for
@@ -42,7 +42,7 @@ class Process:
         self._seconds, self._block, self._threads = seconds, block, threads
         self._plan = dict(plan) if plan else None
         self._warm: dict[str, WarmUp] = {}
-        self._cold: dict[str, Any] | None = None
+        self._cold: ColdStart | None = None
         self._busy: float | None = None
         self._others: list[float] = []
         self._cores: tuple[int, ...] = ()
@@ -60,21 +60,19 @@ class Process:
         """Measure what is left on a fresh process of the runner."""
         self._connections += 1
         self._runner = {k: client.hello.get(k) for k in ("runner", "machine")}
-        share, per_cpu = wait_until_quiet(wait, quiet, lambda busy: tell({"busy": busy}), lambda: _look(client))
+        share, per_cpu = wait_until_quiet(
+            wait, quiet, lambda busy: tell({"busy": busy}), lambda: client.busy(LOOK_SECONDS)
+        )
         self._busy = share if self._busy is None else max(self._busy, share)
-        self._cores = tuple(client.ask("pin", {"threads": self._threads, "used": per_cpu})["cores"])
+        self._cores = client.pin(self._threads, per_cpu)
         drawn = np.random.default_rng([self._seed, self._process, OPENING])
         steps = {}
         for name in sorted(shuffled(self._places, drawn), key=lambda name: name != self._first):
             tell({"doing": f"opening {name}"})
-            opened = client.ask("open", {"name": name, "index": list(self._places).index(name), **self._places[name]})
-            steps[name] = float(opened["step"])
+            opened = client.open(name, self._places[name], list(self._places).index(name))
+            steps[name] = opened.step
             if name == self._first and self._cold is None:
-                self._cold = {
-                    "seconds": float(opened["seconds"]),
-                    "base": int(opened["base"]),
-                    "peak": int(opened["peak"]),
-                }
+                self._cold = ColdStart(opened.seconds, opened.base, opened.peak)
         random = np.random.default_rng([self._seed, self._process])
         for name in shuffled(self._places, random):
             tell({"doing": f"warming up {name}"})
@@ -133,7 +131,7 @@ class Process:
                 name: {"samples": samples[name], "warm_up": self._warm[name].to_json()} for name in self._places
             },
             "others": max(self._others, default=0.0),
-            "cold_start": self._cold,
+            "cold_start": self._cold.to_json() if self._cold else None,
             "device": {
                 **where,
                 **self._runner,
@@ -141,8 +139,3 @@ class Process:
             },
         }
         return Turn(run, self._busy or 0.0, self._cores)
-
-
-def _look(client: Client) -> tuple[float, list[float]]:
-    found = client.ask("busy", {"seconds": LOOK_SECONDS})
-    return float(found["share"]), [float(one) for one in found["per_cpu"]]

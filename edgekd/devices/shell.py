@@ -19,7 +19,7 @@ from edgekd.devices.link import Link, LinkError, Talk, check_name, check_path
 OLD_DAYS = 30  # files that were not used for so long are removed
 SECONDS = 60.0  # for what moves no bytes
 BYTES_A_SECOND = 50_000  # slower than that, a transfer hangs
-FULL = re.compile(r"No space left|File too large|[Qq]uota exceeded")
+FULL = re.compile(r"No space left|File too large|File size limit|[Qq]uota exceeded")
 
 # A lease is the one name in lease/: `free`, or HOLDER@BOOT@UNTIL@SECONDS in seconds since that boot. It changes hands by a
 # rename, which one of two succeeds in. A time that is over, of another boot or of the future, holds nothing.

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from backends.folders import float_model
 from cxx.bundles import CMAKE, ROOT, build, changed, needs_compilers, ran, runtime_library, write
+from devices.boards import by_env
+from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
 
 import edgekd
 
@@ -159,6 +161,14 @@ def test_bench_times_and_verifies(bench: Path, bundle: Path, null_bundle: Path) 
     assert not slow["ok"] and slow["reason"].startswith("too slow: median ")
     assert b"usage: edgekd-bench" in ran(bench, "--calls", "none", bundle, code=2).stderr
     assert b"not a bundle: no bundle.json" in ran(bench, bundle.parent, code=2).stderr
+
+
+def test_bench_is_the_runner_on_a_device(bench: Path, tmp_path: Path) -> None:
+    target = by_env(tmp_path, more=f'runner = "{bench}"')
+    said = races(target, tmp_path)
+    assert said["runner"] == f"edgekd-bench {edgekd.__version__}" and said["resumed"] == 0
+    answers_nonsense([str(bench), "--serve"], tmp_path)
+    refuses_a_changed_bundle(target, tmp_path)
 
 
 def test_outputs_that_are_not_golden_are_told(bench: Path, bundle: Path, tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from backends.folders import write_program
 
 from edgekd.backend import open_backend
 from edgekd.target import Target, find_target, this_machine
+
+X = np.random.default_rng(5).standard_normal((6, 1, 8, 8)).astype(np.float32)
 
 
 def board(folder: Path, reach: str, name: str = "board", **facts: str) -> Target:

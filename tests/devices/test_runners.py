@@ -1,0 +1,210 @@
+"""Both runners by the one protocol: edgekd-bench built for this machine and for a 64-bit Arm under qemu, and Python's.
+
+Times under qemu mean nothing; what is held there is that the outputs are x86's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backends.folders import int8_model
+from cxx.bundles import needs_compilers
+from devices.boards import X, board, by_env, left, real, simulated
+from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
+
+from edgekd.backend import load_engine
+from edgekd.devices import bench
+from edgekd.devices.bench import runner_of
+from edgekd.devices.device import Device, reached
+from edgekd.devices.link import LinkError
+from edgekd.errors import UserError
+from edgekd.latency.clock import ClockError
+from edgekd.latency.race import race
+from edgekd.progress import Progress
+
+QUIET = Progress(quiet=True)
+QEMU, SYSROOT = "qemu-aarch64", Path("/usr/aarch64-linux-gnu")
+needs_qemu = pytest.mark.skipif(
+    not (shutil.which(QEMU) and shutil.which("aarch64-linux-gnu-g++") and shutil.which("cmake")),
+    reason="needs qemu and a cross compiler: apt-get install qemu-user g++-aarch64-linux-gnu cmake",
+)
+CORTEX_A72 = "".join(
+    f"processor\t: {core}\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid\n"
+    "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\n"
+    for core in range(4)
+)
+WHEEL = ("onnxruntime==1.31.1", "manylinux_2_28_aarch64")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store of this module's own: what is built is kept there."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKD_STORE", str(folder))
+        patch.setattr(bench, "BUILD", "None")  # not optimised: it is built sooner
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def arm_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ONNX Runtime for aarch64, out of PyPI's wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    package, platform = WHEEL
+    asked = [
+        "--platform",
+        platform,
+        "--only-binary=:all:",
+        "--no-deps",
+        "--python-version",
+        "3.11",
+        "--dest",
+        str(folder),
+    ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *asked, package]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{package} for aarch64 cannot be had: {done.stderr.decode().strip().splitlines()[-1]}")
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as held:
+        (name,) = [name for name in held.namelist() if "/libonnxruntime.so" in name]
+        return Path(held.extract(name, folder))
+
+
+def test_real_engines_race_on_a_device(tmp_path: Path) -> None:
+    told = races(by_env(tmp_path), tmp_path)
+    assert "Python" in told["runner"]
+
+
+def test_requests_that_make_no_sense(tmp_path: Path) -> None:
+    answers_nonsense([sys.executable, "-P", "-m", "edgekd.devices.runner"], tmp_path)
+
+
+def test_a_bundle_that_was_changed_on_the_way_is_not_opened(tmp_path: Path) -> None:
+    refuses_a_changed_bundle(by_env(tmp_path), tmp_path)
+
+
+@needs_compilers
+@needs_qemu
+def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: Path) -> None:
+    """edgekd-bench cross-compiled by the target's toolchain, ONNX Runtime's own aarch64 library, both engines' outputs."""
+    root = tmp_path / "root"
+    (root / "proc").mkdir(parents=True)
+    (root / "lib").symlink_to(SYSROOT / "lib")
+    (root / "proc" / "cpuinfo").write_text(CORTEX_A72)  # this machine's would be x86's, and crash ONNX Runtime
+    reach = (
+        f'kind = "exec"\ncommand = ["{QEMU}", "-cpu", "cortex-a72", "-L", "{root}"]\nfolder = "{tmp_path / "there"}"\n'
+    )
+    cross = {"triple": '"aarch64-linux"', "toolchain": '"aarch64-linux-gnu"', "package": '"g++-aarch64-linux-gnu"'}
+    target = board(tmp_path, f'{reach}library = "{arm_library}"', "arm", isa='["asimd"]', **cross)
+    runner = runner_of(target)
+    assert runner.files["edgekd-bench"].read_bytes()[18:20] == b"\xb7\x00", "an ELF file for aarch64"
+    engines = {"float": real(tmp_path, "float"), "int8": real(tmp_path, "int8", model=int8_model(), precision="int8")}
+    with reached(target, QUIET) as device:
+        for name, folder in engines.items():
+            there = device.outputs(folder, [X])[0]
+            with load_engine(folder) as session:
+                here = np.concatenate([session.run([x[None]])[0] for x in X])
+            step = np.ptp(here) / 255
+            np.testing.assert_allclose(there, here, rtol=0, atol=1e-5 if name == "float" else step)
+            assert (there.argmax(1) == here.argmax(1)).all()
+        found = race({"float": engines["float"]}, processes=1, seconds=0.05, wait=0.0, cold_starts=0, device=device)
+    assert found.device is not None and found.device["machine"]["triple"] == "aarch64-linux"
+    assert (found.runners["float"].samples > 0).all()
+    for key, value, said in (
+        ("triple", "riscv64-linux", "is aarch64-linux, the target arm is riscv64"),
+        ("isa", ("asimd", "i8mm"), "has no i8mm, which the target arm has"),
+    ):
+        with reached(target.model_copy(update={key: value}), QUIET) as device, pytest.raises(UserError, match=said):
+            device.outputs(engines["float"], [X])
+
+
+def test_a_clock_that_goes_backwards(tmp_path: Path) -> None:
+    """Now and then: the round is measured again. Always: nothing is believed."""
+    asked: dict[str, Any] = {"processes": 1, "wait": 0.0, "cold_starts": 0}
+    with reached(by_env(tmp_path), QUIET) as device:
+        seldom = simulated(tmp_path, "seldom", 0.001, noise={"backwards": 0.002})
+        found = race({"a": seldom}, seconds=0.3, block=0.02, **asked, device=device)
+        assert (found.runners["a"].samples == 0.001).all() and found.runners["a"].samples.shape[2] == 20
+        always = simulated(tmp_path, "always", 0.001, noise={"backwards": 1.0})
+        with pytest.raises(ClockError, match="its clock went backwards in 4 blocks in a row"):
+            race({"a": always}, seconds=0.1, **asked, device=device)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason", "said"),
+    [
+        (["nonsense"], "garbage", "garbage from the device: 'nonsense'"),
+        (['{"done": {"protocol": 1'], "garbage", "half a line"),
+        (["{}"], "garbage", "garbage from the device"),
+        (['{"done": 5}'], "garbage", "garbage"),
+        (['{"block": {"index": 0, "ns": [1], "conditions": []}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1}}', '{"done": {}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1}}', '{"done": {"share": "much"}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1}}'], "exited", "ended with exit code 0 before it answered"),
+        ([], "exited", "ended with exit code 0 before it answered"),
+        (["sleep"], "timeout", "no answer after"),
+        (['{"error": {"kind": "failed", "message": "on fire"}}'], "failed", "on fire"),
+        (['{"done": {"protocol": 99}}'], "user", "a runner of protocol 99, this edgekd speaks 1"),
+    ],
+)
+def test_a_device_that_answers_nonsense(answers: list[str], reason: str, said: str, tmp_path: Path) -> None:
+    lines = [f"printf '%s' '{a}'" if a.count("{") > a.count("}") else f"echo '{a}'" for a in answers]
+    script = "\n".join(
+        "exec sleep 60" if a == "sleep" else f"read x; {line}" for a, line in zip(answers, lines, strict=True)
+    )
+    (tmp_path / "bench").write_text(f"#!/bin/sh\n{script}\n")
+    target = by_env(tmp_path, more=f'runner = "{tmp_path / "bench"}"')
+    engine = simulated(tmp_path, "a", 0.001)
+    with reached(target, QUIET) as device, pytest.raises((LinkError, UserError), match=said) as caught:
+        race({"a": engine}, processes=1, wait=0.0, timeout=1.0, device=device)
+    assert getattr(caught.value, "reason", "user") == reason
+    assert left(target) == []
+
+
+def test_a_runner_that_cannot_be_built_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
+    with pytest.raises(UserError, match="names no toolchain for riscv64-linux") as caught:
+        runner_of(by_env(tmp_path, more="", triple='"riscv64-linux"'))
+    assert "[reach] runner" in caught.value.hint
+    cross = {"triple": '"aarch64-linux"', "toolchain": '"aarch64-linux-gnu"', "package": '"g++-aarch64-linux-gnu"'}
+    target = by_env(tmp_path, more="", **cross)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="is not here") as caught:
+        runner_of(target)
+    assert "apt-get install" in caught.value.hint
+
+
+def test_the_lease_is_given_back_when_something_fails(tmp_path: Path) -> None:
+    target = by_env(tmp_path)
+
+    def fail(_: Device) -> None:
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError), reached(target, QUIET) as device:
+        fail(device)
+    assert [p.name for p in (tmp_path / "there" / "lease").iterdir()] == ["free"]
+
+
+def test_sizes_of_batches(tmp_path: Path) -> None:
+    """A fixed batch of 4 takes 6 samples in two calls, the last one filled up; a dynamic one is 1."""
+    from backends.folders import float_model
+
+    with reached(by_env(tmp_path), QUIET) as device:
+        for name, batch in (("four", 4), ("any", "n"), ("one", 1)):
+            engine = real(tmp_path, name, model=float_model(batch))
+            found = device.outputs(engine, [X])[0]
+            assert found.shape == (6, 5)
+            with load_engine(engine) as session:
+                size = batch if isinstance(batch, int) else 1
+                padded = np.concatenate([X, X[-1:], X[-1:]])
+                here = np.concatenate([session.run([padded[i : i + size]])[0] for i in range(0, 6, size)])[:6]
+            np.testing.assert_allclose(found, here, rtol=0, atol=1e-6)
