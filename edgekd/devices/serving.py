@@ -1,19 +1,4 @@
-"""What one client of `edgekd devices serve` may ask: each request a frame, checked before anything is done with it.
-
-    {"do": "held", "digests": […]}                            {"held": […]}
-    {"do": "put", "digest": …, "bytes": …}                    {"send": true}, then pieces, then {}; {"send": false}: it is there
-    {"do": "make_folder", "holder": …, "folder": …, "files": {path: digest}, "programs": […]}     {}
-    {"do": "remove_folder", "holder": …, "folder": …}         {}
-    {"do": "get", "folder": …, "path": …}                     {"bytes": …}, then pieces, then {}
-    {"do": "lease", "holder": …, "seconds": …}                {"other": who has it, empty: it is the holder's}
-    {"do": "release", "holder": …}                            {}
-    {"do": "start", "holder": …, "folder": …, "command": […], "environment": {…}}
-                                                              {}, then the program's lines both ways, in pieces, until one
-                                                              side ends: {"error": …} if it was the program
-
-What cannot be done is answered with {"error": {"message", "reason", "hint", "user"}}. Folders are made and programs started
-for the holder of the lease only, and no program but edgekd's own runner.
-"""
+"""What one client of `edgekd devices serve` may do: each request is checked before anything is done with it."""
 
 from __future__ import annotations
 
@@ -26,11 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, final
+from typing import Any, final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from edgekd import bundle
+from edgekd.devices.asked import ASKED, Asked, Get, Held, LeaseFor, MakeFolder, Put, Release, RemoveFolder, Start
 from edgekd.devices.link import Link, LinkError, Talk, check_name, check_path
 from edgekd.devices.wire import PIECE_BYTES, Wire
 from edgekd.errors import EdgekdError, UserError
@@ -56,76 +42,6 @@ class Limits:
     idle: float = 3600.0  # that a client may keep silent; its system still tells that it lives
     program: float = 3600.0
     file: int = 2 * 10**9
-
-
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(max_length=200)]
-
-
-class Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-@final
-class Held(Request):
-    do: Literal["held"]
-    digests: list[Digest]
-
-
-@final
-class Put(Request):
-    do: Literal["put"]
-    digest: Digest
-    bytes: int = Field(ge=0)
-
-
-@final
-class MakeFolder(Request):
-    do: Literal["make_folder"]
-    holder: Name
-    folder: Name
-    files: dict[str, Digest]
-    programs: list[str]
-
-
-@final
-class RemoveFolder(Request):
-    do: Literal["remove_folder"]
-    holder: Name
-    folder: Name
-
-
-@final
-class Get(Request):
-    do: Literal["get"]
-    folder: Name
-    path: str
-
-
-@final
-class LeaseFor(Request):
-    do: Literal["lease"]
-    holder: Name
-    seconds: float = Field(gt=0, le=600)
-
-
-@final
-class Release(Request):
-    do: Literal["release"]
-    holder: Name
-
-
-@final
-class Start(Request):
-    do: Literal["start"]
-    holder: Name
-    folder: Name
-    command: list[str]
-    environment: dict[str, str]
-
-
-Asked = Held | Put | MakeFolder | RemoveFolder | Get | LeaseFor | Release | Start
-ASKED: TypeAdapter[Asked] = TypeAdapter(Annotated[Asked, Field(discriminator="do")])
 
 
 @final
