@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+BESIDE = frozenset({MANIFEST, signing.FILE})
+"""What the manifest does not list: itself, and the signature over it."""
 LICENCE_NAMES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 
 
@@ -113,33 +115,45 @@ def read(folder: Path, public_key: Path | None = None) -> dict[str, Any]:
     Raises UserError naming the file that is missing, unknown or changed, the format that this edgekd does not read, or what
     is wrong with the signature.
     """
+    manifest = read_manifest(folder / MANIFEST, public_key)
+    check_files(folder, manifest, digest.of_folder(folder, BESIDE))
+    return manifest
+
+
+def read_manifest(file: Path, public_key: Path | None = None) -> dict[str, Any]:
+    """A bundle.json of this edgekd's format. Raises UserError if it is missing, damaged, of another, or not signed by that key."""
+    folder = file.parent
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         hint = "a bundle is a folder that `edgekd compile` writes: out/bundles/host"
         raise UserError(f"{folder}: not a bundle: no {MANIFEST}", hint=hint) from None
     except OSError as error:
-        raise UserError(f"{folder / MANIFEST} cannot be read: {error.strerror}") from None
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
     if public_key is not None:
         signing.check(folder, text, public_key)
     try:
         manifest: dict[str, Any] = json.loads(text)
-        listed = dict(manifest["files"])
+        dict(manifest["files"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: {error}", hint="copy or compile the bundle again") from None
+        raise UserError(f"{file} is damaged: {error}", hint="copy or compile the bundle again") from None
     if manifest.get("format") != FORMAT:
         writer = str(manifest.get("edgekd") or "")
         message = f"{folder}: bundle format {manifest.get('format')}{writer and f', written by edgekd {writer}'}"
         hint = f"pip install edgekd=={writer}" if writer else "use the edgekd that wrote it"
         raise UserError(f"{message}; this edgekd reads {FORMAT}", hint=hint)
-    found = digest.of_folder(folder, frozenset({MANIFEST, signing.FILE}))
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], found: Mapping[str, str]) -> None:
+    """Raises UserError naming the file that is missing, unknown or changed. `found`: digest of each file but those of BESIDE."""
+    listed = manifest["files"]
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):
             what = (
                 "is missing" if name not in found else "is not of the bundle" if name not in listed else "was changed"
             )
             raise UserError(f"{folder / name} {what}", hint="copy or compile the bundle again")
-    return manifest
 
 
 def golden_names(side: str, ports: Sequence[object]) -> list[str]:

@@ -16,6 +16,7 @@ from edgekd.store_cli import Json
 
 if TYPE_CHECKING:
     from edgekd.check.gate import Asked
+    from edgekd.check.suite import Each
 
 INCONCLUSIVE = 3
 EPILOG = """\b
@@ -26,6 +27,7 @@ Examples:
   edgekd check out --baseline main/report.json       only what does not depend on the day
   edgekd check out --baseline main --device pi.toml   measured on a device
   edgekd check suite.toml                            several models and targets
+  edgekd check suite.toml --ray head:6379            their devices side by side, on a cluster
 
 \b
 Exit codes:
@@ -59,6 +61,10 @@ def check(
     markdown: Annotated[
         Path | None, typer.Option(help="write a comment for a pull request here", metavar="FILE")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="check on the machines of this Ray cluster that have the devices"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress on stderr")] = False,
 ) -> None:
     """Gate a bundle against an earlier one: pass, regressed or inconclusive.
@@ -82,7 +88,7 @@ def check(
         asked = [Asked(bundle, baseline, "", target, rule, allowed, max_seconds, seed, where)]
     try:
         with redirect_stdout(sys.stderr):
-            results, verdict = suite.run(asked, Progress(quiet=quiet))
+            results, verdict = suite.run(asked, Progress(quiet=quiet), _farm(ray) if ray else None)
     except UserError:
         raise
     except EdgekdError as error:
@@ -107,6 +113,14 @@ def check(
 
         _write(markdown, as_markdown(results))
     raise typer.Exit(EXIT[verdict])
+
+
+def _farm(address: str) -> Each:
+    from functools import partial
+
+    from edgekd import farm
+
+    return partial(farm.checked, address)
 
 
 def _suite(path: Path, baseline: Path | None, device: str | None) -> list[Asked]:

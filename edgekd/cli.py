@@ -13,6 +13,7 @@ import typer
 
 from edgekd.bundle_cli import cmake_dir, keygen, measure, sign, verify
 from edgekd.check_cli import EPILOG, check
+from edgekd.devices_cli import devices_app
 from edgekd.doctor_cli import doctor
 from edgekd.errors import EdgekdError, UserError
 from edgekd.package_cli import package
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(store_app, name="store")
 app.add_typer(targets_app, name="targets")
+app.add_typer(devices_app, name="devices")
 
 RecipeArg = Annotated[Path, typer.Argument(help="the recipe, a TOML file; or an ONNX file", metavar="RECIPE")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder for the report and the bundles")]

@@ -37,7 +37,11 @@ class Local(Way):
 
 
 class Remote(Way):
-    """A device that edgekd measures on: by edgekd-bench, built with the target's toolchain or given, or by a Python there."""
+    """A device other than this machine, on which edgekd measures."""
+
+
+class Shelled(Remote):
+    """One with a shell: measured by edgekd-bench, built with the target's toolchain or given, or by a Python there."""
 
     files: ClassVar[tuple[str, ...]] = ("runner", "library")
     folder: str = Field("", description="where files go there; by default, the way's own place")
@@ -51,7 +55,7 @@ class Remote(Way):
 
 
 @final
-class Ssh(Remote):
+class Ssh(Shelled):
     """The system's OpenSSH. Empty: what its own configuration says."""
 
     files: ClassVar[tuple[str, ...]] = ("runner", "library", "key", "config")
@@ -64,7 +68,7 @@ class Ssh(Remote):
 
 
 @final
-class Adb(Remote):
+class Adb(Shelled):
     """Android's debug bridge: a serial number, or "any" for the only device that is connected."""
 
     kind: Literal["adb"]
@@ -72,11 +76,22 @@ class Adb(Remote):
 
 
 @final
-class Exec(Remote):
+class Exec(Shelled):
     """A command that runs a program there, given behind it: a simulator's, or a board's own loader."""
 
     kind: Literal["exec"]
     command: tuple[str, ...] = Field(min_length=1)
+
+
+@final
+class Served(Remote):
+    """`edgekd devices serve` on the device, whose Python measures there."""
+
+    files: ClassVar[tuple[str, ...]] = ("token_file",)
+    kind: Literal["served"]
+    host: str = "127.0.0.1"
+    port: Port
+    token_file: str = Field("", description="a copy of the device's token; by default, where serve puts it")
 
 
 @final
@@ -95,7 +110,7 @@ class Unreached(Way):
     kind: Literal["none"]
 
 
-Reach = Annotated[Local | Ssh | Adb | Exec | TvmRpc | Unreached, Field(discriminator="kind")]
+Reach = Annotated[Local | Ssh | Adb | Exec | Served | TvmRpc | Unreached, Field(discriminator="kind")]
 
 
 def unmeasured(reach: Reach) -> str:

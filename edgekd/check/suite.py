@@ -17,7 +17,7 @@ bytes = "2%"
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from edgekd.errors import UserError, nearest
 from edgekd.progress import Progress
 from edgekd.target import find_device
 from edgekd.units import parse_seconds
+
+Each = Callable[[Sequence[Asked], Progress], list[Result]]
+"""Makes every check, and gives their results in the same order."""
 
 SHARED = {"tolerance", "floor", "max_seconds", "seed", "allow"}
 OWN = SHARED | {"bundle", "baseline", "targets", "name", "device"}
@@ -104,25 +107,32 @@ def read_rule(tolerance: str, floor: str) -> Rule:
         raise UserError(f"--floor: {error}", hint="as in --floor 20us, or 0") from None
 
 
-def run(asked: Sequence[Asked], progress: Progress) -> tuple[list[Result], Verdict]:
+def run(asked: Sequence[Asked], progress: Progress, each: Each | None = None) -> tuple[list[Result], Verdict]:
     """Every check, and the verdict over all. What is wrong with any of them is raised before the first is measured.
 
-    Each is measured until it is decided at its share of the error (Bonferroni's, which Holm's procedure always grants); then
-    Holm's procedure over all p-values decides whose latency has regressed.
+    `each` makes them, by default one after the other. Each is measured until it is decided at its share of the error
+    (Bonferroni's, which Holm's procedure always grants); then Holm's procedure over all p-values decides whose latency has
+    regressed.
     """
     for one in asked:
         candidate = open_side(one.candidate, one.target)
         if one.baseline.suffix != ".json":
             comparable(candidate, open_side(one.baseline, one.target), here=one.device is None)
+    shared = [replace(one, rule=replace(one.rule, alpha=ALPHA / len(asked))) for one in asked]
+    results = corrected((each or in_turn)(shared, progress))
+    verdicts = [result.verdict for result in results]
+    worst: Verdict = next((v for v in ("regressed", "inconclusive") if v in verdicts), "pass")
+    return results, worst
+
+
+def in_turn(asked: Sequence[Asked], progress: Progress) -> list[Result]:
+    """One check after the other, from here."""
     results = []
     for number, one in enumerate(asked, 1):
         if len(asked) > 1:
             progress.say(f"{number} of {len(asked)}: {one.title}")
-        results.append(check(replace(one, rule=replace(one.rule, alpha=ALPHA / len(asked))), progress))
-    results = corrected(results)
-    verdicts = [result.verdict for result in results]
-    worst: Verdict = next((v for v in ("regressed", "inconclusive") if v in verdicts), "pass")
-    return results, worst
+        results.append(check(one, progress))
+    return results
 
 
 def corrected(results: Sequence[Result]) -> list[Result]:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from edgekd import digest
 from edgekd.errors import UserError
-from edgekd.reach import Remote
+from edgekd.reach import Served, Shelled
 from edgekd.store import default_folder
 from edgekd.target import Target, data_dir, this_machine
 from edgekd.worker import thread_env
 
 NAME = "edgekd-bench"
+RUNNER = ("-P", "-m", "edgekd.devices.runner")  # of a Python there
 BUILD = "Release"
 LIBRARY = "lib/libonnxruntime.so"
 # What is linked in runs on boards whose C++ library is another; ONNX Runtime's own library needs the device's all the same.
@@ -40,9 +41,11 @@ class Deployed:
 def runner_of(target: Target, threads: int = 1) -> Deployed:
     """The runner for a target. Raises UserError where it cannot be built, with what to install or write."""
     reach = target.reach
-    assert isinstance(reach, Remote)
+    if isinstance(reach, Served):
+        return Deployed(("python3", *RUNNER), {}, thread_env(threads))
+    assert isinstance(reach, Shelled)
     if reach.python:
-        return Deployed((reach.python, "-P", "-m", "edgekd.devices.runner"), {}, thread_env(threads))
+        return Deployed((reach.python, *RUNNER), {}, thread_env(threads))
     files = {NAME: Path(reach.runner) if reach.runner else built(target)}
     if not reach.library:
         return Deployed((f"./{NAME}", "--serve"), files, {})

@@ -28,7 +28,7 @@ from edgekd.latency.conditions import spread
 from edgekd.latency.rounds import sample_inputs
 from edgekd.latency.turn import ColdStart, Turn
 from edgekd.progress import Progress
-from edgekd.reach import Adb, Exec, Ssh
+from edgekd.reach import Adb, Exec, Served, Ssh
 from edgekd.target import Target
 from edgekd.worker import Progress as Tell
 
@@ -52,6 +52,10 @@ def connect(target: Target) -> Link:
         from edgekd.devices.exec import ExecLink
 
         return ExecLink(reach, target.name)
+    if isinstance(reach, Served):
+        from edgekd.devices.served import open_served
+
+        return open_served(reach, target.name)
     raise UserError(f"{target.name}: {target.unmeasured or 'this machine is the device'}", hint="see targets/README.md")
 
 

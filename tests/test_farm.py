@@ -1,0 +1,130 @@
+"""Checks on a Ray cluster of two machines, here both this one, each with a device of its own.
+
+Ray is 70 MB and its cluster takes half a minute to begin, so this runs where asked for: pip install 'edgekd[ray]', then
+EDGEKD_TEST_RAY=1 python -m pytest tests/test_farm.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from check.bundles import made
+from devices.boards import by_env
+from project import edgekd
+
+from edgekd import farm
+from edgekd.check.gate import Asked
+from edgekd.errors import UserError
+from edgekd.progress import Progress
+
+QUIET = Progress(quiet=True)
+WANTED = "pip install 'edgekd[ray]', then EDGEKD_TEST_RAY=1 python -m pytest tests/test_farm.py"
+asked_for = pytest.mark.skipif(not os.environ.get("EDGEKD_TEST_RAY"), reason=WANTED)
+
+
+def test_without_ray_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="Ray is not installed") as caught:
+        farm.checked("127.0.0.1:6379", [Asked(tmp_path, tmp_path)], QUIET)
+    assert caught.value.hint == "pip install 'edgekd[ray]'"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A head without devices, and two machines, one a device; its address."""
+    assert find_spec("ray"), WANTED
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    try:
+        for name in ("one", "two"):
+            made.add_node(resources={f"device:{name}": 1}, **small)
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+@asked_for
+def test_devices_measure_side_by_side_and_each_one_at_a_time(cluster: str, tmp_path: Path) -> None:
+    """Two checks on one device and one on another: the verdicts that simulated engines must give, and who ran when."""
+    made(tmp_path / "old", target="one")
+    made(tmp_path / "slow", target="one", seconds=1.15e-3)
+    made(tmp_path / "far", target="two")
+    asked = [
+        Asked(tmp_path / "slow" / "bundle", tmp_path / "old" / "bundle", "slow"),
+        Asked(tmp_path / "old" / "bundle", tmp_path / "old" / "bundle", "same"),
+        Asked(tmp_path / "far" / "bundle", tmp_path / "far" / "bundle", "far"),
+    ]
+    found = farm.checked(cluster, asked, QUIET)
+    assert [one.latency_verdict for one in found] == ["regressed", "pass", "pass"]
+    assert [one.asked for one in found] == asked
+    assert [one.candidate.folder for one in found] == [one.candidate for one in asked], (
+        "told by the paths of this machine"
+    )
+    assert found[0].latency is not None and found[0].latency.looks[-1].ratio.point == pytest.approx(1.15, abs=0.01)
+
+
+@asked_for
+def test_a_device_takes_one_check_after_the_other(cluster: str) -> None:
+    """What Ray does with the resource that a check asks for: jobs on one device never overlap, those on two do."""
+    import ray
+
+    ray.init(address=cluster, log_to_driver=False, logging_level="ERROR")
+    try:
+        job = ray.remote(_busy)
+        waiting = [job.options(**farm.options(name)).remote(name) for name in ("one", "two", "one", "one")]
+        spans = ray.get(waiting)
+    finally:
+        ray.shutdown()
+    first = sorted((start, end) for name, start, end in spans if name == "one")
+    assert len(first) == 3
+    assert all(end <= start for (_, end), (start, _) in pairwise(first))
+
+
+def _busy(name: str) -> tuple[str, float, float]:
+    import time
+
+    start = time.monotonic()
+    time.sleep(0.3)
+    return name, start, time.monotonic()
+
+
+@asked_for
+def test_the_command_and_what_it_says_of_a_device_that_is_not_there(cluster: str, tmp_path: Path) -> None:
+    made(tmp_path / "new", target="one")
+    made(tmp_path / "lost", target="three")
+    suite = tmp_path / "suite.toml"
+    suite.write_text('[[check]]\nname = "new"\nbundle = "new/bundle"\nbaseline = "new/bundle"\n')
+    done = edgekd("check", suite, "--ray", cluster, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["verdict"], found["checks"][0]["name"]) == ("pass", "new")
+    assert "new: 1 of 1 done, on one" in done.stderr
+    with pytest.raises(UserError, match="no machine of the cluster has the device three") as caught:
+        farm.checked(cluster, [Asked(tmp_path / "lost" / "bundle", tmp_path / "lost" / "bundle")], QUIET)
+    assert "known: one, two" in caught.value.hint and '"device:three": 1' in caught.value.hint
+    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1"):
+        farm.checked("127.0.0.1:1", [Asked(tmp_path, tmp_path, target="one")], QUIET)
+
+
+@asked_for
+def test_a_device_behind_a_machine_of_the_cluster(cluster: str, tmp_path: Path) -> None:
+    """The machine that joins reaches the device; what is wrong with a check is told as if it ran here."""
+    made(tmp_path / "new", target="host")
+    asked = Asked(tmp_path / "new" / "bundle", tmp_path / "new" / "bundle", device=by_env(tmp_path / "board", "two"))
+    (found,) = farm.checked(cluster, [asked], QUIET)
+    assert found.latency_verdict == "pass"
+    assert found.latency is not None and found.latency.race is not None and found.latency.race.device is not None
+    wrong = replace(asked, device=by_env(tmp_path / "wrong", "two", triple='"riscv64-linux"'))
+    with pytest.raises(UserError, match="riscv64-linux"):
+        farm.checked(cluster, [wrong], QUIET)
