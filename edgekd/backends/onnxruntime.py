@@ -157,7 +157,8 @@ class OnnxRuntime(Backend):
         model, options = onnx.load(program / FILE), _options(target, threads, about["precision"])
         if written:
             return _inside(model, signature, options, samples)
-        lowered, found = _lowered(model, about["precision"], signature).SerializeToString(), {}
+        lowered = _lowered(model, about["precision"], signature).SerializeToString()
+        found: dict[str, Array] = {}
         with tempfile.TemporaryDirectory() as folder:
             for layouts in (False, True):
                 seen = Path(folder) / f"{layouts}.onnx"

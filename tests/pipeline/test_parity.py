@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_models as models
 import pytest
 
-from edgekd import api
+from edgekd import api, registry
 from edgekd.errors import UserError
-from edgekd.pipeline.parity import differences, lines
-
-BRIEF = ["measure.seconds=0.05", "measure.processes=1", "measure.wait=0"]
+from edgekd.pipeline.parity import compare, differences, lines
 
 
 def test_differences_are_in_steps_and_in_the_programs_order() -> None:
@@ -42,51 +38,42 @@ def test_what_is_not_a_number_diverges_most() -> None:
     assert rows[0]["steps"] > 1e300
 
 
-def test_each_engine_of_a_file_is_compared_with_its_program(tmp_path: Path) -> None:
-    file = models.convnet(tmp_path / "net.onnx")
-    api.compile(
-        file, tmp_path / "out", overrides=[*BRIEF, "data.count=24"], backends=["onnxruntime", "null"],
-        store=tmp_path / "store", debug="parity",
+def test_engines_are_compared_and_the_first_tensor_that_diverges_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime agrees; a backend that doubles the second convolution's weight does not; one shows nothing inside."""
+    (tmp_path / "wrong.py").write_text(WRONG)
+    monkeypatch.setattr(registry, "_plugins", {**registry._plugins})
+    registry.add_plugin(f"backends={tmp_path / 'wrong.py'}")
+    plan = api.prepare(
+        models.convnet(tmp_path / "net.onnx"), overrides=["data.count=24"],
+        backends=["onnxruntime", "null", "wrong"], store=tmp_path / "store", quiet=True,
     )  # fmt: skip
-    found = json.loads((tmp_path / "out" / "parity.json").read_text())
+    for name, step in plan.steps.items():
+        if name in ("student", "samples", "quantize_onnx") or name.startswith("compile "):
+            plan.entries[name] = plan.store.make(step.key, step.label, step.make)
+    found = compare(plan)
     by_name = {one["engine"]: one for one in found}
     for name in ("student on onnxruntime", "quantize_onnx on onnxruntime"):
         one = by_name[name]
         assert one["first"] is None, one
-        assert len(one["tensors"]) >= 3
         assert one["tensors"][-1]["tensor"] == "scores"
         assert max(row["steps"] for row in one["tensors"]) < 1000
+    assert {row["tensor"] for row in by_name["quantize_onnx on onnxruntime"]["tensors"]} >= {
+        f"{name}_QuantizeLinear_Output" for name in ("image", "r1", "r2", "p")
+    }
+    wrong = by_name["student on wrong"]
+    assert wrong["first"] == "r2"
+    assert wrong["tensors"][0]["tensor"] == "r1" and wrong["tensors"][0]["steps"] < 1000
     assert by_name["student on null"]["reason"] == "its runtime does not show them"
     said = lines(found)
-    assert any("none of" in line for line in said)
-    assert any("does not show" in line for line in said)
-
-
-def test_the_first_tensor_that_diverges_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend that lowers the second convolution wrongly: what comes before agrees, what it makes is named."""
-    (tmp_path / "wrong.py").write_text(WRONG)
-    from edgekd import registry
-
-    monkeypatch.setattr(registry, "_plugins", {**registry._plugins}, raising=False)
-    registry.add_plugin(f"backends={tmp_path / 'wrong.py'}")
-    file = models.convnet(tmp_path / "net.onnx")
-    api.compile(
-        file, tmp_path / "out", overrides=[*BRIEF, "data.count=24"], backends=["wrong"], store=tmp_path / "store",
-        debug="parity",
-    )  # fmt: skip
-    found = {one["engine"]: one for one in json.loads((tmp_path / "out" / "parity.json").read_text())}
-    one: dict[str, Any] = found["student on wrong"]
-    assert one["first"] == "r2"
-    assert one["tensors"][0] == {
-        "tensor": "r1",
-        "steps": pytest.approx(0, abs=1000),
-        "differing": pytest.approx(0, abs=1),
-    }
-    assert "is the first of" in lines([one])[0]
+    for words in ("none of", "does not show", "r2 is the first of"):
+        assert any(words in line for line in said)
 
 
 WRONG = '''"""ONNX Runtime behind a reader that doubles one weight: what a bug in a compiler looks like."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,13 +100,11 @@ class Wrong(Backend):
 
     def compile(self, program, out, target, threads):
         facts = OnnxRuntime().compile(program, out, target, threads)
-        import json
         facts = {**facts, "backend": self.name}
         (out / "engine.json").write_text(json.dumps(facts))
         return facts
 
     def load(self, engine):
-        import json
         from edgekd.backends.onnxruntime import OnnxRuntimeSession, _open
         from edgekd.backend import Signature
         facts = json.loads((engine / "engine.json").read_text())
