@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import onnx_recipe
-from edgekd.errors import UserError
+from edgekd.errors import UserError, nearest
 from edgekd.pipeline.plan import COMPILE_TIMEOUT, Plan
 from edgekd.progress import Progress
 from edgekd.recipe import Loaded
 from edgekd.recipe import load as load_recipe
-from edgekd.store import Store, default_folder
+from edgekd.store import Store, default_folder, write_whole
+
+DEBUGS = ("parity",)
 
 
 def prepare(
@@ -65,17 +67,21 @@ def compile(
     calibration: str | Path | None = None,
     teacher: str | Path | None = None,
     targets: Sequence[str] = (),
+    debug: str | None = None,
 ) -> dict[str, Any]:
     """Run a recipe and write its report and bundles into `out`; returns the report. `fresh` makes every step again.
 
     `recipe` may be an ONNX file; `calibration` and `teacher` are for that: see `prepare`. `backends`, `targets`: only these.
     `compile_timeout`: seconds for one engine; one that takes longer is a failed candidate.
+    `debug` "parity" compares each engine with its program, tensor by tensor, and writes that as parity.json.
     Raises UserError for the user's mistakes (before any work where they can be known), EdgekdError for what failed.
     """
     from edgekd.output import write_output
     from edgekd.pipeline.results import report_of
     from edgekd.pipeline.run import run
 
+    if debug not in (None, *DEBUGS):
+        raise UserError(f'nothing to debug is called "{debug}"', hint=nearest(str(debug), DEBUGS))
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +98,12 @@ def compile(
     outcome = run(plan, fresh)
     report = report_of(plan, outcome)
     write_output(folder, plan, report)
+    if debug == "parity":
+        from edgekd.pipeline.parity import compare
+
+        with plan.progress.task("compare engines with their programs"):
+            found = compare(plan)
+        write_whole(folder / "parity.json", (json.dumps(found, indent=1) + "\n").encode())
     return report
 
 

@@ -203,10 +203,13 @@ class Backend(ABC):
         """Open the engine in the folder `engine`, with the options that it was compiled for."""
 
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]] | None:
-        """What each operator takes, if the runtime has a profiler: rows of {"operator", "nodes", "seconds"}, means of a call.
+        """Rows of {"operator", "nodes", "seconds"}, means of a call; None without a profiler. `operator`: kind and shape."""
+        return None
 
-        `operator` names kind and shape, so that two engines of one network can be compared; `nodes` have that name.
-        """
+    def tensors(
+        self, program: Path, target: Mapping[str, Any], threads: int, samples: Sequence[Sequence[Array]], written: bool
+    ) -> dict[str, Array] | None:
+        """What an engine of `program` computes inside, [samples, ...] by name, or (`written`) its nodes; None: not shown."""
         return None
 
 

@@ -99,6 +99,10 @@ def compile(
     calibration: Calibrate = None,
     teacher: TeacherOpt = None,
     compile_timeout: Annotated[float, typer.Option(min=0.1, help="seconds that compiling one engine may take")] = 1800,
+    debug: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help='"parity": each engine compared with its program, tensor by tensor'),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="make every step again")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -115,12 +119,17 @@ def compile(
     with redirect_stdout(sys.stderr):  # stdout is data: what the user's code prints is talk
         report = api.compile(
             recipe, out, overrides=overrides or [], backends=backend or [], store=store, quiet=quiet, fresh=fresh,
-            compile_timeout=compile_timeout, calibration=calibration, teacher=teacher, targets=target or [],
+            compile_timeout=compile_timeout, calibration=calibration, teacher=teacher, targets=target or [], debug=debug,
         )  # fmt: skip
     if as_json:
         print(json.dumps(report, indent=1))
     else:
         _show(report)
+        if debug:
+            from edgekd.pipeline.parity import lines
+
+            for line in lines(json.loads((out / "parity.json").read_text("utf-8"))):
+                print(line)
         print(f"\nreport   {out / 'report.html'}")
         if any(target["chosen"] or target["nearest"] for target in report["targets"]):
             print(f"bundles  {out / 'bundles'}")

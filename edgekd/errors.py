@@ -2,6 +2,7 @@
 
     EdgekdError             something edgekd could not do               exit 1
     ├── UserError           the user's mistake: recipe, data, file      exit 2
+    │   └── RefusedError    a tool cannot take it; the rest goes on     exit 2
     ├── StoreError          the store could not be read or written      exit 1
     └── WorkerError         a backend's worker process failed           exit 1   (edgekd/worker.py)
 
@@ -35,6 +36,10 @@ class UserError(EdgekdError):
     """Something the user wrote or brought is wrong; nothing was started."""
 
     exit_code = 2
+
+
+class RefusedError(UserError):
+    """A tool cannot take what it was given. Engines that do not need it are made nevertheless, and the report says why."""
 
 
 class StoreError(EdgekdError):

@@ -114,6 +114,11 @@ class Stage(ABC):
         """Whether it needs the latency of the student at other widths."""
         return False
 
+    @property
+    def controlled(self) -> bool:
+        """Whether it may leave layers in float, whose cost is then measured."""
+        return False
+
     def names(self) -> list[tuple[str, str, str]]:
         """(field, registry, name) of each registry file that the fields name. Imports none of them."""
         return []

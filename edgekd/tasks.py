@@ -101,3 +101,20 @@ def save_array(path: Path, value: Array) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def tensors(request: dict[str, Any], _: Progress) -> dict[str, Any]:
+    """{"backend", "program", "target", "threads", "inputs", "out", "written"} to {"names"}: what is computed inside an engine.
+
+    `inputs` are .npy files, one per port, of whole samples; `out` is an .npz file, written with an array for each name, called
+    "0", "1" and so on, since a name may be any text. `names` is null where the runtime does not show them.
+    """
+    add_plugins(request)
+    arrays = [np.load(path, allow_pickle=False) for path in request["inputs"]]
+    samples = [[array[i] for array in arrays] for i in range(len(arrays[0]))]
+    backend, program = open_backend(request["backend"]), Path(request["program"])
+    found = backend.tensors(program, request["target"], request["threads"], samples, request["written"])
+    if found is None:
+        return {"names": None}
+    np.savez(request["out"], **{str(index): value for index, value in enumerate(found.values())})  # type: ignore[arg-type]
+    return {"names": list(found)}

@@ -34,6 +34,7 @@ TASKS = {
     "unsupported": ("edgekd.tasks:ask_unsupported", "asking what is unsupported"),
     "compile": ("edgekd.tasks:compile_program", "compiling"),
     "evaluate": ("edgekd.tasks:evaluate", "evaluating"),
+    "tensors": ("edgekd.tasks:tensors", "looking inside"),
     "measure": ("edgekd.latency.rounds:measure", "measuring"),
     "cold_start": ("edgekd.latency.rounds:cold_start", "measuring the cold start"),
     "profile": ("edgekd.latency.rounds:profile", "profiling"),

@@ -58,6 +58,26 @@ def test_the_ledger_has_every_row(done: Done) -> None:
     assert not any(step.cached for step in report.plan)
 
 
+def test_the_sensitivity_of_each_layer_is_in_the_report(done: Done) -> None:
+    (shown,) = done.report["sensitivity"]
+    assert (shown["version"], shown["measure"], shown["samples"]) == ("quantize", "KL", 64)
+    assert len(shown["layers"]) >= 3
+    assert all(row["loss"] >= 0 and row["bits"] == 8 for row in shown["layers"])
+
+
+def test_each_engine_is_compared_with_its_program_tensor_by_tensor(done: Done) -> None:
+    """In torch's names; the integers of the quantized program come out of the engine as they are, but for ties."""
+    done.compile("--debug", "parity")
+    found = {one["engine"]: one for one in json.loads((done.out / "parity.json").read_text())}
+    assert len(found) == 4
+    for one in found.values():
+        assert (one["first"], one["reason"]) == (None, "")
+        assert one["tensors"][-1]["tensor"] == "output"
+    integers = found["quantize on onnxruntime"]["tensors"]
+    assert integers[0]["tensor"] == "quantize_per_tensor" and len(integers) >= 6
+    assert max(row["steps"] for row in integers) <= 1.01
+
+
 def test_each_engine_gives_its_programs_answers(done: Done) -> None:
     for candidate in done.report["targets"][0]["candidates"]:
         assert candidate["parity"]["top1"] >= 0.99, candidate["name"]

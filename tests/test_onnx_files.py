@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_models as models
 import pytest
+from onnx import helper
 
 import edgekd
 from edgekd import api, onnx_file, samples
@@ -199,3 +200,27 @@ def test_a_recipe_for_a_file_takes_only_what_a_file_can(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             api.prepare(tmp_path / "recipe.toml", store=tmp_path / "store")
         assert said in caught.value.message
+
+
+def test_a_file_that_the_quantizer_refuses_is_compiled_in_float(tmp_path: Path) -> None:
+    """Logarithms of negative numbers inside, which the file itself replaces: no range can be drawn from them."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Log", ["m"], ["l"]),
+        helper.make_node("MatMul", ["l", "w"], ["n"]),
+        helper.make_node("IsNaN", ["n"], ["bad"]),
+        helper.make_node("Where", ["bad", "m", "n"], ["y"]),
+    ]
+    ports = [models.port(name, models.FLOAT, [1, 4]) for name in ("x", "y")]
+    weights = {"w": -np.abs(models.random(4, 4))}
+    onnx.save(models.model(nodes, ports[:1], ports[1:], weights), tmp_path / "net.onnx")
+    values = np.abs(np.random.default_rng(0).standard_normal((24, 4))).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=values)
+    found = compiled(tmp_path / "net.onnx", tmp_path, calibration=tmp_path / "x.npz")
+    assert [row["row"] for row in found["ledger"]] == ["float file", "compiled"]
+    (target,) = found["targets"]
+    engines = {one["name"]: one for one in target["candidates"]}
+    assert engines["quantize_onnx on onnxruntime"]["verdict"] == "failed"
+    assert "quantizer cannot take it" in engines["quantize_onnx on onnxruntime"]["reason"]
+    assert target["chosen"] == "student on onnxruntime"
+    assert (tmp_path / "out" / "bundles" / "host" / "bundle.json").is_file()

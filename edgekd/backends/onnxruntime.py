@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+import numpy as np
+
 from edgekd.backend import (
     Array,
     Backend,
@@ -43,7 +45,7 @@ INTEGER_WEIGHTED = frozenset(
 INTEGER_PREFIX = "QLinear"
 FLOAT = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum"}
-    | {"LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"}
+    | {"LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention", "MatMulNBits"}
 )
 
 
@@ -94,20 +96,13 @@ class OnnxRuntime(Backend):
         """Raises EdgekdError if ONNX Runtime refuses the file, or its inputs and outputs are not the signature's."""
         import onnx
 
-        from edgekd.onnx_slim import slimmed
-        from edgekd.quant.rebase import rebase, strip
+        from edgekd.quant.rebase import strip
 
         about, signature = read_json(program / "program.json"), Signature.read(program)
         model = onnx.load(program / FILE)
-        model = rebase(model) if about["precision"] == "int8" else slimmed(model, signature.feed(0))
+        model = _lowered(model, about["precision"], signature)
         onnx.save(strip(model), out / FILE)
-        options = {
-            "intra_op_num_threads": threads,
-            "inter_op_num_threads": 1,
-            "enable_cpu_mem_arena": True,
-            "enable_mem_pattern": True,
-            "entries": _entries(target, threads, about["precision"]),
-        }
+        options = _options(target, threads, about["precision"])
         kernels = self._kernels(out / FILE, options, signature)
         weighted = sum(n for op, n in kernels.items() if op in INTEGER_WEIGHTED)
         moved = sum(n for op, n in kernels.items() if op.startswith(INTEGER_PREFIX) and op not in INTEGER_WEIGHTED)
@@ -144,6 +139,29 @@ class OnnxRuntime(Backend):
     def load(self, engine: Path) -> OnnxRuntimeSession:
         facts, file = read_engine(engine, self.name)
         return OnnxRuntimeSession(Signature.read(engine), _open(file, facts["options"]))
+
+    def tensors(
+        self, program: Path, target: Mapping[str, Any], threads: int, samples: Sequence[Sequence[Array]], written: bool
+    ) -> dict[str, Array]:
+        """What the nodes of the runtime's own optimised graph give.
+
+        On x86 and Arm it also lays tensors out anew, under names of its own. So the graph is looked at fused, without that,
+        for the tensors in between, and as it is run, for all that kept their names there.
+        """
+        import onnx
+
+        about, signature = read_json(program / "program.json"), Signature.read(program)
+        model, options = onnx.load(program / FILE), _options(target, threads, about["precision"])
+        if written:
+            return _inside(model, signature, options, samples)
+        lowered = _lowered(model, about["precision"], signature).SerializeToString()
+        found: dict[str, Array] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for layouts in (False, True):
+                seen = Path(folder) / f"{layouts}.onnx"
+                _open(lowered, {**options, "layouts": layouts}, seen)
+                found |= _inside(onnx.load(seen), signature, options, samples)
+        return found
 
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]]:
         """ONNX Runtime's own profiler, after as many calls to warm up; the shape is that of the first output."""
@@ -184,6 +202,8 @@ def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | Non
         settings.add_session_config_entry(key, value)
     if not options.get("optimise", True):
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif not options.get("layouts", True):
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if optimised:
         settings.optimized_model_filepath = str(optimised)
     if "profile" in options:
@@ -194,6 +214,40 @@ def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | Non
     except Exception as error:  # its exceptions have no base class of their own
         where = "" if isinstance(model, bytes) else f"{model}: "
         raise EdgekdError(f"{where}onnxruntime refuses the model: {' '.join(str(error).split())}") from None
+
+
+def _inside(
+    model: onnx.ModelProto, signature: Signature, options: Mapping[str, Any], samples: Sequence[Sequence[Array]]
+) -> dict[str, Array]:
+    """What every node gives, as it stands, [samples, ...] by name."""
+    from edgekd.onnx_tensors import exposed
+
+    session = _open(exposed(model).SerializeToString(), {**options, "optimise": False})
+    names = [port.name for port in session.get_outputs()]
+    feeds = [{port.name: x for port, x in zip(signature.inputs, one, strict=True)} for one in samples]
+    found = [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
+    return {name: np.stack([one[name] for one in found]) for name in names if isinstance(found[0][name], np.ndarray)}
+
+
+def _lowered(model: onnx.ModelProto, precision: str, signature: Signature) -> onnx.ModelProto:
+    """The program's model as it is handed to the runtime, but for its names."""
+    from edgekd.onnx_slim import slimmed
+    from edgekd.quant.rebase import rebase
+
+    if precision == "int8":
+        return rebase(model)
+    return slimmed(model, signature.feed(0)) if precision == "float32" else model
+
+
+def _options(target: Mapping[str, Any], threads: int, precision: str) -> dict[str, Any]:
+    """What the engine is opened with."""
+    return {
+        "intra_op_num_threads": threads,
+        "inter_op_num_threads": 1,
+        "enable_cpu_mem_arena": True,
+        "enable_mem_pattern": True,
+        "entries": _entries(target, threads, precision),
+    }
 
 
 def _entries(target: Mapping[str, Any], threads: int, precision: str) -> dict[str, str]:

@@ -170,4 +170,5 @@ def calibration_sets(plan: Plan) -> list[dict[str, Any]]:
             "preview": preview_of(stage) if entry.facts["previewed"] else None,
         }
         for stage in plan.trained
+        if stage in plan.entries
     ]

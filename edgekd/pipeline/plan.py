@@ -18,7 +18,7 @@ from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
-from edgekd.pipeline import onnx_steps, tables
+from edgekd.pipeline import layers, onnx_steps, tables
 from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
 from edgekd.pipeline.sources import digests_of
 from edgekd.pipeline.step import Candidate, Step, Version, key_of
@@ -74,6 +74,9 @@ class Plan:
         for target in self.targets:
             if racing := self.racing(target):
                 add_race(self, target, racing)
+        for stage, name, before in zip(recipe.stages, self.trained, ["student", *self.trained], strict=False):
+            if stage.controlled and not self.of_file:
+                layers.add_cost(self, next(v for v in self.versions if v.name == name), before)
 
     @cached_property
     def roots(self) -> Roots:

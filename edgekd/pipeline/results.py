@@ -13,7 +13,7 @@ from edgekd import digest
 from edgekd.backend import open_backend
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
-from edgekd.pipeline import onnx_steps
+from edgekd.pipeline import layers, onnx_steps
 from edgekd.pipeline.calibration import preview_of, step_of
 from edgekd.pipeline.candidates import NO_KERNELS, candidate_of, engine_facts, noise_of, simulated
 from edgekd.pipeline.plan import Plan
@@ -48,6 +48,7 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "calibration": onnx_steps.calibration_sets(plan)
         if plan.of_file
         else [_calibration(plan, s) for s in plan.calibrations],
+        "sensitivity": [shown for v in plan.versions if (shown := layers.of_report(plan, v))],
         "plan": [
             {
                 "step": name,
@@ -101,7 +102,8 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
     """A row for each state of the network, in the order of the pipeline, all on the same test samples."""
     rows: list[dict[str, Any]] = []
     sizes: Mapping[str, Any] = {}
-    for version in plan.versions:
+    made = [version for version in plan.versions if version.name in plan.entries]
+    for version in made:
         if version.quantized and not version.is_program:
             program = "simulated" if version.simulated else "exported"
             note = NO_KERNELS.format(version.precision) if version.simulated else ""
@@ -123,7 +125,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
         note = "; ".join(filter(None, (note, plan.entry(version.name).facts.get("note"), noise_of(facts))))
         runs_in = "onnxruntime" if version.is_program or version.is_file else _computes(plan, version)
         rows.append(_row(name, version, runs_in, facts, {**sizes, "latency": latency, "note": note}))
-    last = plan.versions[-1]
+    last = made[-1]
     engine = _engine(plan, last)
     if engine is not None:
         facts = plan.entry(engine.step("evaluate")).facts

@@ -1,11 +1,14 @@
-"""Running a plan: what the store has is taken, the rest is made, in order. An engine that fails costs no other."""
+"""Running a plan: what the store has is taken, the rest is made, in order. An engine that fails costs no other.
+
+Nor does a stage that refuses the student: what needs no result of it goes on.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgekd.errors import EdgekdError, StoreError
+from edgekd.errors import EdgekdError, RefusedError, StoreError
 from edgekd.pipeline import calibration
 from edgekd.pipeline.engine_steps import add_race
 from edgekd.pipeline.plan import Plan
@@ -113,7 +116,7 @@ def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | Non
     except StoreError:
         raise
     except EdgekdError as error:
-        if not an_engines:
+        if not an_engines and not isinstance(error, RefusedError):
             raise
         outcome.failed[name] = error.message
         plan.entries.pop(name.replace("evaluate ", "compile ", 1), None)

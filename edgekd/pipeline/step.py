@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import edgekd
 from edgekd import digest
 from edgekd.backend import open_backend
+from edgekd.quant.precision import KERNELS
 
 if TYPE_CHECKING:
     from edgekd.target import Target
@@ -62,7 +63,7 @@ class Version:
     @property
     def simulated(self) -> bool:
         """Whether no runtime here has kernels for its precision: it is judged in torch, and never compiled."""
-        return self.precision not in ("float32", "int8")
+        return self.precision not in KERNELS
 
 
 @dataclass(frozen=True)

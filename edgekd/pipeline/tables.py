@@ -35,9 +35,9 @@ def step_of(stage: str) -> str:
 def target_of(plan: Plan) -> Target:
     """The target that latency is measured on: the first that can be measured here. Raises UserError if there is none."""
     for target in plan.targets:
-        if not target.unmeasured:
+        if isinstance(target.reach, Local) and not target.unmeasured:
             return target
-    reasons = "; ".join(f"{target.name}: {target.unmeasured}" for target in plan.targets)
+    reasons = "; ".join(f"{t.name}: {t.unmeasured or 'a table is measured on this machine only'}" for t in plan.targets)
     hint = "add a target that this machine is, or prune by `ratio`"
     raise UserError(f"no target's latency can be measured here: {reasons}", hint=hint)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
@@ -30,7 +32,8 @@ def fold_batch_norm(graph: GraphModule) -> None:
         if layer.target not in WEIGHTED or len(layer.users) > 1 or layer.meta["val"].ndim not in (2, 4):
             continue
         gamma, beta, mean, variance = (_constant(graph, arg) for arg in norm.args[1:5])
-        source, weight = layer.args[1], _constant(graph, layer.args[1])
+        source = _own_adapter(graph, layer)
+        weight = _constant(graph, source)
         if weight is None or mean is None or variance is None:
             continue
         factor = torch.rsqrt(variance.double() + norm.args[7]) * (1.0 if gamma is None else gamma.double())
@@ -79,6 +82,25 @@ def settle_weights(graph: GraphModule) -> None:
         rounded = torch.round(bias.double() / step.double()).float() * step
         _own(graph, layer, 2, f"{layer.name}_bias", rounded)
     graph.recompile()
+
+
+def _own_adapter(graph: GraphModule, layer: Node) -> Node:
+    """What `layer` reads its weight from; where an adapter that another layer reads too, a copy of its own.
+
+    A layer that is used twice, each time with its own batch norm, becomes two when these are folded: two weights, two scales.
+    """
+    shared: Node = layer.args[1]  # type: ignore[assignment]  # a weighted layer's second argument is a node
+    adapter = _module(graph, shared)
+    readers = sum(len(n.users) for n in graph.graph.nodes if n.op == "call_module" and n.target == shared.target)
+    if adapter is None or readers < 2:
+        return shared
+    name = f"{shared.target}_{layer.name}"
+    graph.add_submodule(name, copy.deepcopy(adapter))
+    with graph.graph.inserting_before(layer):
+        node = graph.graph.call_module(name, shared.args)
+    node.meta = dict(shared.meta)
+    layer.args = (layer.args[0], node, *layer.args[2:])
+    return node
 
 
 def _module(graph: GraphModule, node: object) -> nn.Module | None:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from edgekd.backend import Array
-from edgekd.errors import UserError
+from edgekd.errors import RefusedError
 from edgekd.onnx_file import inputs as inputs_of
 from edgekd.onnx_file import quantizable
 from edgekd.onnx_slim import slimmed
@@ -47,14 +47,14 @@ def quantize(
 ) -> onnx.ModelProto:
     """The model with quantize/dequantize pairs, calibrated on `arrays` [n, ...] by input name.
 
-    Raises UserError for a model without a weighted node, or one that the quantizer cannot take, with its words.
+    Raises RefusedError for a model without a weighted node, or one that the quantizer cannot take, with its words.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     if not quantizable(model):
         kinds = ", ".join(sorted({node.op_type for node in model.graph.node}))
         message = f"nothing to quantize: none of its operators has weights that integers could hold ({kinds})"
-        raise UserError(message, hint=WITHOUT)
+        raise RefusedError(message, hint=WITHOUT)
     symmetric = grid == "symmetric"
     slim = slimmed(model, next(feeds(model, arrays)))
     methods = {
@@ -79,7 +79,7 @@ def quantize(
             )
         except Exception as error:  # it raises whatever its parts raise
             message = f"ONNX Runtime's quantizer cannot take it: {' '.join(str(error).split()) or type(error).__name__}"
-            raise UserError(message, hint=WITHOUT) from error
+            raise RefusedError(message, hint=WITHOUT) from error
         return onnx.load(out)
 
 

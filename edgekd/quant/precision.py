@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["FLOAT", "Precision"]
+__all__ = ["FLOAT", "KERNELS", "Precision", "computes_in", "weight_only_name"]
 
 FLOAT = 32
 """The bits of a layer that stays in float."""
@@ -55,3 +55,25 @@ class Precision:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Precision:
         return cls(**values)
+
+
+def weight_only_name(bits: int) -> str:
+    """What a program is called whose weights alone have so many bits; runtimes have kernels for it.
+
+    >>> weight_only_name(4)
+    'W4A32'
+    """
+    return f"W{bits}A32"
+
+
+KERNELS = ("float32", "int8", weight_only_name(4), weight_only_name(8))
+"""Precisions that some runtime here has kernels for; all others are simulated."""
+
+
+def computes_in(precision: str) -> str:
+    """The precision that a program multiplies in, which is what a target lists.
+
+    >>> computes_in("W4A32"), computes_in("int8")
+    ('float32', 'int8')
+    """
+    return "float32" if precision.endswith("A32") else precision

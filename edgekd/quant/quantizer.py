@@ -7,7 +7,7 @@ a residual addition are quantized before it; what only moves values keeps its in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from typing import Any
@@ -19,6 +19,7 @@ from edgekd.errors import UserError, nearest
 from edgekd.observers.minmax import MinMax
 from edgekd.quant.adapter import ActivationGrid, Observer, PerChannelWeight
 from edgekd.quant.grid import Grid
+from edgekd.quant.neighbours import first_and_last, nearest_layers
 from edgekd.quant.precision import FLOAT, Precision
 from edgekd.quant.step import PerChannelStep
 from edgekd.quant.torchao import (
@@ -67,6 +68,8 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         self.weight = cache(self._weight)
         self.bits: dict[Node, int] = {}
         self.ends: set[Node] = set()
+        self.takers: set[Node] = set()
+        self.floats: set[Node] = set()
 
     def _activation(self, bits: int) -> QuantizationSpec:
         low, high = self.grid.activation_limits(bits)
@@ -90,16 +93,19 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
 
     def annotate(self, model: GraphModule) -> GraphModule:
         nodes = list(model.graph.nodes)
-        self.ends = first_and_last(nodes)
+        self.ends = first_and_last(nodes, WEIGHTED)
         self.bits = self._activation_bits(nodes)
         if unknown := sorted(set(self.precision.layers) - {layer_name(n) for n in nodes if n.target in WEIGHTED}):
             known = [layer_name(n) for n in nodes if n.target in WEIGHTED]
             raise UserError(f'no layer "{unknown[0]}" whose weights could get bits', hint=nearest(unknown[0], known))
+        self.takers, self.floats = self._in_float(nodes)
         for node in nodes:
             if node.op != "call_function" or Q_ANNOTATION_KEY in node.meta or not _is_float(node):
                 continue
             kind = self.kind_of.get(node.target)
-            if kind in self.grid.operators:
+            if node in self.floats and node.target not in WEIGHTED:
+                _mark(node, {}, None)
+            elif kind in self.grid.operators:
                 self._annotate_operator(node, kind)
             elif kind in self.grid.shared and _is_float(node.args[0]):
                 spec = self.activation(self.bits[node.args[0]])
@@ -126,6 +132,20 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
             else:
                 bits[root] = narrow if any(node.target in WEIGHTED for node in found) else max(narrow, 8)
         return {node: bits.get(root, narrow) for node, root in roots.items()}
+
+    def _in_float(self, nodes: list[Node]) -> tuple[set[Node], set[Node]]:
+        """The layers that stay in float with what only moves values to them, and these with all else that stays so.
+
+        An operator without weights goes with the layers next before it: it is in float where one of them is, or, where there is
+        none, one of those behind it.
+        """
+        layers = {node for node in nodes if node.target in WEIGHTED and self.weight_bits(node) == FLOAT}
+        takers = set(layers)
+        for node in reversed(nodes):
+            if self.kind_of.get(node.target) in self.grid.shared and node.users and takers.issuperset(node.users):
+                takers.add(node)
+        before, behind = nearest_layers(nodes, WEIGHTED)
+        return takers, takers | {n for n in nodes if n.target not in WEIGHTED and (before[n] or behind[n]) & layers}
 
     def validate(self, model: GraphModule) -> None:
         """Every annotated weight is a constant of the graph by construction; nothing else can be wrong."""
@@ -155,7 +175,7 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
             _mark(last, {}, output)
 
     def _only_float_layers_read(self, node: Node) -> bool:
-        return bool(node.users) and all(u.target in WEIGHTED and self.weight_bits(u) == FLOAT for u in node.users)
+        return bool(node.users) and self.takers.issuperset(node.users)
 
     def _end(self, node: Node) -> Node:
         """The last node of the unit that starts here: [batch norm] [one fused activation], each the only user."""
@@ -174,20 +194,6 @@ def layer_name(layer: Node) -> str:
     while isinstance(weight, Node) and weight.op == "call_module":
         weight = weight.args[0]
     return str(getattr(weight, "target", "")).removesuffix(".weight")
-
-
-def first_and_last(nodes: Iterable[Node]) -> set[Node]:
-    """The weighted layers that no other comes before, and those that none comes after."""
-    order = list(nodes)
-    below: set[Node] = set()
-    above: set[Node] = set()
-    for node in order:
-        if any(before in below or before.target in WEIGHTED for before in node.all_input_nodes):
-            below.add(node)
-    for node in reversed(order):
-        if any(after in above or after.target in WEIGHTED for after in node.users):
-            above.add(node)
-    return {node for node in order if node.target in WEIGHTED and not (node in below and node in above)}
 
 
 def _of_levels(observer: Callable[[], Observer], bits: int) -> Callable[[], Observer]:

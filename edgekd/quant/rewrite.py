@@ -6,6 +6,7 @@ Each is a function from model to model, changed in place; `rebase` runs them in 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -29,6 +30,7 @@ class Index:
             for name in node.input:
                 self.readers[name].append(node)
         self.outputs = {value.name for value in model.graph.output}
+        self.outside = self.outputs | set(_read_within(model.graph))
 
     def array(self, name: str) -> Array | None:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
@@ -46,32 +48,50 @@ class Index:
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
 
+def _read_within(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names that graphs inside nodes, as of an If or a Loop, read."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from (name for one in inner.node for name in one.input)
+                yield from (value.name for value in inner.output)
+                yield from _read_within(inner)
+
+
 def s8_to_u8(model: onnx.ModelProto) -> None:
     """Activations from s8 with zero point z to u8 with z + 128; weights stay s8.
 
-    (q − z) · s = ((q + 128) − (z + 128)) · s, so every dequantized value stays; x86's VNNI multiplies u8 by s8.
+    (q − z) · s = ((q + 128) − (z + 128)) · s, so every dequantized value stays; x86's VNNI multiplies u8 by s8. Only where a
+    QuantizeLinear's integers go into DequantizeLinear nodes alone: a file as it comes may hand them to an integer operator,
+    another graph or the caller, or take them from there, and what those expect stays s8.
     """
     index = Index(model)
     rebased: dict[str, str] = {}
     for node in model.graph.node:
-        data = node.input[0]
-        activation = node.op_type == "QuantizeLinear" or (
-            node.op_type == "DequantizeLinear" and data not in index.constants
-        )
-        if not activation or len(node.input) < 3:
+        readers = index.readers[node.output[0]] if node.op_type == "QuantizeLinear" else []
+        pairs = [node, *readers]
+        held = node.input[0] in index.constants  # a weight in float, quantized when the file is opened
+        if not readers or held or node.output[0] in index.outside or not all(_is_s8(index, one) for one in pairs):
             continue
-        name = node.input[2]
-        zero = index.array(name)
-        if zero is None or zero.dtype != np.int8:
+        if any(reader.op_type != "DequantizeLinear" or reader.input[0] != node.output[0] for reader in readers):
             continue
-        if name not in rebased:
-            rebased[name] = index.add(f"{name}_u8", (zero.astype(np.int16) + 128).astype(np.uint8))
-        node.input[2] = rebased[name]
-    for value in model.graph.value_info:
-        maker = index.maker.get(value.name)
-        signed = value.type.tensor_type.elem_type == TensorProto.INT8
-        if signed and maker is not None and maker.op_type == "QuantizeLinear":
-            value.type.tensor_type.elem_type = TensorProto.UINT8
+        for one in pairs:
+            name = one.input[2]
+            if name not in rebased:
+                zero = numpy_helper.to_array(index.constants[name])
+                rebased[name] = index.add(f"{name}_u8", (zero.astype(np.int16) + 128).astype(np.uint8))
+            one.input[2] = rebased[name]
+        for value in model.graph.value_info:
+            if value.name == node.output[0]:
+                value.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def _is_s8(index: Index, node: NodeProto) -> bool:
+    """Whether a QuantizeLinear or DequantizeLinear has a constant s8 zero point, and says its type by that alone."""
+    zero = index.array(node.input[2]) if len(node.input) > 2 else None
+    return (
+        zero is not None and zero.dtype == np.int8 and not any(a.name == "output_dtype" and a.i for a in node.attribute)
+    )
 
 
 def own_zero_points(model: onnx.ModelProto) -> None:
@@ -105,7 +125,9 @@ def biases_to_int32(model: onnx.ModelProto) -> None:
         scales = [_scale(index, node.input[i]) for i in (0, 1)]
         if bias is None or bias.dtype != np.float32 or scales[0] is None or scales[1] is None or scales[0].size != 1:
             continue
-        step = np.float32(scales[0].reshape(())) * scales[1].astype(np.float32).reshape(-1)
+        if bias.ndim != 1 or scales[1].ndim > 1 or scales[1].size not in (1, bias.size):
+            continue  # a row of biases, blocks of weights: no axis of the bias has these scales
+        step = np.float32(scales[0].reshape(())) * np.broadcast_to(scales[1].astype(np.float32).reshape(-1), bias.shape)
         whole = np.rint(bias.astype(np.float64) / step)
         if np.abs(whole).max() >= 2**31 or not np.allclose(whole.astype(np.float32) * step, bias, rtol=1e-6, atol=0):
             continue

@@ -14,10 +14,11 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,7 +30,7 @@ from edgekd.backend import read_json
 from edgekd.errors import UserError
 from edgekd.student import write_tensors
 
-__all__ = ["FILES", "read_graph", "write_graph"]
+__all__ = ["FILES", "read_graph", "tensors", "write_graph"]
 
 FILES = ("graph.json", "weights.safetensors")
 FORMAT = 1
@@ -180,3 +181,24 @@ def _read(value: Any, known: Mapping[str, fx.Node]) -> Any:
     if not isinstance(found, cls):
         raise TypeError(f"{held!r} is no {kind}")
     return found
+
+
+def tensors(graph: fx.GraphModule, samples: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    """What every node gives for inputs [samples, ...] of one port, one at a time: [samples, ...] by the node's name, in order.
+
+    Last come the graph's own outputs, by the names `outputs`.
+    """
+    seen: dict[str, list[np.ndarray]] = {}
+
+    class Seeing(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if n.op == "call_function" and isinstance(result, torch.Tensor):
+                seen.setdefault(n.name, []).append(result.numpy())
+            return result
+
+    given: list[Sequence[torch.Tensor]] = []
+    with torch.no_grad():
+        given.extend(Seeing(graph).run(torch.from_numpy(sample)) for sample in samples)
+    ends = {name: [one[index].numpy() for one in given] for index, name in enumerate(outputs)}
+    return {name: np.stack(values) for name, values in (seen | ends).items()}

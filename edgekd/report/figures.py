@@ -56,3 +56,42 @@ class Flips(Part):
 
     better: NonNegativeInt = Field(description="wrong before, right now")
     worse: NonNegativeInt = Field(description="right before, wrong now")
+
+
+class Layer(Part):
+    """One layer of a quantized student."""
+
+    layer: str = Field(description="its name in the network")
+    loss: NonNegativeFloat | None = Field(
+        description="of the outputs, with this layer alone quantized; null: not tried"
+    )
+    bits: PositiveInt = Field(description="of its weight; 32: it stays in float")
+    bytes: NonNegativeInt | None = Field(
+        None, description="of its weight, scales and bias, where a budget chose the bits"
+    )
+    cost: Annotated[Ratio | None, VARIES] = Field(
+        None, description="of a layer in float: latency as it is over latency with this layer quantized as well"
+    )
+
+
+class Control(Part):
+    """What `max_drop` did: the metric on validation, and which layers stay in float for it."""
+
+    allowed: NonNegativeFloat = Field(description="drop of the metric below the float student")
+    expected: float = Field(description="metric of the float student")
+    before: float = Field(description="metric with every layer quantized")
+    after: float = Field(description="metric as it is")
+    tried: NonNegativeInt = Field(description="sets of layers that were calibrated and scored")
+    reverted: tuple[str, ...] = Field(description="layers that stay in float; none of them can be quantized")
+    backend: str | None = Field(None, description="that the cost of each was measured on; null: it was not")
+    note: Annotated[str, VARIES] = Field("", description="why a cost is not known")
+
+
+class BitPlan(Part):
+    """The bits that a budget chose, of all layers together."""
+
+    budget: PositiveInt = Field(description="bytes")
+    bytes: PositiveInt = Field(description="of all weights, scales and biases")
+    least: PositiveInt = Field(description="bytes at the narrowest choices")
+    most: PositiveInt = Field(description="bytes at the widest choices")
+    loss: NonNegativeFloat = Field(description="predicted: the sum of what each weight loses alone")

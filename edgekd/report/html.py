@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.ledger import losses
-from edgekd.report import distribution, scatter, track, words
+from edgekd.report import bars, distribution, scatter, track, words
 from edgekd.report.headline import headline
-from edgekd.report.schema import Candidate, Report, TargetReport
+from edgekd.report.schema import Candidate, Report, Sensitivity, TargetReport
 
 WIDE, NARROW = 880, 350
 """Each picture is laid out twice, in pixels, so that its text is the page's text on a desk and on a phone."""
@@ -40,6 +40,7 @@ def render(
         headlines=[headline(read, target) for target in read.targets],
         rows=_rows(read),
         pictures={target.name: _pictures(read, target, samples) for target in read.targets},
+        bars={shown.version: _bars(shown) for shown in read.sensitivity},
         budget=budget(read),
         previews={name: b64encode(picture).decode() for name, picture in (previews or {}).items()},
         longest=max((step.seconds for step in read.plan), default=0.0) or 1.0,
@@ -95,6 +96,13 @@ def _pictures(report: Report, target: TargetReport, samples: Mapping[str, Sequen
         "spread": distribution.draw(target, mine, limit, WIDE),
         "spread_narrow": distribution.draw(target, mine, limit, NARROW),
     }
+    return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704  built by svg.element, which escapes
+
+
+def _bars(shown: Sensitivity) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    drawn = {"wide": bars.draw(shown, WIDE), "narrow": bars.draw(shown, NARROW)}
     return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704  built by svg.element, which escapes
 
 

@@ -21,6 +21,7 @@ def render(report: Mapping[str, Any]) -> str:
     parts += _ledger(read)
     for target in read.targets:
         parts += _candidates(read, target)
+    parts += _layers(read)
     parts += _calibration(read)
     parts += _plan(read)
     parts += _provenance(read)
@@ -109,6 +110,32 @@ def _candidate(one: Candidate, metric: str) -> list[str]:
         words.seconds(one.compile_seconds),
         plain("; ".join(filter(None, [one.reason, one.note]))),
     ]
+
+
+def _layers(report: Report) -> list[str]:
+    parts = ["## What quantization costs, layer by layer"] if report.sensitivity else []
+    for shown in report.sensitivity:
+        unit = "KL, nats" if shown.measure == "KL" else "squared error"
+        parts.append(
+            f"Loss of the outputs ({unit}) with one layer of {plain(shown.version)} quantized and all others in float, on "
+            f"{shown.samples} calibration samples."
+        )
+        said = [words.control(shown, report.metric.name), words.bit_plan(shown)]
+        parts += [plain(one) for one in said if one]
+        if shown.control is not None and shown.control.note:
+            parts.append(plain(shown.control.note))
+        rows = [
+            [
+                plain(one.layer),
+                words.loss(one.loss),
+                words.bits(one.bits),
+                words.size(one.bytes),
+                words.speed(one.cost, "with it quantized") if one.cost else words.NONE,
+            ]
+            for one in shown.layers
+        ]
+        parts.append(table("Layer Loss Weight Size In_float_it_is", "lrrrl", rows))
+    return parts
 
 
 def _calibration(report: Report) -> list[str]:

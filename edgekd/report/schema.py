@@ -11,7 +11,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from edgekd.report.figures import VARIES, Agreement, Flips, Latency, Parity, Part, Ratio, Share
+from edgekd.quant.precision import computes_in
+from edgekd.report.figures import (
+    VARIES,
+    Agreement,
+    BitPlan,
+    Control,
+    Flips,
+    Latency,
+    Layer,
+    Parity,
+    Part,
+    Ratio,
+    Share,
+)
 
 Verdict = Literal["chosen", "kept", "rejected", "reference", "simulated", "built", "failed"]
 
@@ -118,7 +131,7 @@ class Candidate(Part):
     @property
     def integer(self) -> bool:
         """Whether it computes in integers, so that it must be faster than float to be worth having."""
-        return not self.precision.startswith(("float", "bfloat"))
+        return not computes_in(self.precision).startswith(("float", "bfloat"))
 
 
 class Race(Part):
@@ -201,6 +214,19 @@ class CalibrationSet(Part):
     )
 
 
+class Sensitivity(Part):
+    """What each layer of a quantized student costs its outputs alone, all else in float."""
+
+    version: str = Field(description="the quantized student")
+    measure: Literal["KL", "squared error"] = Field(
+        description="of the loss: KL from the float student's outputs in nats, or ‖ŷ − y‖² / ‖y‖²"
+    )
+    samples: PositiveInt = Field(description="calibration samples that it was measured on")
+    layers: tuple[Layer, ...] = Field(description="in the order of the network")
+    control: Control | None = Field(None, description="null without `max_drop`")
+    plan: BitPlan | None = Field(None, description="null without a budget for bits")
+
+
 class Machine(Part):
     """The machine that compiled and measured."""
 
@@ -233,6 +259,7 @@ class Report(Part):
     first_loss: FirstLoss | None = Field(description="null if no row lost more than its share")
     targets: tuple[TargetReport, ...] = Field(description="what was compiled for")
     calibration: tuple[CalibrationSet, ...] = Field((), description="what integer ranges were drawn from")
+    sensitivity: tuple[Sensitivity, ...] = Field((), description="what quantization costs, layer by layer")
     plan: tuple[Step, ...] = Field(description="what was run, in order")
     provenance: Provenance = Field(description="what the result came from")
 

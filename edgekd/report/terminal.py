@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.ledger import losses
 from edgekd.report import words
+from edgekd.report.bars import ordered
 from edgekd.report.headline import headline
-from edgekd.report.schema import Report, TargetReport
+from edgekd.report.schema import Report, Sensitivity, TargetReport
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
+
+
+SHOWN = 3
+"""Layers that are named in a terminal."""
 
 
 def summary(report: Mapping[str, Any]) -> Group:
@@ -25,6 +30,8 @@ def summary(report: Mapping[str, Any]) -> Group:
     parts: list[Table | Text] = [_ledger(read)]
     if read.first_loss is not None:
         parts += [Text(), Text(read.first_loss.text)]
+    for shown in read.sensitivity:
+        parts += [Text(), *_layers(read, shown)]
     for target in read.targets:
         parts += [Text(), *_verdict(read, target)]
     return Group(*parts)
@@ -53,6 +60,18 @@ def _ledger(report: Report) -> Table:
         ]
         table.add_row(Text(row.row), *map(Text, cells), style="red" if row.row == lost else None)
     return table
+
+
+def _layers(report: Report, shown: Sensitivity) -> list[Text]:
+    """The most sensitive layers, and what became of them."""
+    from rich.text import Text
+
+    unit = "nats" if shown.measure == "KL" else "of the power"
+    first = [f"{one.layer} {words.loss(one.loss)}" for one in ordered(shown)[:SHOWN]]
+    more = f" and {len(shown.layers) - SHOWN} more" if len(shown.layers) > SHOWN else ""
+    lines = [f"{shown.version}, each layer alone, {unit} lost: {', '.join(first)}{more}"]
+    lines += [words.control(shown, report.metric.name), words.bit_plan(shown), *words.costs(shown)]
+    return [Text(line, "dim") for line in lines if line]
 
 
 def _verdict(report: Report, target: TargetReport) -> list[Text]:

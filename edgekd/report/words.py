@@ -8,10 +8,12 @@ from edgekd.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from edgekd.report.figures import Ratio
-    from edgekd.report.schema import CalibrationSet
+    from edgekd.report.schema import CalibrationSet, Sensitivity
 
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
+FLOAT = 32
+"""The bits of a weight in float."""
 SHARES = ("accuracy", "agreement")
 """Metrics that are shares of the test samples."""
 
@@ -186,3 +188,54 @@ def calibration(shown: CalibrationSet) -> str:
         f" in {seconds(shown.seconds)}; ranges by {shown.observer}."
         f"{' No data was read for them.' if shown.synthetic else ''}"
     )
+
+
+def loss(value: float | None) -> str:
+    """What the outputs lose: KL in nats, or a share of their power.
+
+    >>> loss(0.01234), loss(1.5e-7), loss(None)
+    ('0.0123', '1.5e-07', '–')
+    """
+    return NONE if value is None else f"{value:.3g}"
+
+
+def bits(value: int) -> str:
+    """How many bits a weight has.
+
+    >>> bits(4), bits(32)
+    ('4 bits', 'float')
+    """
+    return "float" if value == FLOAT else f"{value} bits"
+
+
+def control(shown: Sensitivity, metric: str) -> str:
+    """What `max_drop` came to, in a sentence; empty without it."""
+    found = shown.control
+    if found is None:
+        return ""
+    allowed = f"of the {amount(found.allowed, metric)} that may be lost"
+    if not found.reverted:
+        return f"Every layer is quantized: {drop(found.expected - found.after, metric)} lost on validation, {allowed}."
+    names = ", ".join(found.reverted)
+    lost = f"{drop(found.expected - found.before, metric)} lost with every layer quantized"
+    left = f"{drop(found.expected - found.after, metric)} lost so, {allowed}"
+    return f"In float: {names}. On validation, {lost}; {left}."
+
+
+def bit_plan(shown: Sensitivity) -> str:
+    """What a budget for bits came to, in a sentence; empty without one."""
+    found = shown.plan
+    if found is None:
+        return ""
+    ends = f"{format_bytes(found.least)} to {format_bytes(found.most)}"
+    return (
+        f"Bits chosen together: {format_bytes(found.bytes)} of {format_bytes(found.budget)} for weights, scales and biases "
+        f"(the choices allow {ends}), {loss(found.loss)} lost by prediction."
+    )
+
+
+def costs(shown: Sensitivity) -> list[str]:
+    """What each layer in float costs in time, a line each."""
+    return [
+        f"{one.layer} in float: {speed(one.cost, 'with it quantized')}" for one in shown.layers if one.cost is not None
+    ]

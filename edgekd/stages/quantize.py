@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from edgekd.errors import UserError
+from edgekd.quant.bits import Bits
 from edgekd.quant.precision import Precision
 from edgekd.schedule import Training
 from edgekd.stage import Context, Stage, Use, taught, uses
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
     from edgekd.student import Student
 
 __all__ = ["Quantize"]
@@ -80,6 +84,11 @@ class Quantize(Stage):
     the weights (Xiao et al. 2022, arXiv 2211.10438); after it, `correct_bias` takes back what rounding does to each channel's
     mean (Nagel et al. 2019). `reconstruction`: "none", "adaround", "block",
     or one of these with its options, `{ use = "block", iterations = 5000 }`.
+
+    `sensitivity`: on how many calibration samples each layer is tried rounded alone (0: not), one forward a layer.
+    `bits = { budget = { size = "60 kB" }, choices = [8, 4, 2] }` chooses each layer's bits together, by what its weight loses
+    alone. `max_drop`: how far below the float student the metric may fall on validation; the fewest layers that bring it
+    back stay in float, and the report says what each costs in measured time.
     """
 
     takes = "student"
@@ -93,6 +102,9 @@ class Quantize(Stage):
     smooth: bool = False
     correct_bias: bool = False
     reconstruction: Literal["none", "adaround", "block"] | Reconstruction = "none"
+    bits: Bits | None = None
+    max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    sensitivity: Annotated[int, Field(ge=0)] = 64
     qat: Qat | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -106,10 +118,29 @@ class Quantize(Stage):
         if self.correct_bias and self.reconstructed is not None:
             message = "quantize: correct_bias and reconstruction exclude each other: both take back what rounding did"
             raise UserError(message, hint="leave correct_bias out")
+        if self.bits is not None and self.weights != Quantize.weights:
+            message = "quantize: bits and weights exclude each other: both say how many bits a weight gets"
+            raise UserError(message, hint="leave `weights` out")
+        trained = [
+            name for name, there in (("qat", self.qat), ("reconstruction", self.reconstructed)) if there is not None
+        ]
+        trained += ["bits"] if self.bits is not None else []
+        if self.max_drop is not None and trained:
+            message = f"quantize: max_drop and {trained[0]} exclude each other: layers are left in float where nothing else helps"
+            raise UserError(message, hint="leave one of them out")
+        if self.max_drop is not None and not self.sensitivity:
+            message = "quantize: max_drop needs `sensitivity`: the most sensitive layers are left in float first"
+            raise UserError(message, hint="sensitivity = 64")
+
+    @property
+    def controlled(self) -> bool:
+        """Whether layers may be left in float, whose cost is then measured."""
+        return self.max_drop is not None
 
     @property
     def precision(self) -> str:  # type: ignore[override]  # it depends on the bits
-        return self._precision().name
+        choices = {} if self.bits is None else {str(bits): bits for bits in self.bits.choices}
+        return replace(self._precision(), layers=choices).name
 
     @property
     def reconstructed(self) -> Reconstruction | None:
@@ -121,8 +152,8 @@ class Quantize(Stage):
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]  # it depends on qat and its losses
-        """Post-training quantization reads the calibration samples only."""
-        found = {"calibration", "target"}
+        """Post-training quantization reads the calibration samples only, unless the metric may fall so far and no further."""
+        found = {"calibration", "target", *({"data"} if self.controlled else ())}
         if self.qat is not None:
             found |= {"data"}
             if taught(self.objective()[1]) and self.qat.teacher != "student":
@@ -144,31 +175,37 @@ class Quantize(Stage):
             check(self.objective()[1], self.qat.batch, modules=False)
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
-        """Returns the metric after calibration on the validation split and, with QAT, its history."""
-        import torch
-
-        from edgekd.quant.bias import correct_biases
-        from edgekd.quant.equalize import equalize, smooth
-        from edgekd.quant.grid import named
-        from edgekd.quant.pt2e import calibrate, prepare, state
+        """Returns the metric after calibration on the validation split, what each layer costs, and with QAT its history."""
+        from edgekd.quant.layerwise import choose_bits, leave_in_float, sensitivity
+        from edgekd.quant.pt2e import state
         from edgekd.student import save_next
 
         observer, precision = self.observer or context.observer, self._precision()
         batches = context.calibration()
-        prepared = prepare(
-            student.network(), student.example(2), named(context.grid), observer, self.qat is not None, precision
-        )
-        prepared.eval()
         facts: dict[str, Any] = {"observer": observer, "samples": sum(len(batch) for batch in batches)}
-        if self.equalize:
-            facts["equalized"] = equalize(prepared)
-        if self.smooth:
-            facts["smoothed"] = smooth(prepared, batches)
-        with context.progress.task("calibrate"):
-            calibrate(prepared, batches)
-        if self.correct_bias:
-            facts["corrected"] = correct_biases(prepared, torch.cat(batches))
+
+        def calibrated(layers: Mapping[str, int], said: dict[str, Any]) -> GraphModule:
+            return self._calibrated(student, context, batches, replace(precision, layers=dict(layers)), said)
+
+        if self.bits is not None:
+            plain = calibrated({}, {})
+            layers, facts["bits"] = choose_bits(plain, batches, self.bits, precision, observer, context)
+            precision = replace(precision, layers=layers)
+        prepared = calibrated(precision.layers, facts)
+        if self.sensitivity:
+            facts["sensitivity"] = sensitivity(prepared, batches, self.sensitivity, precision)
+        self._correct(prepared, batches, facts)
         facts["calibrated"] = _validation(prepared, context)
+        if self.max_drop is not None:
+
+            def scored(layers: Mapping[str, int]) -> float:
+                return _validation(self._correct(calibrated(layers, {}), batches, {}), context)
+
+            expected = _validation(student.network(), context)
+            layers, facts["control"] = leave_in_float(facts, expected, self.max_drop, scored, context)
+            if layers:
+                precision = replace(precision, layers=layers)
+                prepared = self._correct(calibrated(layers, facts), batches, facts)
         if self.reconstructed is not None:
             facts["reconstruction"] = self._reconstruct(prepared, batches, self.reconstructed, context)
             facts["reconstructed"] = _validation(prepared, context)
@@ -177,6 +214,34 @@ class Quantize(Stage):
         edit = {"edit": "quantize", "grid": context.grid, "observer": observer, "qat": self.qat is not None}
         save_next(out, student, state(prepared), {**edit, "precision": precision.to_json()})
         return facts
+
+    def _calibrated(
+        self, student: Student, context: Context, batches: list[Any], precision: Precision, facts: dict[str, Any]
+    ) -> GraphModule:
+        """The student prepared, its ranges made alike where that is asked for, and calibrated; in eval mode."""
+        from edgekd.quant.equalize import equalize, smooth
+        from edgekd.quant.grid import named
+        from edgekd.quant.pt2e import calibrate, prepare
+
+        observer, grid = self.observer or context.observer, named(context.grid)
+        prepared = prepare(student.network(), student.example(2), grid, observer, self.qat is not None, precision)
+        prepared.eval()
+        if self.equalize:
+            facts["equalized"] = equalize(prepared)
+        if self.smooth:
+            facts["smoothed"] = smooth(prepared, batches)
+        with context.progress.task("calibrate"):
+            calibrate(prepared, batches)
+        return prepared
+
+    def _correct(self, prepared: GraphModule, batches: list[Any], facts: dict[str, Any]) -> GraphModule:
+        if self.correct_bias:
+            import torch
+
+            from edgekd.quant.bias import correct_biases
+
+            facts["corrected"] = correct_biases(prepared, torch.cat(batches))
+        return prepared
 
     def _precision(self) -> Precision:
         stored = self.reconstructed is not None or (self.qat is not None and self.qat.step_size == "learned")

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgekd.errors import UserError
+from edgekd.quant.precision import weight_only_name
 from edgekd.stage import Stage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import onnx
 
     from edgekd.stage import Context
     from edgekd.student import Student
@@ -23,28 +26,64 @@ class QuantizeOnnx(Stage):
 
     The ranges of the activations are the least and the largest value that the samples show, or of `observer` "percentile" and
     "entropy" narrower ones, drawn from histograms.
+
+    `weight_only` "int8" or "int4" leaves activations in float: weights of linear layers alone, `group` of them to a scale and
+    a zero point (MatMulNBits, for which ONNX Runtime has kernels). Nothing is calibrated.
     """
 
     takes: ClassVar[str] = "file"
     gives: ClassVar[str] = "quantized file"
     reads: ClassVar[frozenset[str]] = frozenset({"calibration", "target"})
-    precision: ClassVar[str] = "int8"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxslim", "numpy")
 
     observer: Literal["minmax", "percentile", "entropy"] = "minmax"
+    weight_only: Literal["", "int8", "int4"] = ""
+    group: Literal[16, 32, 64, 128, 256] = 32
+
+    @property
+    def precision(self) -> str:  # type: ignore[override]  # it depends on the bits
+        return weight_only_name(self.bits) if self.weight_only else "int8"
+
+    @property
+    def bits(self) -> int:
+        """Of each weight."""
+        return 4 if self.weight_only == "int4" else 8
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns how many pairs were written. Raises UserError for a file that came quantized or has nothing to quantize."""
         from edgekd import onnx_file
-        from edgekd.quant.onnx_ptq import quantize
 
         model = onnx_file.load(student.path / onnx_file.FILE)
         if onnx_file.quantized(model):
             raise UserError("the file came quantized", hint="leave the stage out: it is compiled and raced as it is")
-        signature = student.signature
-        names = [port["name"] for port in signature["inputs"]]
+        found, facts = (
+            self._weights(model, context, student) if self.weight_only else self._both(model, context, student)
+        )
+        grid = "none" if self.weight_only else context.grid
+        onnx_file.write_program(out, found, student.signature, self.precision, grid)
+        return {"parameters": onnx_file.parameters(model), **facts}
+
+    def _both(
+        self, model: onnx.ModelProto, context: Context, student: Student
+    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        from edgekd.quant.onnx_ptq import quantize
+
+        names = [port["name"] for port in student.signature["inputs"]]
         with context.progress.task("calibrate"):
             found = quantize(model, dict(zip(names, context.arrays(), strict=True)), context.grid, self.observer)
-        onnx_file.write_program(out, found, signature, "int8", context.grid)
         pairs = sum(node.op_type == "DequantizeLinear" for node in found.graph.node)
-        return {"parameters": onnx_file.parameters(model), "pairs": pairs, "observer": self.observer}
+        return found, {"pairs": pairs, "observer": self.observer}
+
+    def _weights(
+        self, model: onnx.ModelProto, context: Context, student: Student
+    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        from edgekd.onnx_slim import slimmed
+        from edgekd.quant.onnx_ptq import feeds
+        from edgekd.quant.onnx_weights import only_weights
+
+        names = [port["name"] for port in student.signature["inputs"]]
+        slim = slimmed(model, next(feeds(model, dict(zip(names, context.arrays(), strict=True)))))
+        found = only_weights(slim, self.bits, self.group)
+        layers = sum(node.op_type == "MatMulNBits" for node in found.graph.node)
+        note = f"{layers} linear layers with {self.weight_only} weights in groups of {self.group}, computed in float"
+        return found, {"pairs": 0, "observer": "none", "note": note}

@@ -10,6 +10,7 @@ from torch import nn
 from edgekd.quant import pt2e
 from edgekd.quant.fold import fold_batch_norm
 from edgekd.quant.grid import AFFINE
+from edgekd.quant.precision import Precision
 from edgekd.quant.quantizer import BATCH_NORM
 from edgekd.quant.trace import trace
 
@@ -82,3 +83,19 @@ def test_biases_are_multiples_of_the_accumulators_step_and_fit() -> None:
         gap = (program(inputs(3)) - model(inputs(3))).abs().amax((0, 2, 3))
     assert gap.max() < 0.2
     assert gap[1:3].max() < 0.03  # γ = 0 and γ = 10⁻⁷: the channel is its bias, within half an output step
+
+
+@pytest.mark.parametrize("precision", [Precision(), Precision(4, 8, first_last=4), Precision(stored=True)])
+def test_a_layer_used_twice_is_folded_with_each_of_its_batch_norms(precision: Precision) -> None:
+    """In training both uses read one fake-quantized weight; converted, each has its own integers and its own scales."""
+    prepared = pt2e.prepare(statistics(Shared()), inputs(1), AFFINE, "minmax", True, precision)
+    pt2e.calibrate(prepared, [inputs(16)])
+    prepared.eval()
+    program, x = pt2e.convert(prepared), inputs(6, 1)
+    with torch.no_grad():
+        expected, found = prepared(x), program(x)
+    assert (found - expected).abs().max() < 0.02 * (expected.max() - expected.min())
+    weights = [value for value in program.state_dict().values() if value.dtype == torch.int8 and value.ndim == 4]
+    assert len(weights) == 2
+    with torch.no_grad():
+        assert torch.equal(prepared(x), expected)  # converting leaves what goes on training as it was

@@ -173,3 +173,113 @@ def test_short_names_never_meet_a_kept_one() -> None:
     names = [*small.graph.node[0].input, *small.graph.node[0].output, *small.graph.node[1].output]
     assert len(set(names)) == 3
     assert (names[0], names[2]) == ("t1", "t2")
+
+
+def s8(shape: list[int], seed: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
+
+
+def foreign(kind: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A quantized file as another tool writes it, with integers where edgekd's own programs have none; and its inputs."""
+    constants = {
+        "scale": np.float32(SCALE),
+        "zero": np.int8(ZERO),
+        "w": s8([3, 2]),
+        "w_scale": np.float32(0.5),
+        "w_zero": np.int8(0),
+    }
+    floats = {"x": np.random.default_rng(5).normal(size=(4, 3)).astype(np.float32)}
+    if kind == "integers come in":
+        nodes = [helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["y"])]
+        fed, kept = {"x": s8([4, 3])}, ("scale", "zero")
+    elif kind == "integers go out":
+        nodes = [helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])]
+        fed, kept = floats, ("scale", "zero")
+    elif kind == "an integer operator reads them":
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node(
+                "QLinearMatMul", ["q", "scale", "zero", "w", "w_scale", "w_zero", "scale", "zero"], ["product"]
+            ),
+            helper.make_node("DequantizeLinear", ["product", "scale", "zero"], ["y"]),
+        ]
+        fed, kept = floats, tuple(constants)
+    elif kind == "they are moved as integers":
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node("Transpose", ["q"], ["moved"], perm=[1, 0]),
+            helper.make_node("DequantizeLinear", ["moved", "scale", "zero"], ["y"]),
+        ]
+        fed, kept = floats, ("scale", "zero")
+    else:
+        nodes = [
+            helper.make_node("QuantizeLinear", ["v", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+            helper.make_node("MatMul", ["x", "d"], ["y"]),
+        ]
+        fed, kept = floats, ("scale", "zero")
+        constants["v"] = np.random.default_rng(6).normal(size=(3, 2)).astype(np.float32)
+        kept = ("scale", "zero", "v")
+    element = helper.np_dtype_to_tensor_dtype(fed["x"].dtype)
+    last = TensorProto.INT8 if kind == "integers go out" else TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "foreign",
+        [helper.make_tensor_value_info("x", element, [4, 3])],
+        [helper.make_tensor_value_info("y", last, [None, None])],
+        [numpy_helper.from_array(np.asarray(constants[name]), name) for name in kept],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(made, full_check=True)
+    return made, fed
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "integers come in",
+        "integers go out",
+        "an integer operator reads them",
+        "they are moved as integers",
+        "a weight is quantized when the file is opened",
+    ],
+)
+def test_integers_that_others_see_stay_signed(kind: str) -> None:
+    import onnxruntime
+
+    made, fed = foreign(kind)
+    rebased = rebase(made)
+    onnx.checker.check_model(rebased, full_check=True)
+    assert TensorProto.UINT8 not in types(rebased).values()
+    found = [onnxruntime.InferenceSession(m.SerializeToString()).run(None, fed)[0] for m in (made, rebased)]
+    assert np.array_equal(*found)
+    assert found[0].dtype == found[1].dtype
+
+
+def test_a_pair_beside_a_foreign_one_is_rebased_on_its_own() -> None:
+    """Both share a zero point; only the integers between a QuantizeLinear and a DequantizeLinear change their type."""
+    nodes = [*pair("x", "a"), helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["y"])]
+    constants = {"scale": np.float32(SCALE), "zero": np.int8(ZERO)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.INT8, [3])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    rebased, x = rebase(made), np.array([-40.0, 0.3, 7.0], np.float32)
+    assert sorted(types(rebased).values()) == [TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8]
+    assert np.array_equal(run(rebased, x), run(made, x))
+
+
+@pytest.mark.parametrize("shape", [[2], [1, 2]])
+def test_a_bias_beside_a_weight_of_one_scale_keeps_its_values(shape: list[int]) -> None:
+    made = linear(np.array([0.25 * 0.5 * 7, -0.25 * 0.5 * 1000], np.float32).reshape(shape))
+    held = {tensor.name: tensor for tensor in made.graph.initializer}
+    held["w_scale"].CopyFrom(numpy_helper.from_array(np.float32(0.5), "w_scale"))
+    held["w_zero"].CopyFrom(numpy_helper.from_array(np.int8(0), "w_zero"))
+    changed, x = copied(made), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    biases_to_int32(changed)
+    assert np.array_equal(run(changed, x), run(made, x))
+    assert (TensorProto.INT32 in types(changed).values()) == (len(shape) == 1)

@@ -146,6 +146,23 @@ def sample() -> dict[str, Any]:
                 "notes": [], "preview": "calibration-quantize.png",
             }
         ],
+        "sensitivity": [
+            {
+                "version": "quantize", "measure": "KL", "samples": 64,
+                "layers": [
+                    {"layer": "stem.0", "loss": 0.00213, "bits": 8},
+                    {"layer": "body.0.conv1", "loss": 0.0187, "bits": 32, "cost": ratio(1.06, 0.01)},
+                    {"layer": "body.0.conv2", "loss": 0.00054, "bits": 8},
+                    {"layer": "body.1.conv1", "loss": 0.00081, "bits": 4, "bytes": 1234},
+                    {"layer": "head", "loss": 1.2e-06, "bits": 8},
+                ],
+                "control": {
+                    "allowed": 0.005, "expected": 0.936, "before": 0.921, "after": 0.934, "tried": 4,
+                    "reverted": ["body.0.conv1"], "backend": "onnxruntime",
+                },
+                "plan": {"budget": 60_000, "bytes": 58_900, "least": 21_000, "most": 84_000, "loss": 0.021},
+            }
+        ],
         "plan": [
             {"step": step, "label": label, "key": key(step), "seconds": seconds, "cached": cached, "reads": reads}
             for step, label, seconds, cached, reads in steps
@@ -192,6 +209,11 @@ def odd() -> dict[str, Any]:
     report["first_loss"] = None
     shown = report["calibration"][0]
     shown.update(recipe="<i>mine</i>.toml", source="images", synthetic=False, count=1, notes=["a single <b>input</b>"])
+    layers = [
+        {"layer": f"<b>layer</b> {i} with a name of quite some length", "loss": 1e-3 / (i + 1), "bits": 8}
+        for i in range(40)
+    ]
+    report["sensitivity"][0].update(layers=layers, control=None, plan=None, measure="squared error")
     target = report["targets"][0]
     target.update(
         chosen=None, nearest=INT8, reason="No engine keeps the budget. size ≤ 10.0 kB: the least is <b>66.9 kB</b>."

@@ -105,9 +105,23 @@ def test_what_was_calibrated_on_is_told_and_shown(pages: dict[str, Path]) -> Non
     assert "<img" not in text, "a picture that is not there is not asked for"
 
 
+def test_what_each_layer_costs_is_drawn_and_told(pages: dict[str, Path]) -> None:
+    text = pages["sample"].read_text("utf-8")
+    assert text.index("body.0.conv1</text>") < text.index("stem.0</text>") < text.index("body.1.conv1</text>")
+    assert "0.0187 · float" in text and "0.00081 · 4 bits" in text
+    assert (
+        "In float: body.0.conv1. On validation, 1.50 points lost with every layer quantized; 0.20 points lost so"
+        in text
+    )
+    assert "body.0.conv1 in float: 1.06× slower than with it quantized" in text
+    assert "58.9 kB of 60.0 kB" in text
+    odd_page = pages["odd"].read_text("utf-8")
+    assert "and 16 more layers" in odd_page and "<b>layer</b>" not in odd_page
+
+
 def test_a_report_of_almost_nothing_is_drawn() -> None:
     report = sample()
-    report.update(ledger=[], plan=[], first_loss=None, calibration=[])
+    report.update(ledger=[], plan=[], first_loss=None, calibration=[], sensitivity=[])
     report["targets"][0].update(
         candidates=[], chosen=None, reason="No engine could be chosen.", race=None, samples_file=None
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.report import distribution
+from edgekd.report import bars, distribution
+from edgekd.report.figures import Layer
 from edgekd.report.labels import Box, Mark, place
+from edgekd.report.schema import Sensitivity
 from edgekd.report.svg import Axis, element, fitted, room, text
 
 
@@ -83,3 +86,21 @@ def test_text_that_is_too_long_says_so() -> None:
     assert short.endswith("…")
     assert room(short, 12) <= 80
     assert fitted(name, 12, 1000) == name
+
+
+def test_bars_are_sorted_and_as_long_as_their_losses() -> None:
+    """Of 4, 2 and 0 nats: the second bar is half as long as the first, the third a pixel, a layer that was not tried has none."""
+    layers = [("a", 2.0, 8), ("b", 4.0, 32), ("c", 0.0, 4), ("d", None, 32)]
+    shown = Sensitivity(
+        version="q",
+        measure="KL",
+        samples=8,
+        layers=tuple(Layer(layer=name, loss=loss, bits=bits) for name, loss, bits in layers),
+    )
+    drawn = bars.draw(shown, 880)
+    assert re.findall(r'class="name">(\w)<', drawn) == ["b", "a", "c"]
+    widths = [float(found) for found in re.findall(r'<rect [^>]*?width="([\d.]+)"', drawn)]
+    assert widths[0] == pytest.approx(2 * widths[1], abs=0.2)
+    assert widths[2] == 1
+    assert re.findall(r'<g class="(\w+)"><rect', drawn) == ["floated", "eight", "few"]
+    assert bars.draw(shown.model_copy(update={"layers": ()}), 880) == ""
