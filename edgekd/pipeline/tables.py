@@ -12,6 +12,7 @@ from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError, UserError
 from edgekd.latency.table import FILE, PICTURE, RACE, Kind, Pricing, Table, measured_by
 from edgekd.pipeline.step import Step
+from edgekd.reach import Local
 from edgekd.target import Target, this_machine
 
 if TYPE_CHECKING:
