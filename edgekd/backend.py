@@ -151,12 +151,16 @@ class Backend(ABC):
 
     `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
     `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and neither scored nor timed.
+    `integers`: the ONNX operators that it has integer kernels for where pairs stand around them; `rewrites`: those of
+    `onnx_rewrites.py` that may make its float engines faster.
     """
 
     name: ClassVar[str]
     packages: ClassVar[Mapping[str, str]]
     optional: ClassVar[Mapping[str, str]] = {}
     compile_only: ClassVar[str] = ""
+    integers: ClassVar[frozenset[str]] = frozenset()
+    rewrites: ClassVar[tuple[str, ...]] = ()
 
     @final
     def missing(self) -> str:
@@ -195,7 +199,8 @@ class Backend(ABC):
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]] | None:
         """What each operator takes, if the runtime has a profiler: rows of {"operator", "nodes", "seconds"}, means of a call.
 
-        `operator` names kind and shape, so that two engines of one network can be compared; `nodes` have that name.
+        `operator` names kind and shape, so that two engines of one network can be compared; `nodes` have that name. A row
+        may have "each": the seconds of every node, by its name in the engine.
         """
         return None
 

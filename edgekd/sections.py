@@ -67,6 +67,10 @@ class TargetsSection(Section):
     names: tuple[str, ...] = Field(("host",), min_length=1)
     backends: tuple[str, ...] = Field((), description="instead of the target's own list")
     threads: int = Field(1, ge=1, description="of each engine, pinned")
+    placement: bool = Field(
+        True,
+        description="of an ONNX file: search, by measuring, which operators run as integers and which rewrites pay",
+    )
 
 
 class BudgetSection(Section):
@@ -77,6 +81,9 @@ class BudgetSection(Section):
     )
     latency_p90: Annotated[float, _unit(parse_seconds)] | None = Field(None, description='"0.5 ms"')
     size: Annotated[int, _unit(parse_bytes)] | None = Field(None, description='"200 kB", of the engine')
+    sqnr: float | None = Field(
+        None, gt=0, description="dB at least, of an ONNX file: against the float file, on validation"
+    )
 
 
 class MeasureSection(Section):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd import registry
 from edgekd.backend import open_backend
+from edgekd.errors import EdgekdError
 from edgekd.pipeline import onnx_judge
 from edgekd.pipeline.step import TORCH, Candidate, Step, Version, judged
 
@@ -85,6 +86,8 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
     def make(out: Path) -> dict[str, Any]:
         from edgekd.pipeline.engines import compile_engine
 
+        if why_not := plan.entry(program).facts.get("why_not"):
+            raise EdgekdError(why_not)
         with plan.progress.task(f"compile {candidate.name}"):
             return compile_engine(plan.entry(program).path, out, backend, facts, threads, plan.compile_timeout)
 
