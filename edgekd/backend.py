@@ -151,8 +151,7 @@ class Backend(ABC):
 
     `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
     `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and neither scored nor timed.
-    `integers`: the ONNX operators that it has integer kernels for where pairs stand around them; `rewrites`: those of
-    `onnx_rewrites.py` that may make its float engines faster.
+    `integers`: the ONNX operators that pairs turn into integer kernels; `rewrites`: those of `onnx_rewrites.py` to try.
     """
 
     name: ClassVar[str]
@@ -199,8 +198,8 @@ class Backend(ABC):
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]] | None:
         """What each operator takes, if the runtime has a profiler: rows of {"operator", "nodes", "seconds"}, means of a call.
 
-        `operator` names kind and shape, so that two engines of one network can be compared; `nodes` have that name. A row
-        may have "each": the seconds of every node, by its name in the engine.
+        `operator` names kind and shape, to compare engines; `nodes` have that name. Under "each", a row may have the seconds
+        of every node by its name in the engine.
         """
         return None
 

@@ -27,6 +27,7 @@ FLOAT: Keep = frozenset()
 ROUNDS = 3
 MOST_ISLANDS = 6
 MARGIN = 0.8  # of the noise allowed: what sites lose alone does not add up exactly
+HOPELESS = 1.1  # times what float takes: a screened placement that is slower than that is not raced again
 TICK = 1e-12  # seconds: capacities are whole numbers, so that a flow ends
 
 
@@ -173,8 +174,11 @@ class Bench(ABC):
         """
 
     @abstractmethod
-    def race(self, keeps: Sequence[Keep]) -> tuple[Mapping[Keep, float], Compare]:
-        """Median seconds of each placement that could be raced (float always can), and how they compare."""
+    def race(self, keeps: Sequence[Keep], screening: bool = False) -> tuple[Mapping[Keep, float], Compare]:
+        """Median seconds of each placement that could be raced (float always can), and how they compare.
+
+        `screening`: one process is enough, since nothing is decided by an interval.
+        """
 
     @abstractmethod
     def sqnr(self, keep: Keep) -> float:
@@ -214,45 +218,47 @@ def search(links: Sequence[Link], sites: Sequence[str], seeds: Sequence[Keep], b
     Each has an SQNR of `least` dB or more: the sites that alone lose most are kept in float until it has. A placement counts as
     faster than float, and an island as paying, by the interval of its ratio; an island that does not, goes.
     """
-    quality = _Quality(bench, least)
-    known = bench.costs(FLOAT)
-    keeps = [FLOAT, *(quality.enough(lambda bars, seed=seed: seed - bars) for seed in (frozenset(sites), *seeds))]  # type: ignore[misc]
-    measured = keeps[1]
-    for _ in range(ROUNDS):
-        newer = bench.costs(measured) if known is not None and measured else None
-        if known is None or newer is None:
+    quality, everything = _Quality(bench, least), frozenset(sites)
+    keeps = [FLOAT, *(quality.enough(lambda bars, seed=seed: seed - bars) for seed in (everything, *seeds))]  # type: ignore[misc]
+    known = _merged(bench.costs(FLOAT), bench.costs(everything))
+    for _ in range(ROUNDS if known is not None else 0):
+        keep = quality.enough(lambda bars, costs=known: cheapest(links, costs.barring(bars)))  # type: ignore[misc]
+        if keep in keeps:
             break
-        known = costs = known.measured_after(newer)
-        measured = quality.enough(lambda bars, costs=costs: cheapest(links, costs.barring(bars)))  # type: ignore[misc]
-        if measured in keeps:
-            break
-        keeps.append(measured)
-    medians, compare = bench.race(list(dict.fromkeys(keeps)))
+        keeps.append(keep)
+        known = _merged(known, bench.costs(keep)) or known
+    medians, _ = bench.race(list(dict.fromkeys(keeps)), screening=True)
     tried = {keep: (len(keep), took, quality.of(keep)) for keep, took in medians.items() if keep}
-    best = min(medians, key=lambda keep: (medians[keep], len(keep)))
-    bought: list[Island] = []
-    parts = islands(links, best)[:MOST_ISLANDS]
-    if len(parts) == 1:
-        bought = [_island(best, compare(FLOAT, best), medians[best])]
-    elif parts:
-        without = {best - part: part for part in parts}
-        medians, compare = bench.race([FLOAT, best, *without])
-        tried |= {k: (len(k), took, quality.of(k)) for k, took in medians.items() if k in without}
-        bought = [
-            _island(part, compare(keep, best), medians[best]) for keep, part in without.items() if keep in medians
-        ]
-        idle = frozenset(site for one in bought if one.without.low <= 1 for site in one.sites)
-        lean = best - idle
-        if idle and lean and quality.of(lean) >= least:
-            medians, compare = bench.race(list(dict.fromkeys([FLOAT, best, lean])))
-            if lean in medians and compare(lean, best).low <= 1:
-                best, bought = lean, [one for one in bought if not idle & {*one.sites}]
-                tried[lean] = (len(lean), medians[lean], quality.of(lean))
-    ratio = compare(best, FLOAT) if best else Ratio(1.0, 1.0, 1.0)
+    best = min(tried, key=lambda keep: (medians[keep], len(keep)), default=FLOAT)
+    if not best or medians[best] > HOPELESS * medians[FLOAT]:
+        one = Ratio(1.0, 1.0, 1.0)
+        return Found(FLOAT, medians[FLOAT], medians[FLOAT], one, EXACT, tried=tuple(tried.values()))
+    parts = {best - part: part for part in islands(links, best)[:MOST_ISLANDS]}
+    medians, compare = bench.race(list(dict.fromkeys([FLOAT, best, *parts])))
+    bought = [_island(part, compare(keep, best), medians[best]) for keep, part in parts.items() if keep in medians]
+    idle = frozenset(site for one in bought if one.without.low <= 1 for site in one.sites)
+    lean = best - idle
+    if idle and lean and quality.of(lean) >= least:
+        raced, against = bench.race([FLOAT, best, lean])
+        if lean in raced and against(lean, best).low <= 1:
+            medians, compare, best = raced, against, lean
+            bought = [one for one in bought if not idle & {*one.sites}]
+    tried |= {keep: (len(keep), took, quality.of(keep)) for keep, took in medians.items() if keep}
     noisy = tuple(sorted(frozenset().union(*quality.barred.values()) - best))
     return Found(
-        best, medians[best], medians[FLOAT], ratio, quality.of(best), tuple(bought), tuple(tried.values()), noisy
+        keep=best,
+        seconds=medians[best],
+        float_seconds=medians[FLOAT],
+        versus_float=compare(best, FLOAT),
+        sqnr=quality.of(best),
+        islands=tuple(bought),
+        tried=tuple(tried.values()),
+        barred=noisy,
     )
+
+
+def _merged(older: Costs | None, newer: Costs | None) -> Costs | None:
+    return None if older is None or newer is None else older.measured_after(newer)
 
 
 class _Quality:

@@ -101,7 +101,7 @@ class Simulated(Bench):
         integers = {k: v for k, v in self.known.integers.items() if k in keep}
         return Costs(floats, integers, self.known.quantize, self.known.dequantize) if self.profiler else None
 
-    def race(self, keeps: Sequence[Keep]) -> tuple[Mapping[Keep, float], Compare]:
+    def race(self, keeps: Sequence[Keep], screening: bool = False) -> tuple[Mapping[Keep, float], Compare]:
         assert keeps[0] == FLOAT
         self.raced += keeps
         found = {keep: self.took(keep) for keep in keeps}

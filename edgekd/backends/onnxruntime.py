@@ -191,10 +191,16 @@ def operators_of(events: Sequence[Mapping[str, Any]], calls: int) -> list[dict[s
             took.setdefault(" ".join(label), []).append(seconds)
             each.setdefault(" ".join(label), {}).setdefault(name, []).append(seconds)
     half = {label: s[len(s) // 2 :] for label, s in took.items()}
-    nodes = {label: {n: sum(s[len(s) // 2 :]) / calls for n, s in those.items()} for label, those in each.items()}
+    nodes = {label: {n: _middle(s[len(s) // 2 :], calls) for n, s in those.items()} for label, those in each.items()}
     return [
         {"operator": k, "nodes": len(s) // calls, "seconds": sum(s) / calls, "each": nodes[k]} for k, s in half.items()
     ]
+
+
+def _middle(seconds: Sequence[float], calls: int) -> float:
+    """What a node takes in a call: its times' mean without the fastest and the slowest quarter, times how often it ran."""
+    kept = sorted(seconds)[len(seconds) // 4 : len(seconds) - len(seconds) // 4]
+    return sum(kept) / len(kept) * len(seconds) / calls
 
 
 def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | None = None) -> Any:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from edgekd.sections import MeasureSection
 
 CALLS = 100  # of a profile; as many go before it
-CONVERSIONS = {"QuantizeLinear": "quantize", "DequantizeLinear": "dequantize"}
+KERNEL = r"(_nchwc|_token_\d+|/\w+/)+$"
+"""What ONNX Runtime adds to the name of a node (or of what it makes) that it turned into another kernel."""
 FIRST = 1e-6, 2e-10
 """Seconds of a conversion, and of each value in it, until one was measured."""
 
@@ -100,20 +101,20 @@ class Engines(Bench):
         took: dict[str, float] = {}
         for row in rows:
             for name, seconds in row["each"].items():
-                numbered = re.match(r"n\d+(?!\d)", name)
-                if numbered and numbered[0] in names:
-                    took[names[numbered[0]]] = took.get(names[numbered[0]], 0.0) + seconds
+                ours = names.get(re.sub(KERNEL, "", name))
+                if ours:
+                    took[ours] = took.get(ours, 0.0) + seconds
         return costs_of(self.sites, self.spans, keep, took)
 
-    def race(self, keeps: Sequence[Keep], processes: int | None = None) -> tuple[Mapping[Keep, float], Compare]:
+    def race(self, keeps: Sequence[Keep], screening: bool = False) -> tuple[Mapping[Keep, float], Compare]:
         engines = {keep: folder for keep in keeps if (folder := self.engine(keep)) is not None}
         if FLOAT not in engines:
             raise EdgekdError(f"{self.backend}: {self.failed[FLOAT]}")
         names = {keep: f"placement {index}" for index, keep in enumerate(engines)}
         found = race(
             {names[keep]: folder for keep, folder in engines.items()},
-            processes=processes or self.timing.processes,
-            seconds=self.timing.seconds / 2,
+            processes=1 if screening else self.timing.processes,
+            seconds=self.timing.seconds / (4 if screening else 2),
             cold_starts=0,
             threads=self.threads,
             seed=self.seed,
@@ -140,11 +141,15 @@ class Engines(Bench):
 
 
 def _names(engine: onnx.ModelProto, program: onnx.ModelProto) -> dict[str, str] | None:
-    """The program's name of each of the engine's nodes; None if they are not the same nodes in the same order."""
+    """The program's name of each of the engine's nodes, by its own name and by what it makes.
+
+    None if they are not the same nodes in the same order.
+    """
     ours, theirs = engine.graph.node, program.graph.node
     if [node.op_type for node in ours] != [node.op_type for node in theirs]:
         return None
-    return {a.name: b.name for a, b in zip(ours, theirs, strict=True)}
+    pairs = list(zip(ours, theirs, strict=True))
+    return {**{name: b.name for a, b in pairs for name in a.output}, **{a.name: b.name for a, b in pairs}}
 
 
 def costs_of(sites: Sequence[Site], spans: Mapping[str, Span], keep: Keep, took: Mapping[str, float]) -> Costs:

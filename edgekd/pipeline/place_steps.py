@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent
 LEAST = 20.0
 """dB: what an engine's outputs keep of the float file's, where its integers are placed."""
-JUDGED = 32
+JUDGED = 16
 """Validation samples that each placement is judged on."""
 CODE = ("placement.py", "onnx_rewrites.py", "onnx_slim.py", "quant/sites.py", "quant/pairs.py", "latency/race.py")
 
