@@ -151,7 +151,7 @@ class Backend(ABC):
 
     `packages` are the distributions that it needs, by import name; `optional` those that it uses where they are installed.
     `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and neither scored nor timed.
-    `integers`: the ONNX operators that pairs turn into integer kernels; `rewrites`: those of `onnx_rewrites.py` to try.
+    `integers`: the ONNX operators that pairs turn into integer kernels; `rewrites`: those of `rewrites/` to try.
     """
 
     name: ClassVar[str]

@@ -38,7 +38,7 @@ QUIET_LOG = 3
 # Kernels that multiply and add in integers, and those that do so in float, by their names in the optimised graph.
 INTEGER_WEIGHTED = frozenset(
     {"QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
-    | {"DynamicQuantizeMatMul"}
+    | {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 )
 INTEGER_PREFIX = "QLinear"
 # Operators that it turns into those where quantize/dequantize pairs stand around them, and those that only move integers.
@@ -57,6 +57,7 @@ INTEGERS = frozenset(
         "GlobalAveragePool",
     }
     | {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+    | {"LSTM"}  # as its own dynamic one
 )
 FLOAT = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum"}
@@ -91,7 +92,7 @@ class OnnxRuntime(Backend):
     packages: ClassVar[Mapping[str, str]] = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
     optional: ClassVar[Mapping[str, str]] = {"onnxslim": "onnxslim"}
     integers: ClassVar[frozenset[str]] = INTEGERS
-    rewrites: ClassVar[tuple[str, ...]] = ("flat", "fusions")
+    rewrites: ClassVar[tuple[str, ...]] = ("flat", "subpixel", "fusions")
 
     def grid(self, target: Mapping[str, Any]) -> str:
         return "affine"

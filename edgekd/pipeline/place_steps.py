@@ -30,7 +30,7 @@ LEAST = 20.0
 """dB: what an engine's outputs keep of the float file's, where its integers are placed."""
 JUDGED = 16
 """Validation samples that each placement is judged on."""
-CODE = ("placement.py", "onnx_rewrites.py", "onnx_slim.py", "quant/sites.py", "quant/pairs.py", "latency/race.py")
+CODE = ("placement.py", "onnx_slim.py", "quant/sites.py", "quant/pairs.py", "latency/race.py")
 
 
 def add_placements(plan: Plan) -> None:
@@ -65,6 +65,7 @@ def _fields(plan: Plan, target: Target, backend: str) -> dict[str, Any]:
 def _key(plan: Plan, kind: str, inputs: list[str], target: Target, backend: str, **more: Any) -> str:
     code = [registry.file_of("backends", backend), HERE / "place_bench.py", HERE / "place_steps.py"]
     code += [PACKAGE / name for name in CODE]
+    code += [PACKAGE / "rewrites" / f"{name}.py" for name in ("__init__", *open_backend(backend).rewrites)]
     fields = {**_fields(plan, target, backend), "seed": plan.values.seed, **more}
     packages = {**open_backend(backend).versions(), **open_backend(onnx_steps.RUNTIME).versions()}
     return plan.key(kind, inputs, fields, [], code, packages=packages)
@@ -100,9 +101,7 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
         names = list(open_backend(backend).rewrites)
         with plan.progress.task(version.program):
             request = {"program": str(program), "out": str(work), "rewrites": names}
-            said = worker.call(
-                "edgekd.onnx_rewrites:write", request, env=worker.thread_env(1), timeout=plan.compile_timeout
-            )
+            said = worker.call("edgekd.rewrites:write", request, env=worker.thread_env(1), timeout=plan.compile_timeout)
             models = {name: onnx.load(work / f"{name}.onnx") for name in said["made"]}
             engines = {}
             for name, model in models.items():
@@ -168,7 +167,7 @@ def _placing(
         from edgekd.placement import search
         from edgekd.quant.onnx_ptq import feeds
         from edgekd.quant.rewrite import reductions_to_pools
-        from edgekd.quant.sites import links_of, numbered, ranges, seeds, sites_of
+        from edgekd.quant.sites import DYNAMIC, links_of, numbered, ranges, seeds, sites_of
 
         signature = Signature.read(plan.entry("student").path)
         names = [port.name for port in signature.inputs]
@@ -183,7 +182,7 @@ def _placing(
         with plan.progress.task(version.program):
             spans = ranges(model, samples["train"], plan.entry(quantized.name).facts["observer"])
             sites = sites_of(model, open_backend(backend).integers, spans)
-            if not any(site.weight for site in sites):
+            if not any(site.weight or site.kind in DYNAMIC for site in sites):
                 raise EdgekdError(f"no operator with weights has an integer kernel on {backend}")
             links = links_of(model, sites)
             bench = _bench(

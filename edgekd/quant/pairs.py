@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgekd.backend import Array
-from edgekd.quant.sites import FREE, Site, Span
+from edgekd.quant.sites import DYNAMIC, FREE, Site, Span
 
 __all__ = ["place"]
 
@@ -29,6 +29,8 @@ def place(
     """A copy of the numbered float model in which the sites named in `keep` run as integers."""
     placed = onnx.ModelProto()
     placed.CopyFrom(model)
+    if "com.microsoft" not in {entry.domain for entry in placed.opset_import}:
+        placed.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     _Writer(placed, [site for site in sites if site.name in keep], ranges).write()
     return placed
 
@@ -40,7 +42,7 @@ class _Writer:
         self.graph, self.ranges = model.graph, ranges
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.sites = {site.name: site for site in sites}
-        self.made = {site.output: site for site in sites}
+        self.made = {site.output: site for site in sites if site.kind not in DYNAMIC}
         self.read = {name for site in sites for name in site.reads}
         self.outputs = {value.name for value in model.graph.output}
         self.written: dict[str, str] = {}
@@ -54,7 +56,9 @@ class _Writer:
                 self._pair(value.name, value.name, self._fresh(f"{value.name}_d"))
         for node in nodes:
             site = self.sites.get(node.name)
-            if site is not None:
+            if site is not None and site.kind in DYNAMIC:
+                self._dynamic(node)
+            elif site is not None:
                 self._weights(site, node)
                 self._activations(site, node)
             self.before.append(node)
@@ -123,6 +127,19 @@ class _Writer:
         bias = self._array(site.bias).reshape(-1)
         whole = np.clip(np.rint(bias.astype(np.float64) / step), -(2**31), 2**31 - 1).astype(np.int32)
         node.input[2] = self._dequantized(site.bias, whole, step, np.zeros(step.shape, np.int32), 0)
+
+    def _dynamic(self, node: onnx.NodeProto) -> None:
+        """ONNX Runtime's integer form of a recurrent operator: weights s8, transposed; their scales behind the eight inputs."""
+        node.op_type, node.domain = f"DynamicQuantize{node.op_type}", "com.microsoft"
+        node.input.extend([""] * (8 - len(node.input)))
+        for index in (1, 2):
+            name = node.input[index]
+            values = self._array(name)  # [directions, gates, inputs]
+            scale = np.maximum(np.abs(values).max(2), np.finfo(np.float32).tiny) / np.float32(127)
+            held = np.clip(np.rint(values / scale[..., None]), -127, 127).astype(np.int8).transpose(0, 2, 1)
+            node.input[index] = self._constant(f"{name}_i", np.ascontiguousarray(held))
+            zeros = np.zeros(scale.shape, np.int8)
+            node.input.extend([self._constant(f"{name}_is", scale), self._constant(f"{name}_iz", zeros)])
 
     def _dequantized(self, name: str, held: Array, scale: Array, zero: Array, axis: int | None) -> str:
         """A constant as integers behind a DequantizeLinear; returns what that makes."""

@@ -32,6 +32,8 @@ MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Un
 """Operators whose output holds values of their input: integers pass through them on the input's grid."""
 BEHIND = frozenset({"Relu", "Clip"})
 """What a quantization right behind it does by itself, so that it costs nothing behind an integer kernel."""
+DYNAMIC = frozenset({"LSTM"})
+"""Operators that no pair turns into integers: they become ONNX Runtime's own, which draws its scales from each input."""
 FREE = frozenset({"Gemm", "MatMul"})
 """Integer kernels that can give floats."""
 
@@ -74,7 +76,12 @@ def sites_of(model: onnx.ModelProto, kinds: frozenset[str], known: Mapping[str, 
     graph = _Graph(model)
     found = []
     for node in model.graph.node:
-        if node.domain or node.op_type not in kinds or len(node.output) != 1:
+        if node.domain or node.op_type not in kinds:
+            continue
+        if node.op_type in DYNAMIC:
+            found += [Site((node.name,), node.op_type, (), "")] if _recurrent(graph, node) else []
+            continue
+        if len(node.output) != 1:
             continue
         site = _weighted(graph, node) if node.op_type in WEIGHTED else _other(graph, node)
         if site is None:
@@ -105,6 +112,12 @@ class _Graph:
 
     def floats(self, name: str) -> bool:
         return name in self.constants and self.constants[name].data_type == onnx.TensorProto.FLOAT
+
+
+def _recurrent(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """Whether a recurrent operator's weights are constants, in the layout that its integer form takes."""
+    plain = not any(a.name == "layout" and a.i for a in node.attribute)
+    return plain and all(map(graph.floats, node.input[1:3]))
 
 
 def _weighted(graph: _Graph, node: onnx.NodeProto) -> Site | None:
@@ -164,6 +177,7 @@ def _with_behind(graph: _Graph, site: Site) -> Site:
 
 def links_of(model: onnx.ModelProto, sites: Sequence[Site]) -> list[Link]:
     """The tensors that sites make or read as integers, in the order of the sites."""
+    sites = [site for site in sites if site.kind not in DYNAMIC]
     made = {site.output: site for site in sites}
     inside = {name: site.name for site in sites for name in site.nodes}
     reading: dict[str, list[str]] = {}
@@ -244,10 +258,14 @@ def _calibrated(
 
 def seeds(sites: Sequence[Site]) -> list[frozenset[str]]:
     """Placements to begin with: all that has weights or moves values; convolutions and what joins them; all but what is a curve."""
-    chosen = [WEIGHTED | MOVING, MOVING | {"Conv", "Add", "Concat", "AveragePool", "GlobalAveragePool"}]
+    chosen = [
+        WEIGHTED | DYNAMIC | MOVING,
+        DYNAMIC,
+        MOVING | {"Conv", "Add", "Concat", "AveragePool", "GlobalAveragePool"},
+    ]
     found = [frozenset(site.name for site in sites if site.kind in kinds) for kinds in chosen]
     curves = {"Softmax", "Sigmoid", "LeakyRelu", "Mul"}
     found.append(frozenset(site.name for site in sites if site.kind not in curves))
     everything = frozenset(site.name for site in sites)
-    weighted = {site.name for site in sites if site.weight}
+    weighted = {site.name for site in sites if site.weight or site.kind in DYNAMIC}
     return list(dict.fromkeys(one for one in found if one != everything and one & weighted))

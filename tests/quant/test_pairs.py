@@ -157,3 +157,21 @@ def test_other_observers_draw_ranges_of_the_same_tensors(tmp_path: Path, observe
     assert narrow["image"].high <= whole["image"].high
     assert 0.2 * whole["r1"].high < narrow["r1"].high < 1.001 * whole["r1"].high  # the middle of a bin
     assert narrow["r1"].size == 32 * 16 * 16
+
+
+def test_a_recurrent_operator_becomes_the_runtimes_own_with_weights_by_hand(tmp_path: Path) -> None:
+    hidden, inputs = 8, 6
+    weights = {"w": models.random(1, 4 * hidden, inputs), "r": models.random(1, 4 * hidden, hidden, seed=1)}
+    nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["y", "", ""], hidden_size=hidden, name="n0")]
+    ports = [models.port("x", models.FLOAT, [5, 1, inputs])], [models.port("y", models.FLOAT, [5, 1, 1, hidden])]
+    model = models.model(nodes, *ports, weights)
+    feeds = [{"x": np.random.default_rng(i).standard_normal((5, 1, inputs)).astype(np.float32)} for i in range(4)]
+    (site,) = sites = sites_of(model, INTEGERS, {})
+    assert (site.kind, site.reads, links_of(model, sites), seeds(sites)) == ("LSTM", (), [], [])
+    placed = place(model, sites, {"n0"}, {})
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in placed.graph.initializer}
+    assert stored["w_i"].shape == (1, inputs, 4 * hidden)
+    assert stored["w_is"][0, 3] == pytest.approx(np.abs(weights["w"][0, 3]).max() / 127)
+    assert stored["w_i"][0, 2, 3] == round(float(weights["w"][0, 3, 2] / stored["w_is"][0, 3]))
+    assert kinds(placed) == {"DynamicQuantizeLSTM": 1}
+    assert sqnr(computed(placed, feeds), computed(model, feeds)) > 30

@@ -1,25 +1,15 @@
-"""Rewrites of a float ONNX graph that keep what it computes and may make it faster; which do is measured, each time. No torch.
+"""Convolutions and pools over one axis as ones over two, of which the first has one step.
 
-    flat       convolutions and pools over one axis as ones over two, of which the first has one step: ONNX Runtime keeps its
-               blocked layout and its fused kernels for two
-    fusions    ONNX Runtime's own fusions of transformers: attention, layer norms with the sum before them, GELUs
-
-`write` is run in a worker process: the fusions' package is made of top-level modules with everyday names.
+ONNX Runtime keeps its blocked layout, and its fused kernels, for two.
 """
 
 from __future__ import annotations
-
-import logging
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgekd.backend import Signature
-from edgekd.onnx_slim import computes_the_same, slimmed
+__all__ = ["flat"]
 
 OPSET = 13
 """The first whose Squeeze and Unsqueeze take their axes as an input."""
@@ -160,66 +150,3 @@ class _Flat:
         if name in self.lacking:
             self.nodes.append(helper.make_node("Squeeze", [self.lifted[name], self.axis], [name]))
             self.lacking.discard(name)
-
-
-def fusions(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model after ONNX Runtime's fusions of transformers; None where they fused nothing. It changes `sys.path`."""
-    from onnxruntime.transformers.optimizer import optimize_model
-
-    before = {(node.domain, node.op_type) for node in model.graph.node}
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    logging.disable(logging.ERROR)
-    try:
-        fused: onnx.ModelProto = optimize_model(copied, model_type="bert", opt_level=0).model
-    finally:
-        logging.disable(logging.NOTSET)
-    return fused if {(node.domain, node.op_type) for node in fused.graph.node} - before else None
-
-
-REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {"flat": flat, "fusions": fusions}
-
-
-def write(request: dict[str, Any], _: Any) -> dict[str, Any]:
-    """{"program", "out", "rewrites"} to {"made", "refused"}: a file NAME.onnx in `out` for each rewrite that changed the slimmed model.
-
-    "slim" is that without any, and "flat+fusions" both. A rewrite that fails, or computes something else, is refused, with why.
-    """
-    program, out = Path(request["program"]), Path(request["out"])
-    feed = Signature.read(program).feed(0)
-    slim = slimmed(onnx.load(program / "model.onnx"), feed)
-    made, refused = {"slim": slim}, {}
-    for name, steps in combined(request["rewrites"]).items():
-        try:
-            model = _after(slim, steps)
-            if model is None:
-                continue
-            if computes_the_same(model, slim, feed):
-                made[name] = model
-            else:
-                refused[name] = "it computes something else"
-        except Exception as error:  # whatever a third party's rewriting or the runtime raises costs this one rewrite
-            refused[name] = " ".join(str(error).split()) or type(error).__name__
-    for name, model in made.items():
-        onnx.save(model, out / f"{name}.onnx")
-    return {"made": list(made), "refused": refused}
-
-
-def combined(names: Iterable[str]) -> dict[str, list[str]]:
-    """Each rewrite alone, and all together.
-
-    >>> combined(["flat", "fusions"])
-    {'flat': ['flat'], 'fusions': ['fusions'], 'flat+fusions': ['flat', 'fusions']}
-    """
-    listed = list(names)
-    return {"+".join(one): one for one in [*([name] for name in listed), *([listed] if len(listed) > 1 else [])]}
-
-
-def _after(model: onnx.ModelProto, steps: Iterable[str]) -> onnx.ModelProto | None:
-    """The model after all these rewrites; None if one of them had nothing to do."""
-    for step in steps:
-        rewritten = REWRITES[step](model)
-        if rewritten is None:
-            return None
-        model = rewritten
-    return model
