@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_models as models
-import pytest
 from onnx import helper
 
 from edgekd import onnx_file, worker
 from edgekd.onnx_slim import computes_the_same
 from edgekd.rewrites.flat import flat
-from edgekd.rewrites.subpixel import subpixel
 
 
 def audio() -> onnx.ModelProto:
@@ -50,36 +48,13 @@ def test_what_is_over_two_axes_already_is_left_alone(tmp_path: Path) -> None:
     assert flat(onnx_file.load(models.convnet(tmp_path / "net.onnx"))) is None
 
 
-@pytest.mark.parametrize(
-    ("size", "step", "pads"), [(4, 2, [1] * 4), (2, 2, [0] * 4), (5, 3, [1, 0, 1, 2]), (3, 2, [0] * 4)]
-)
-def test_transposed_convolutions_become_convolutions_and_a_shuffle(size: int, step: int, pads: list[int]) -> None:
-    weights = {"w": models.random(3, 2, size, size), "b": np.array([1.0, -2.0], np.float32)}
-    nodes = [
-        helper.make_node("ConvTranspose", ["x", "w", "b"], ["a"], strides=[step] * 2, pads=pads),
-        helper.make_node("Relu", ["a"], ["y"]),
-    ]
-    shape = [1, 2, 3 * step + size - pads[0] - pads[2], 4 * step + size - pads[1] - pads[3]]
-    ports = [models.port("x", models.FLOAT, [1, 3, 4, 5])], [models.port("y", models.FLOAT, shape)]
-    before = models.model(nodes, *ports, weights)
-    after = subpixel(before)
-    assert after is not None
-    assert [node.op_type for node in after.graph.node][:3] == ["Conv", "Relu", "DepthToSpace"]
-    onnx.checker.check_model(after, full_check=True)
-    assert computes_the_same(
-        after, before, {"x": np.random.default_rng(0).standard_normal((1, 3, 4, 5)).astype(np.float32)}
-    )
-    nodes[0].attribute.append(helper.make_attribute("output_padding", [1, 1]))
-    assert subpixel(models.model(nodes, *ports, weights)) is None
-
-
 def test_rewrites_are_written_by_a_worker_each_alone_and_both(tmp_path: Path) -> None:
     program, out = tmp_path / "program", tmp_path / "out"
     program.mkdir()
     out.mkdir()
     model = audio()
     onnx_file.write_program(program, model, onnx_file.signature(model, "it"), "float32")
-    request = {"program": str(program), "out": str(out), "rewrites": ["flat", "subpixel", "fusions"]}
+    request = {"program": str(program), "out": str(out), "rewrites": ["flat", "fusions"]}
     assert worker.call("edgekd.rewrites:write", request) == {"made": ["slim", "flat"], "refused": {}}
     kinds = {node.op_type for node in onnx.load(out / "flat.onnx").graph.node}
     assert "Squeeze" in kinds

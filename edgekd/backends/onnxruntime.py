@@ -92,7 +92,7 @@ class OnnxRuntime(Backend):
     packages: ClassVar[Mapping[str, str]] = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
     optional: ClassVar[Mapping[str, str]] = {"onnxslim": "onnxslim"}
     integers: ClassVar[frozenset[str]] = INTEGERS
-    rewrites: ClassVar[tuple[str, ...]] = ("flat", "subpixel", "fusions")
+    rewrites: ClassVar[tuple[str, ...]] = ("flat", "fusions")
 
     def grid(self, target: Mapping[str, Any]) -> str:
         return "affine"
