@@ -131,7 +131,8 @@ class Backend(ABC):
     `environment` holds those that it compiles with and that cannot live beside the others: `unsupported` and `compile` are
     asked in a worker that sees them. `opens_with` are the import names that opening an engine needs, where compiling needs
     more: what a device installs. `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and
-    neither scored nor timed.
+    neither scored nor timed. `integers`: the ONNX operators that pairs turn into integer kernels; `rewrites`: those of
+    `rewrites/` to try.
     """
 
     name: ClassVar[str]
@@ -140,6 +141,8 @@ class Backend(ABC):
     optional: ClassVar[Mapping[str, str]] = {}
     environment: ClassVar[Environment | None] = None
     compile_only: ClassVar[str] = ""
+    integers: ClassVar[frozenset[str]] = frozenset()
+    rewrites: ClassVar[tuple[str, ...]] = ()
 
     @final
     def missing(self, *, to_open: bool = False) -> str:
@@ -203,7 +206,10 @@ class Backend(ABC):
         """Open the engine in the folder `engine`, with the options that it was compiled for."""
 
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]] | None:
-        """Rows of {"operator", "nodes", "seconds"}, means of a call; None without a profiler. `operator`: kind and shape."""
+        """Rows of {"operator", "nodes", "seconds"}, means of a call; None without a profiler. `operator`: kind and shape.
+
+        `nodes` have that name. Under "each", a row may have the seconds of every node by its name in the engine.
+        """
         return None
 
     def tensors(

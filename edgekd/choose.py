@@ -15,7 +15,7 @@ from edgekd.report.schema import Candidate, Verdict
 Compare = Callable[[str, str], Ratio | None]
 """(name, other name) -> latency of the one over the other's, raced side by side; None if they were not."""
 
-GIVEN = ("failed", "simulated", "built")
+GIVEN = ("failed", "simulated", "built", "rejected")
 """Verdicts that were known before there was a choice."""
 
 
@@ -28,6 +28,8 @@ class Limits(Protocol):
     def latency_p90(self) -> float | None: ...
     @property
     def size(self) -> int | None: ...
+    @property
+    def sqnr(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,18 @@ def _limits(budget: Limits, reference: float, metric: str) -> list[_Limit]:
         ),
         (budget.latency_p90, "latency p90", _p90, words.seconds),
         (budget.size, "size", lambda one: one.bytes, lambda v: words.size(round(v))),
+        (budget.sqnr and 10 ** (-budget.sqnr / 10), "noise", _noise, words.decibels),
     ]
     return [_Limit(name, most, read, say) for most, name, read, say in given if most is not None]
 
 
 def _p90(one: Candidate) -> float | None:
     return one.latency.p90 if one.latency else None
+
+
+def _noise(one: Candidate) -> float | None:
+    """The share of the outputs' power that is noise, on validation."""
+    return None if one.sqnr_validation is None else float(10 ** (-one.sqnr_validation / 10))
 
 
 def _drop(one: Candidate, reference: float) -> float | None:

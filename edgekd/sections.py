@@ -93,6 +93,10 @@ class TargetsSection(Section):
     preprocess: Literal["outside", "in_engine"] = Field(
         "outside", description='"in_engine": engines take bytes; scale, mean, std and layout are their first nodes'
     )
+    placement: bool = Field(
+        True,
+        description="of an ONNX file: search, by measuring, which operators run as integers and which rewrites pay",
+    )
 
 
 class BudgetSection(Section):
@@ -103,6 +107,9 @@ class BudgetSection(Section):
     )
     latency_p90: Annotated[float, _unit(parse_seconds)] | None = Field(None, description='"0.5 ms"')
     size: Annotated[int, _unit(parse_bytes)] | None = Field(None, description='"200 kB", of the engine')
+    sqnr: float | None = Field(
+        None, gt=0, description="dB at least, of an ONNX file: against the float file, on validation"
+    )
 
 
 class MeasureSection(Section):

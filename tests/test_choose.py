@@ -303,3 +303,19 @@ def test_one_that_could_only_be_built_is_never_chosen_and_named_where_nothing_el
     alone = choose([built], FREE, 0.94)
     assert (alone.chosen, alone.nearest) == (None, None)
     assert alone.reason == "No engine could be chosen: coreml: built, not measured: it runs elsewhere."
+
+
+def test_an_engine_that_is_noisier_than_the_budget_says_is_rejected() -> None:
+    noisy = engine("prune", 100).model_copy(update={"sqnr_validation": 13.0})
+    clean = engine("distill", 200).model_copy(update={"sqnr_validation": 20.0})
+    found = choose([noisy, clean], Budget(sqnr=20.0), 0.94)
+    assert found.chosen == clean.name
+    assert found.candidates[0].reason == "noise −13.0 dB, limit −20.0 dB"
+    assert "noise ≤ −20.0 dB" in found.reason
+
+
+def test_what_was_rejected_before_the_choice_stays_so() -> None:
+    searched = engine("prune").model_copy(update={"verdict": "rejected", "reason": "no pair pays", "latency": None})
+    found = choose([searched, engine("distill")], FREE, 0.94)
+    assert (found.candidates[0].verdict, found.candidates[0].reason) == ("rejected", "no pair pays")
+    assert "no pair pays" not in found.reason

@@ -18,7 +18,7 @@ from edgekd.errors import UserError
 from edgekd.onnx_recipe import table
 from edgekd.quant.onnx_ptq import quantize
 
-BRIEF = ["measure.seconds=0.05", "measure.processes=1", "measure.wait=0", "data.count=32"]
+BRIEF = ["measure.seconds=0.05", "measure.processes=1", "measure.wait=0", "data.count=32", "targets.placement=false"]
 
 
 def compiled(file: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:

@@ -40,9 +40,27 @@ QUIET_LOG = 3
 # Kernels that multiply and add in integers, and those that do so in float, by their names in the optimised graph.
 INTEGER_WEIGHTED = frozenset(
     {"QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
-    | {"DynamicQuantizeMatMul"}
+    | {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 )
 INTEGER_PREFIX = "QLinear"
+# Operators that it turns into those where quantize/dequantize pairs stand around them, and those that only move integers.
+INTEGERS = frozenset(
+    {
+        "Conv",
+        "Gemm",
+        "MatMul",
+        "Add",
+        "Mul",
+        "Concat",
+        "Sigmoid",
+        "LeakyRelu",
+        "Softmax",
+        "AveragePool",
+        "GlobalAveragePool",
+    }
+    | {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+    | {"LSTM"}  # as its own dynamic one
+)
 FLOAT = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum"}
     | {"LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention", "MatMulNBits"}
@@ -74,6 +92,8 @@ class OnnxRuntime(Backend):
     packages: ClassVar[Mapping[str, str]] = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
     opens_with: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     optional: ClassVar[Mapping[str, str]] = {"onnxslim": "onnxslim"}
+    integers: ClassVar[frozenset[str]] = INTEGERS
+    rewrites: ClassVar[tuple[str, ...]] = ("flat", "fusions")
 
     def grid(self, target: Mapping[str, Any]) -> str:
         return "affine"
@@ -178,13 +198,25 @@ class OnnxRuntime(Backend):
 def operators_of(events: Sequence[Mapping[str, Any]], calls: int) -> list[dict[str, Any]]:
     """Rows of `Backend.profile` from the trace events of twice `calls` calls, the first half of which is left out."""
     took: dict[str, list[float]] = {}
+    each: dict[str, dict[str, list[float]]] = {}
     for event in events:
         if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time"):
             (shape,) = event["args"]["output_type_shape"][:1] or [{"": []}]
             label = [event["args"]["op_name"], "×".join(map(str, *shape.values()))]
-            took.setdefault(" ".join(label), []).append(event["dur"] * 1e-6)
+            seconds, name = event["dur"] * 1e-6, str(event["name"]).removesuffix("_kernel_time")
+            took.setdefault(" ".join(label), []).append(seconds)
+            each.setdefault(" ".join(label), {}).setdefault(name, []).append(seconds)
     half = {label: s[len(s) // 2 :] for label, s in took.items()}
-    return [{"operator": k, "nodes": len(s) // calls, "seconds": sum(s) / calls} for k, s in half.items()]
+    nodes = {label: {n: _middle(s[len(s) // 2 :], calls) for n, s in those.items()} for label, those in each.items()}
+    return [
+        {"operator": k, "nodes": len(s) // calls, "seconds": sum(s) / calls, "each": nodes[k]} for k, s in half.items()
+    ]
+
+
+def _middle(seconds: Sequence[float], calls: int) -> float:
+    """What a node takes in a call: its times' mean without the fastest and the slowest quarter, times how often it ran."""
+    kept = sorted(seconds)[len(seconds) // 4 : len(seconds) - len(seconds) // 4]
+    return sum(kept) / len(kept) * len(seconds) / calls
 
 
 def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | None = None) -> Any:

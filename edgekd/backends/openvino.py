@@ -46,6 +46,11 @@ WEIGHTED = frozenset(
     {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNCell", "RNNSeq", "ScaledDotProductAttention"}
 )
 INTEGERS = frozenset({"u8", "i8"})
+# ONNX operators that it runs in integers where quantize/dequantize pairs stand around them.
+PAIRED = frozenset(
+    {"Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool"}
+    | {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+)
 
 
 class OpenVinoSession(Session):
@@ -77,6 +82,7 @@ class OpenVino(Backend):
     name: ClassVar[str] = "openvino"
     packages: ClassVar[Mapping[str, str]] = {"openvino": "openvino", "onnx": "onnx"}
     opens_with: ClassVar[tuple[str, ...]] = ("openvino",)
+    integers: ClassVar[frozenset[str]] = PAIRED
 
     def grid(self, target: Mapping[str, Any]) -> str:
         return "affine"

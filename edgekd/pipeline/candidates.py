@@ -24,6 +24,9 @@ def candidate_of(plan: Plan, candidate: Candidate, outcome: Outcome, all_of_targ
         "precision": version.precision,
     }
     race_failed = None if candidate.compile_only else outcome.failed.get(f"race on {candidate.target.name}")
+    made = plan.entries.get(version.program)
+    if made and (why_not := made.facts.get("why_not")):
+        return {**content, "placement": made.facts.get("placement"), "verdict": "rejected", "reason": why_not}
     reason = outcome.failed.get(candidate.step("compile" if candidate.compile_only else "evaluate"), race_failed)
     if reason is not None:
         return {**content, "verdict": "failed", "reason": reason}
@@ -39,7 +42,7 @@ def candidate_of(plan: Plan, candidate: Candidate, outcome: Outcome, all_of_targ
     raced = {key: race.facts[key][candidate.name] if race else {} for key in ("latency", "ratio", "cold_start")}
     float_name = _float_engine(plan, candidate, all_of_target)
     agreement = judged_engine["agreement"]
-    cold = raced["cold_start"]
+    cold, sqnr = raced["cold_start"], judged_engine.get("sqnr") or {}
     return {
         **content,
         **_built(plan, candidate, noise_of(judged_engine)),
@@ -51,6 +54,9 @@ def candidate_of(plan: Plan, candidate: Candidate, outcome: Outcome, all_of_targ
         "metric_validation": judged_engine["metric"]["validation"],
         "agreement": agreement["test"] if agreement else None,
         "parity": judged_engine["parity"],
+        "sqnr": sqnr.get("test"),
+        "sqnr_validation": sqnr.get("validation"),
+        "placement": made.facts.get("placement") if made else None,
         "cold_start": cold[0]["seconds"] if cold else None,
         "peak_memory": cold[0]["peak"] if cold else None,
     }
@@ -59,13 +65,14 @@ def candidate_of(plan: Plan, candidate: Candidate, outcome: Outcome, all_of_targ
 def _built(plan: Plan, candidate: Candidate, noise: str) -> dict[str, Any]:
     """What the compilation says of an engine; `noise` is added to its note."""
     engine = engine_facts(plan, candidate)
+    placed = plan.entry(candidate.version.program).facts.get("note", "") if candidate.version.made_for else ""
     return {
         "grid": engine.get("grid", "none"),
         "bytes": engine["bytes"],
         "integer_nodes": engine.get("integer_nodes"),
         "float_nodes": engine.get("float_nodes"),
         "delegated_share": engine.get("delegated_share"),
-        "note": "; ".join(filter(None, (engine.get("note", ""), noise))),
+        "note": "; ".join(filter(None, (placed, engine.get("note", ""), noise))),
         "compile_seconds": plan.entry(candidate.step("compile")).seconds,
     }
 
@@ -88,13 +95,20 @@ def simulated(plan: Plan, version: Version) -> dict[str, Any]:
 
 
 def _float_engine(plan: Plan, candidate: Candidate, mine: list[Candidate]) -> str | None:
-    """The engine of the same student in float on the same runtime: of the last float version before this one."""
+    """The engine of the same student in float on the same runtime: of the last float version before this one that was made."""
     if not candidate.version.quantized:
         return None
-    earlier = plan.versions[: plan.versions.index(candidate.version)]
-    floats = [v for v in earlier if v.precision == "float32" and v.name != "teacher"]
+    if candidate.version.made_for:
+        floats = [c.version for c in mine if c.backend == candidate.backend and _is_float(plan, c)]
+    else:
+        earlier = plan.versions[: plan.versions.index(candidate.version)]
+        floats = [v for v in earlier if v.precision == "float32" and v.name != "teacher"]
     same = [c for c in mine if c.backend == candidate.backend and floats and c.version == floats[-1]]
     return same[0].name if same and same[0].step("compile") in plan.entries else None
+
+
+def _is_float(plan: Plan, one: Candidate) -> bool:
+    return not one.version.quantized and one.version.name != "teacher" and one.step("compile") in plan.entries
 
 
 def engine_facts(plan: Plan, candidate: Candidate) -> dict[str, Any]:
@@ -103,5 +117,5 @@ def engine_facts(plan: Plan, candidate: Candidate) -> dict[str, Any]:
 
 def noise_of(facts: Mapping[str, Any]) -> str:
     """How far the outputs of an ONNX file are from the float one's, in words; empty for what is no file, or equal."""
-    found = facts.get("sqnr")
+    found = (facts.get("sqnr") or {}).get("test")
     return "" if found is None or found >= EXACT else f"SQNR {found:.1f} dB"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd import registry
 from edgekd.backend import open_backend
+from edgekd.errors import EdgekdError
 from edgekd.pipeline import onnx_judge
 from edgekd.pipeline.step import TORCH, Candidate, Step, Version, judged
 
@@ -93,6 +94,8 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
         from edgekd.pipeline.engines import compile_engine
         from edgekd.processing import processing_of
 
+        if why_not := plan.entry(program).facts.get("why_not"):
+            raise EdgekdError(why_not)
         with plan.progress.task(f"compile {candidate.name}"), tempfile.TemporaryDirectory() as scratch:
             source = plan.entry(program).path
             if folded:

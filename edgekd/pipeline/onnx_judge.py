@@ -39,26 +39,28 @@ def judge(plan: Plan, version: Version) -> tuple[str, Step]:
         reference = None
         if version.name == "teacher":
             _check_teacher(plan)
-            reference = computed("student", out)
-        found = computed(version.name, out)
+            reference = computed(plan, plan.entry("student").path, out, name)
+        found = computed(plan, plan.entry(version.name).path, out, name)
         size = {"parameters": plan.entry(version.name).facts.get("parameters"), "macs": None}
         size["bytes"] = (plan.entry(version.name).path / "model.onnx").stat().st_size
         return {**scores(plan, version, found, reference), **size}
 
-    def computed(of: str, out: Path) -> dict[str, list[np.ndarray]]:
-        from edgekd.pipeline.engines import evaluate
-
-        folder, engine = plan.entry(of).path, out / "engine"
-        engine.mkdir()
-        shutil.copyfile(folder / "model.onnx", engine / "model.onnx")
-        precision = read_json(folder / "program.json")["precision"]
-        facts = {"backend": RUNTIME, "file": "model.onnx", "precision": precision, "options": AS_WRITTEN}
-        write_engine(folder, engine, facts)
-        found = evaluate(engine, out, {s: arrays(plan, s) for s in JUDGED}, 1, plan.progress, name)
-        shutil.rmtree(engine)
-        return found
-
     return name, Step(name, key, inputs, make)
+
+
+def computed(plan: Plan, program: Path, out: Path, label: str) -> dict[str, list[np.ndarray]]:
+    """What the nodes of a program compute, on validation and test; kept in `out`, as `outputs` reads it."""
+    from edgekd.pipeline.engines import evaluate
+
+    engine = out / "engine"
+    engine.mkdir()
+    shutil.copyfile(program / "model.onnx", engine / "model.onnx")
+    precision = read_json(program / "program.json")["precision"]
+    facts = {"backend": RUNTIME, "file": "model.onnx", "precision": precision, "options": AS_WRITTEN}
+    write_engine(program, engine, facts)
+    found = evaluate(engine, out, {s: arrays(plan, s) for s in JUDGED}, 1, plan.progress, label)
+    shutil.rmtree(engine)
+    return found
 
 
 AS_WRITTEN = {
@@ -95,7 +97,7 @@ Outputs = Mapping[str, list[np.ndarray]]
 
 
 def scores(plan: Plan, version: Version, found: Outputs, reference: Outputs | None = None) -> dict[str, Any]:
-    """As the judge of a network: metric by split, agreement with the teacher, `right`; and the SQNR of the worst output.
+    """As the judge of a network: metric by split, agreement with the teacher, `right`; and the SQNR of the worst output by split.
 
     `reference`: the float file's outputs, by default those that were judged before. Raises EdgekdError for an output that is
     not finite.
@@ -121,7 +123,9 @@ def scores(plan: Plan, version: Version, found: Outputs, reference: Outputs | No
         "right": right,
         "metric": {s: _score(name, found[s], reference[s], labels[s] if labels else None) for s in JUDGED},
         "agreement": {s: agreement(found[s][0], teacher[s]) for s in JUDGED} if teacher else None,
-        "sqnr": min((sqnr(a, b) for a, b in zip(found["test"], reference["test"], strict=True)), default=None),
+        "sqnr": {
+            s: min((sqnr(a, b) for a, b in zip(found[s], reference[s], strict=True)), default=None) for s in JUDGED
+        },
     }
 
 

@@ -1,6 +1,6 @@
 """The plan: every step of a recipe with its key, known before any work, so that it can be printed and checked.
 
-    teacher, student ─ stages… ─ judge … ─ export … ─ compile … ─ evaluate … ─ race
+    teacher, student ─ stages… ─ judge … ─ place … ─ export … ─ compile … ─ evaluate … ─ race
 
 Nothing here imports torch: a plan whose every step is in the store never does.
 """
@@ -20,6 +20,7 @@ from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
 from edgekd.pipeline import layers, onnx_steps, tables
 from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
+from edgekd.pipeline.place_steps import add_placements
 from edgekd.pipeline.sources import digests_of
 from edgekd.pipeline.step import Candidate, Step, Version, key_of
 from edgekd.target import Calibration, find_calibration, find_target
@@ -56,14 +57,16 @@ class Plan:
         self.targets = [find_target(name, recipe.folder) for name in self.values.targets.names]
         self.digests = digests_of(recipe, store, lambda: self.roots.data)
         self.versions: list[Version] = []
+        self.placed: list[Candidate] = []
         self._roots_and_stages()
         add_judges(self)
+        add_placements(self)
         self.candidates = [
             Candidate(version, target, backend)
             for target in self.targets
             for backend in self.values.targets.backends or target.at_hand
             for version in self.raced
-        ]
+        ] + self.placed
         for version in self.raced:
             add_export(self, version)
         for candidate in self.candidates:

@@ -36,7 +36,8 @@ class Version:
 
     `is_file`: a teacher that came as an ONNX file, beside a student that is a network. `black_box`: a teacher of which only
     its outputs are had, so that no engine can be made of it. `is_program`: it, or what it was made from, came as an ONNX
-    file, so that what the step made is a program already.
+    file, so that what the step made is a program already. `made_for`: the one target that it was made for, by measuring
+    there; its name then says for which backend.
     """
 
     name: str
@@ -45,10 +46,13 @@ class Version:
     is_file: bool = False
     black_box: bool = False
     is_program: bool = False
+    made_for: str = ""
 
     @property
     def program(self) -> str:
         """The name of the step that makes its program."""
+        if self.made_for:
+            return f"{self.name} for {self.made_for}"
         return self.name if self.is_program else f"export {self.name}"
 
     @property
@@ -76,7 +80,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{self.version.name} on {self.backend}"
+        return self.version.name if self.version.made_for else f"{self.version.name} on {self.backend}"
 
     @property
     def compile_only(self) -> str:
@@ -89,7 +93,9 @@ class Candidate:
 
 
 def judged(version: Version, kind: str) -> str:
-    """The name of a judge step."""
+    """The name of a judge step; what was made by measuring was judged in its making."""
+    if version.made_for:
+        return version.program
     return f"judge {version.name}" if kind == "network" else f"judge {version.name}, {kind}"
 
 

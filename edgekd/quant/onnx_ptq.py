@@ -62,13 +62,13 @@ def quantize(
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         out = Path(folder) / "model.onnx"
         try:
             quantize_static(
                 slim,
                 out,
-                _reader(feeds(slim, arrays)),
+                reader(feeds(slim, arrays)),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -83,7 +83,7 @@ def quantize(
         return onnx.load(out)
 
 
-def _reader(samples: Iterator[dict[str, Array]]) -> Any:
+def reader(samples: Iterator[dict[str, Array]]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
@@ -94,7 +94,7 @@ def _reader(samples: Iterator[dict[str, Array]]) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the quantizer's advice on the root logger."""
     logger = logging.getLogger()
     before = logger.level

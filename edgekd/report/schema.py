@@ -53,6 +53,9 @@ class Budget(Part):
     metric_drop: NonNegativeFloat | None = Field(None, description="below the reference, on validation")
     latency_p90: PositiveFloat | None = Field(None, description="seconds")
     size: PositiveInt | None = Field(None, description="bytes of the engine")
+    sqnr: PositiveFloat | None = Field(
+        None, description="dB at least, of the outputs of an ONNX file's engine against the float file's, on validation"
+    )
 
 
 class LedgerRow(Part):
@@ -87,6 +90,28 @@ class FirstLoss(Part):
     text: str = Field(description="the same as a sentence")
 
 
+class Island(Part):
+    """Operators that hang together in integers, and what they bought."""
+
+    operators: dict[str, PositiveInt] = Field(description="how many of each kind")
+    seconds: Annotated[float, VARIES] = Field(description="that a call would take more without them")
+    without: Annotated[Ratio, VARIES] = Field(description="the engine without them, over the engine with them")
+
+
+class Placement(Part):
+    """Which operators run as integers, as a search by measured cost found it."""
+
+    operators: dict[str, PositiveInt] = Field(description="that could, of each kind")
+    integers: Annotated[dict[str, PositiveInt], VARIES] = Field(description="that do, of each kind")
+    islands: Annotated[tuple[Island, ...], VARIES] = Field((), description="the largest, and what each bought")
+    for_quality: Annotated[NonNegativeInt, VARIES] = Field(
+        0, description="operators left in float since they lose too much"
+    )
+    engines: Annotated[PositiveInt, VARIES] = Field(
+        description="placements that were compiled and raced, float among them"
+    )
+
+
 class Candidate(Part):
     """One engine for a target."""
 
@@ -108,6 +133,11 @@ class Candidate(Part):
     )
     agreement: Agreement | None = Field(None, description="with the teacher")
     parity: Parity | None = Field(None, description="with the program in torch")
+    sqnr: float | None = Field(
+        None, description="dB, of an ONNX file's engine: its worst output against the float file's, on the test split"
+    )
+    sqnr_validation: float | None = Field(None, description="the same on the validation split; the budget reads it")
+    placement: Placement | None = Field(None, description="where a search placed integers; null where none was made")
     integer_nodes: NonNegativeInt | None = Field(None, description="nodes of the engine that compute in integers")
     float_nodes: NonNegativeInt | None = Field(None, description="nodes of the engine that compute in float")
     delegated_share: Share | None = Field(

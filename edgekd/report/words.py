@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from edgekd.units import format_bytes, format_seconds
@@ -162,6 +163,15 @@ def tick(value: float) -> str:
 def size(value: int | None) -> str:
     """A number of bytes, or a dash."""
     return NONE if value is None else format_bytes(value)
+
+
+def decibels(power: float) -> str:
+    """A ratio of powers in decibels.
+
+    >>> decibels(0.01), decibels(0.05)
+    ('−20.0 dB', '−13.0 dB')
+    """
+    return f"{10 * math.log10(power) if power > 0 else -math.inf:.1f} dB".replace("-", MINUS)
 
 
 def share(value: float | None) -> str:

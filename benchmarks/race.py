@@ -1,0 +1,228 @@
+"""Every runtime on the same networks, in float and in integers, on one thread and on two, beside its own recipe.
+
+    .venv/bin/python benchmarks/race.py [--nets "crepe tiny,resnet_18 224"] [--backends onnxruntime,openvino] [--threads 1,2] [--fresh]
+
+Each network has random weights from a seed and is compiled by edgekd for every backend that is installed: float, and quantized
+after training on noise. Beside each integer engine stands one that was made as the runtime's manual says (`race_recipes.py`). All
+engines of one network and thread count race in the same rounds. Accuracy is agreement with the float network on noise. Writes
+results/race.json and results/race.md. Every finished part is kept: started again, the script goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import race_nets
+from race_recipes import RECIPES
+from safetensors.torch import save_file
+
+from edgekd import api, registry, worker
+from edgekd.backend import open_backend, own_files
+from edgekd.errors import EdgekdError
+from edgekd.latency.race import race
+from edgekd.metric import accuracy
+from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.run import run
+from edgekd.store import write_whole
+from edgekd.target import find_target
+from edgekd.units import format_bytes, format_seconds
+
+HERE = Path(__file__).parent
+WORK = HERE.parent / "out" / "benchmark-race"
+NOT_RUN = ("null", "coreml", "tensorrt")
+TIMEOUT = 1800.0
+
+RECIPE = """seed = 0
+[student]
+factory = "race_nets:network"
+name = "{net}"
+weights = "{weights}"
+[data]
+factory = "race_nets:data"
+name = "{net}"
+[[stage]]
+use = "quantize"
+calibration = "train-128"
+[targets]
+names = ["host"]
+"""
+
+
+def compiled(net: str, backends: Sequence[str], threads: int) -> tuple[Plan, dict[str, str]]:
+    """The network's plan, its engines made as far as they can be, and why not for each that cannot."""
+    home = WORK / "recipes"
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(HERE / "race_nets.py", home / "race_nets.py")
+    weights = home / f"{net}.safetensors".replace(" ", "-")
+    if not weights.is_file():
+        save_file({k: v.clone() for k, v in race_nets.network(net).state_dict().items()}, str(weights))
+    recipe = home / f"{net}.toml".replace(" ", "-")
+    write_whole(recipe, RECIPE.format(net=net, weights=weights.name).encode())
+    brief = [f"targets.threads={threads}", "measure.seconds=0.05", "measure.processes=1", "measure.wait=0"]
+    plan = api.prepare(recipe, overrides=brief, backends=backends, store=WORK / "store", compile_timeout=TIMEOUT)
+    return plan, run(plan).failed
+
+
+def hand_made(net: str, backend: str, program: Path, threads: int) -> Path:
+    """The engine of the runtime's own recipe, kept. Raises EdgekdError with the reason if it cannot be made."""
+    final = WORK / "hand-made" / f"{net} {backend} {threads}".replace(" ", "-")
+    if final.is_dir():
+        return final
+    making = final.with_name(f".{final.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    request = {"net": net, "program": str(program), "out": str(making), "threads": threads}
+    worker.call(f"race_recipes:{backend}", request, timeout=TIMEOUT)
+    making.rename(final)
+    return final
+
+
+def agreement(engine: Path, net: str, threads: int) -> float:
+    """How often an engine says what the float network says, on the test samples."""
+    inputs, labels = race_nets.data(net).test
+    files = [WORK / f"{side}.npy" for side in ("inputs", "outputs")]
+    np.save(files[0], inputs.numpy())
+    request = {"engine": str(engine), "inputs": [str(files[0])], "outputs": [str(files[1])]}
+    worker.call("evaluate", request, env=worker.thread_env(threads))
+    return accuracy(np.load(files[1], allow_pickle=False), labels.numpy())
+
+
+def raced(net: str, backends: Sequence[str], threads: int) -> dict[str, Any]:
+    """All engines of one network and thread count: medians, agreement, and edgekd's over the hand-made; kept."""
+    kept = WORK / "races" / f"{net} {threads} {' '.join(backends)}.json".replace(" ", "-")
+    if kept.is_file():
+        return dict(json.loads(kept.read_text("utf-8")))
+    plan, failed = compiled(net, backends, threads)
+    engines: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    for one in plan.candidates:
+        name = f"{one.backend} {'float' if one.version.precision == 'float32' else 'int8'}"
+        entry = plan.entries.get(one.step("compile"))
+        if entry is None:
+            missing[name] = failed.get(one.step("compile"), failed.get(one.step("evaluate"), "not made")).splitlines()[
+                0
+            ]
+        else:
+            engines[name] = entry.path
+    program = plan.entry("export student").path
+    recipes = {backend: RECIPES[backend] for backend in backends if backend in RECIPES}
+    for backend, (label, package) in recipes.items():
+        if find_spec(package) is None:
+            missing[f"{backend} by hand"] = f"{label}: {package} is not installed"
+            continue
+        try:
+            engines[f"{backend} by hand"] = hand_made(net, backend, program, threads)
+        except EdgekdError as error:
+            missing[f"{backend} by hand"] = f"{label}: {error.message.splitlines()[0]}"
+    engines["as exported"] = hand_made(net, "as_exported", program, threads)
+    found = race(engines, processes=5, seconds=1.5, cold_starts=0, threads=threads, seed=1, wait=5.0)
+    rows = {
+        name: {
+            "median": runner.latency(1).median,
+            "p90": runner.latency(1).p90,
+            "bytes": sum(file.stat().st_size for file in own_files(engines[name])),
+            "agreement": agreement(engines[name], net, threads),
+        }
+        for name, runner in found.runners.items()
+    }
+    pairs = [backend for backend in recipes if {f"{backend} int8", f"{backend} by hand"} <= {*engines}]
+    ratios = {backend: asdict(found.ratio(f"{backend} int8", f"{backend} by hand")) for backend in pairs}
+    fastest = min(rows, key=lambda name: rows[name]["median"])
+    row = {"net": net, "threads": threads, "engines": rows, "missing": missing, "over_hand_made": ratios}
+    row |= {"fastest": fastest, "disturbed": found.disturbed}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, json.dumps(row).encode())
+    print(f"{net}, {threads} thread(s): {fastest}, {format_seconds(rows[fastest]['median'])}", file=sys.stderr)
+    return row
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    machine = results["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    lines = [
+        "# The runtimes, raced",
+        "",
+        f"{machine['chip']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; {versions}.",
+        "",
+    ]
+    heads = [
+        "network",
+        "threads",
+        "engine",
+        "median",
+        "p90",
+        "size",
+        "agrees with float",
+        "over the hand-made (interval)",
+    ]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in results["races"]:
+        for name, one in sorted(row["engines"].items(), key=lambda pair: pair[1]["median"]):
+            ratio = row["over_hand_made"].get(name.removesuffix(" int8")) if name.endswith(" int8") else None
+            compared = f"{ratio['point']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+            p90 = format_seconds(one["p90"]) if one["p90"] else "–"
+            bold, agrees = "**" if name == row["fastest"] else "", f"{one['agreement']:.1%}"
+            cells = [row["net"], str(row["threads"]), f"{bold}{name}{bold}", format_seconds(one["median"]), p90]
+            lines.append(f"| {' | '.join([*cells, format_bytes(one['bytes']), agrees, compared])} |")
+        lines += [
+            f"| {row['net']} | {row['threads']} | {name} | {why} | | | | |" for name, why in row["missing"].items()
+        ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--nets", default="", help="names, with commas; all by default")
+    options.add_argument(
+        "--backends", default="", help="names, with commas; by default all that are installed and run here"
+    )
+    options.add_argument("--threads", default="1,2", help="thread counts, with commas")
+    options.add_argument("--fresh", action="store_true", help="compile and measure everything again")
+    args = options.parse_args()
+    nets = [name for name in args.nets.split(",") if name] or list(race_nets.NETS)
+    unknown = {*nets} - {*race_nets.NETS}
+    if unknown:
+        raise SystemExit(f"no networks called {', '.join(sorted(unknown))}; there are {', '.join(race_nets.NETS)}")
+    if args.fresh:
+        shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True, exist_ok=True)
+    paths = [str(HERE.parent), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    names = [name for name in args.backends.split(",") if name] or registry.names("backends")
+    backends = [name for name in names if name not in NOT_RUN and not open_backend(name).missing()]
+    host = find_target("host", Path())
+    packages = {k: v for name in backends for k, v in open_backend(name).versions().items()}
+    results: dict[str, Any] = {
+        "machine": {
+            "chip": host.chip,
+            "cores": host.cores,
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": {**packages, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
+        "races": [],
+    }
+    (HERE / "results").mkdir(exist_ok=True)
+    for net in nets:
+        for threads in map(int, args.threads.split(",")):
+            results["races"].append(raced(net, backends, threads))
+            write_whole(HERE / "results" / "race.json", (json.dumps(results, indent=1) + "\n").encode())
+            write_whole(HERE / "results" / "race.md", table(results).encode())
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
