@@ -87,13 +87,13 @@ class Runtime {
 
     explicit Runtime(const Opening& opening) {
 #ifdef EDGEKD_ONNXRUNTIME_LINKED
-        const auto base_of = &OrtGetApiBase;
+        const ort::Base* base = OrtGetApiBase();
 #else
         library_.emplace(Places{opening.library, opening.found, {"libonnxruntime.so.1", "libonnxruntime.so"},
                                 {"capi", "onnxruntime/capi"}, cure(opening)});
         const auto base_of = reinterpret_cast<const ort::Base* (*)()>(library_->find("OrtGetApiBase"));
-#endif
         const ort::Base* base = base_of != nullptr ? base_of() : nullptr;
+#endif
         table_ = base != nullptr ? base->get_api(ort::kVersion) : nullptr;
         if (table_ == nullptr)
             fail(EDGEKD_NO_RUNTIME, path() + " is no ONNX Runtime of version 1.5 or newer: " + cure(opening));
