@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import onnx
 
@@ -44,3 +44,19 @@ def kind_of(graph: onnx.GraphProto) -> bytes:
     types = [value.type.SerializeToString(deterministic=True).hex() for value in graph.input]
     weights = [[t.data_type, list(t.dims)] for t in graph.initializer]
     return json.dumps([node.domain, node.op_type, attributes, types, weights]).encode()
+
+
+def refused_nodes(model: onnx.ModelProto, opens: Callable[[onnx.ModelProto], str]) -> list[tuple[onnx.NodeProto, str]]:
+    """The nodes that a runtime refuses on their own, and why; equal nodes are asked about once.
+
+    `opens(model)`: empty if the runtime opens it, else its words.
+    """
+    answers: dict[bytes, str] = {}
+    refused: list[tuple[onnx.NodeProto, str]] = []
+    for node, single in single_nodes(model):
+        key = kind_of(single.graph)
+        if key not in answers:
+            answers[key] = opens(single)
+        if answers[key]:
+            refused.append((node, answers[key]))
+    return refused

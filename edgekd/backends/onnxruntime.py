@@ -102,11 +102,13 @@ class OnnxRuntime(Backend):
         """Each distinct node is opened as a model of its own, so the runtime itself says what it has kernels for."""
         import onnx
 
+        from edgekd.onnx_nodes import refused_nodes
+
         lines = [*refused_precision(program, target), *refused_grid(program, GRIDS)]
         model = onnx.load(program / FILE)
         refused = [
             f"node {node.name or node.output[0]} ({node.domain or 'ai.onnx'} {node.op_type}): {reason}"
-            for node, reason in _refusals(model)
+            for node, reason in refused_nodes(model, _opens)
         ]
         if not refused and (reason := _opens(model)):
             refused.append(f"the whole graph: {reason}")
@@ -185,6 +187,8 @@ class OnnxRuntime(Backend):
 
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]]:
         """ONNX Runtime's own profiler, after as many calls to warm up; the shape is that of the first output."""
+        from edgekd.onnx_trace import operators_of
+
         facts, file = read_engine(engine, self.name)
         feed = {port.name: value for port, value in zip(Signature.read(engine).inputs, inputs, strict=True)}
         with tempfile.TemporaryDirectory() as folder:
@@ -193,30 +197,6 @@ class OnnxRuntime(Backend):
                 session.run(None, feed)
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         return operators_of(events, calls)
-
-
-def operators_of(events: Sequence[Mapping[str, Any]], calls: int) -> list[dict[str, Any]]:
-    """Rows of `Backend.profile` from the trace events of twice `calls` calls, the first half of which is left out."""
-    took: dict[str, list[float]] = {}
-    each: dict[str, dict[str, list[float]]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time"):
-            (shape,) = event["args"]["output_type_shape"][:1] or [{"": []}]
-            label = [event["args"]["op_name"], "×".join(map(str, *shape.values()))]
-            seconds, name = event["dur"] * 1e-6, str(event["name"]).removesuffix("_kernel_time")
-            took.setdefault(" ".join(label), []).append(seconds)
-            each.setdefault(" ".join(label), {}).setdefault(name, []).append(seconds)
-    half = {label: s[len(s) // 2 :] for label, s in took.items()}
-    nodes = {label: {n: _middle(s[len(s) // 2 :], calls) for n, s in those.items()} for label, those in each.items()}
-    return [
-        {"operator": k, "nodes": len(s) // calls, "seconds": sum(s) / calls, "each": nodes[k]} for k, s in half.items()
-    ]
-
-
-def _middle(seconds: Sequence[float], calls: int) -> float:
-    """What a node takes in a call: its times' mean without the fastest and the slowest quarter, times how often it ran."""
-    kept = sorted(seconds)[len(seconds) // 4 : len(seconds) - len(seconds) // 4]
-    return sum(kept) / len(kept) * len(seconds) / calls
 
 
 def _open(model: Path | bytes, options: Mapping[str, Any], optimised: Path | None = None) -> Any:
@@ -308,18 +288,3 @@ def _opens(model: onnx.ModelProto) -> str:
     except EdgekdError as error:
         return error.message
     return ""
-
-
-def _refusals(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, str]]:
-    """The nodes that the runtime refuses on their own; equal nodes are asked about once."""
-    from edgekd.onnx_nodes import kind_of, single_nodes
-
-    answers: dict[bytes, str] = {}
-    refused: list[tuple[onnx.NodeProto, str]] = []
-    for node, single in single_nodes(model):
-        key = kind_of(single.graph)
-        if key not in answers:
-            answers[key] = _opens(single)
-        if answers[key]:
-            refused.append((node, answers[key]))
-    return refused

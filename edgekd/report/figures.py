@@ -95,3 +95,25 @@ class BitPlan(Part):
     least: PositiveInt = Field(description="bytes at the narrowest choices")
     most: PositiveInt = Field(description="bytes at the widest choices")
     loss: NonNegativeFloat = Field(description="predicted: the sum of what each weight loses alone")
+
+
+class Island(Part):
+    """Operators that hang together in integers, and what they bought."""
+
+    operators: dict[str, PositiveInt] = Field(description="how many of each kind")
+    seconds: Annotated[float, VARIES] = Field(description="that a call would take more without them")
+    without: Annotated[Ratio, VARIES] = Field(description="the engine without them, over the engine with them")
+
+
+class Placement(Part):
+    """Which operators run as integers, as a search by measured cost found it."""
+
+    operators: dict[str, PositiveInt] = Field(description="that could, of each kind")
+    integers: Annotated[dict[str, PositiveInt], VARIES] = Field(description="that do, of each kind")
+    islands: Annotated[tuple[Island, ...], VARIES] = Field((), description="the largest, and what each bought")
+    for_quality: Annotated[NonNegativeInt, VARIES] = Field(
+        0, description="operators left in float since they lose too much"
+    )
+    engines: Annotated[PositiveInt, VARIES] = Field(
+        description="placements that were compiled and raced, float among them"
+    )

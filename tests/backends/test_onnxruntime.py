@@ -11,8 +11,8 @@ from backends.folders import float_model, int8_model, unoptimised, write_program
 from onnx import TensorProto, helper
 
 from edgekd.backend import Signature, load_engine, open_backend
-from edgekd.backends.onnxruntime import operators_of
 from edgekd.errors import EdgekdError
+from edgekd.onnx_trace import operators_of
 
 BACKEND = open_backend("onnxruntime")
 
