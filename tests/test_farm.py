@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -79,9 +80,14 @@ def test_a_device_takes_one_check_after_the_other(cluster: str) -> None:
     """What Ray does with the resource that a check asks for: jobs on one device never overlap, those on two do."""
     import ray
 
+    def busy(name: str) -> tuple[str, float, float]:  # in here, so that it travels by its code
+        start = time.monotonic()
+        time.sleep(0.3)
+        return name, start, time.monotonic()
+
     ray.init(address=cluster, log_to_driver=False, logging_level="ERROR")
     try:
-        job = ray.remote(_busy)
+        job = ray.remote(busy)
         waiting = [job.options(**farm.options(name)).remote(name) for name in ("one", "two", "one", "one")]
         spans = ray.get(waiting)
     finally:
@@ -89,14 +95,6 @@ def test_a_device_takes_one_check_after_the_other(cluster: str) -> None:
     first = sorted((start, end) for name, start, end in spans if name == "one")
     assert len(first) == 3
     assert all(end <= start for (_, end), (start, _) in pairwise(first))
-
-
-def _busy(name: str) -> tuple[str, float, float]:
-    import time
-
-    start = time.monotonic()
-    time.sleep(0.3)
-    return name, start, time.monotonic()
 
 
 @asked_for
