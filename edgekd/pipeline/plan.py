@@ -66,6 +66,7 @@ class Plan:
             for target in self.targets
             for backend in self.values.targets.backends or target.at_hand
             for version in self.raced
+            if version.grid in ("", self._grid_of(backend, target))
         ] + self.placed
         for version in self.raced:
             add_export(self, version)
@@ -106,12 +107,17 @@ class Plan:
     @property
     def trained(self) -> list[str]:
         """Names of the stages' steps, in the order of the recipe."""
-        return [version.name for version in self.versions if version.name not in ("teacher", "student")]
+        return [version.name for version in self.told if version.name not in ("teacher", "student")]
+
+    @property
+    def told(self) -> list[Version]:
+        """The versions one after another, as the ledger tells them: of those that were made for several grids, the first."""
+        return [version for version in self.versions if version.grid in ("", self.grids[0])]
 
     @property
     def reference(self) -> Version:
         """The last float student before compression: what a drop of the metric is measured from."""
-        students = [v for v in self.versions if v.name != "teacher"]
+        students = [v for v in self.told if v.name != "teacher"]
         compressed = next((i for i, v in enumerate(students) if v.quantized or v.stage == "prune"), len(students))
         return students[max(compressed - 1, 0)]
 
@@ -179,8 +185,12 @@ class Plan:
         before = "student"
         for index, (use, stage) in enumerate(zip(uses, self.recipe.stages, strict=True)):
             name = use if uses.count(use) == 1 else f"{use} {uses[: index + 1].count(use)}"
-            self._stage(name, use, stage, before)
-            self.versions.append(Version(name, use, stage.precision, is_program=self.of_file))
+            grids = self.grids if "quantized" in stage.gives else self.grids[:1]
+            for grid in grids:
+                one = name if grid == grids[0] else f"{name}, {grid}"
+                self._stage(one, use, stage, before, grid)
+                several = grid if len(grids) > 1 else ""
+                self.versions.append(Version(one, use, stage.precision, is_program=self.of_file, grid=several))
             before = name
 
     def _roots(self) -> None:
@@ -206,7 +216,7 @@ class Plan:
         teacher = self.roots.teacher(self.entry("teacher").path) if "teacher" in self.entries else None
         return self.roots.make_student(out, teacher)
 
-    def _stage(self, name: str, use: str, stage: Stage, before: str) -> None:
+    def _stage(self, name: str, use: str, stage: Stage, before: str, grid: str) -> None:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
         shown = self._calibration(name, calibration, before) if calibration is not None else ""
@@ -216,7 +226,7 @@ class Plan:
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
         if calibration is not None:
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))
-        multiple, grid = self.channel_multiple, self.grid()
+        multiple = self.channel_multiple
         if "target" in stage.reads:
             files["target"] = digest.of_json([multiple, grid])
         reads = ["data", "metric"] if "data" in stage.reads or "calibration" in stage.reads else []
@@ -267,12 +277,12 @@ class Plan:
         """What kept channels are multiples of: suits every target."""
         return math.lcm(*(target.channel_multiple for target in self.targets))
 
-    def grid(self) -> str:
-        """The grid that the targets' backends have kernels for. Raises EdgekdError if they differ."""
-        names = {b for t in self.targets for b in self.values.targets.backends or t.at_hand}
-        facts = self.targets[0].model_dump(mode="json")
-        grids = sorted({open_backend(name).grid(facts) for name in names})
-        if len(grids) > 1:
-            message = f"the targets' backends take different grids: {', '.join(grids)}"
-            raise EdgekdError(message, hint="compile for them one recipe at a time")
-        return grids[0]
+    @cached_property
+    def grids(self) -> tuple[str, ...]:
+        """The number grids that the targets' backends have kernels for, in alphabetical order: a quantized student for each."""
+        named = ((b, t) for t in self.targets for b in self.values.targets.backends or t.at_hand)
+        return tuple(sorted({self._grid_of(backend, target) for backend, target in named}))
+
+    @staticmethod
+    def _grid_of(backend: str, target: Target) -> str:
+        return open_backend(backend).grid(target.model_dump(mode="json"))

@@ -47,7 +47,7 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "targets": [_target(plan, target, outcome) for target in plan.targets],
         "calibration": onnx_steps.calibration_sets(plan)
         if plan.of_file
-        else [_calibration(plan, s) for s in plan.calibrations],
+        else [_calibration(plan, s) for s in plan.trained if s in plan.calibrations],
         "sensitivity": [shown for v in plan.versions if (shown := layers.of_report(plan, v))],
         "plan": [
             {
@@ -102,7 +102,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
     """A row for each state of the network, in the order of the pipeline, all on the same test samples."""
     rows: list[dict[str, Any]] = []
     sizes: Mapping[str, Any] = {}
-    made = [version for version in plan.versions if version.name in plan.entries]
+    made = [version for version in plan.told if version.name in plan.entries]
     for version in made:
         if version.quantized and not version.is_program:
             program = "simulated" if version.simulated else "exported"

@@ -37,7 +37,8 @@ class Version:
     `is_file`: a teacher that came as an ONNX file, beside a student that is a network. `black_box`: a teacher of which only
     its outputs are had, so that no engine can be made of it. `is_program`: it, or what it was made from, came as an ONNX
     file, so that what the step made is a program already. `made_for`: the one target that it was made for, by measuring
-    there; its name then says for which backend.
+    there; its name then says for which backend. `grid`: where the targets' backends take several, the one that a quantized
+    version was made for.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Version:
     black_box: bool = False
     is_program: bool = False
     made_for: str = ""
+    grid: str = ""
 
     @property
     def program(self) -> str:

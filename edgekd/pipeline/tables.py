@@ -140,7 +140,7 @@ def _measure(
 def _bench(plan: Plan, before: str, target: Target, groups: list[Group], work: Path) -> Bench:
     from edgekd.pipeline.bench import Bench, write_narrowed
 
-    student, grid = plan.student(before), plan.grid()
+    student, grid = plan.student(before), plan.grids[0]
 
     def program(widths: Widths, precision: str, out: Path) -> None:
         write_narrowed(student, groups, widths, precision, grid, out)
@@ -187,7 +187,9 @@ def _structure(plan: Plan, before: str) -> str:
         raise EdgekdError("a quantized student cannot be narrowed", hint="prune before quantize")
     kept = [edit["kept"] for edit in student.edits]
     source = plan.recipe.factory(section).digest()
-    return digest.of_json([section.factory, source, section.arguments, kept, student.signature["inputs"], plan.grid()])
+    return digest.of_json(
+        [section.factory, source, section.arguments, kept, student.signature["inputs"], plan.grids[0]]
+    )
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

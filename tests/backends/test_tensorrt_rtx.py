@@ -1,0 +1,66 @@
+"""TensorRT for RTX: built without a graphics card, float, half floats and symmetric integers; and it is said that nothing here runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from backends.folders import float_model, int8_model, write_program
+from onnx import numpy_helper
+
+from edgekd.backend import open_backend
+from edgekd.errors import UserError
+
+BACKEND = open_backend("tensorrt_rtx")
+pytestmark = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"tensorrt_rtx is an extra: {BACKEND.missing()}")
+CARD = {"name": "card", "isa": ["sm_86"]}
+
+
+def symmetric_model() -> onnx.ModelProto:
+    """The int8 model with every zero point at zero and float biases: what the symmetric grid gives."""
+    model = int8_model()
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.int8 and values.size == 1:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(values), tensor.name))
+    return model
+
+
+@pytest.mark.parametrize(("half", "note"), [(False, ""), (True, "computes in half floats")])
+def test_a_float_program_is_built_for_the_targets_card(tmp_path: Path, half: bool, note: str) -> None:
+    precisions = ["float32", *(["float16"] if half else [])]
+    target = {**CARD, "precisions": precisions}
+    program = write_program(tmp_path / "p", float_model())
+    assert BACKEND.unsupported(program, target) == []
+    (tmp_path / "e").mkdir()
+    facts = BACKEND.compile(program, tmp_path / "e", target, 1)
+    assert facts["options"] == {"compute_capabilities": ["SM86"], "half": half}
+    assert (facts["note"], facts["integer_nodes"], facts["float_nodes"]) == (note, 0, 3)
+    assert facts["bytes"] == (tmp_path / "e" / "model.plan").stat().st_size > 1000
+    with pytest.raises(UserError, match="builds for it and does not run it"):
+        BACKEND.load(tmp_path / "e")
+
+
+def test_symmetric_integers_are_built_and_affine_ones_refused(tmp_path: Path) -> None:
+    symmetric = write_program(tmp_path / "s", symmetric_model(), "int8", grid="symmetric")
+    assert BACKEND.unsupported(symmetric, CARD) == []
+    (tmp_path / "e").mkdir()
+    facts = BACKEND.compile(symmetric, tmp_path / "e", CARD, 1)
+    assert (facts["integer_nodes"], facts["precision"], facts["grid"]) == (3, "int8", "symmetric")
+    affine = write_program(tmp_path / "a", int8_model(), "int8", grid="affine")
+    (line,) = BACKEND.unsupported(affine, CARD)
+    assert line == "quantized on the grid affine; this backend takes symmetric"
+
+
+def test_what_its_parser_refuses_is_named_by_node(tmp_path: Path) -> None:
+    model = float_model()
+    model.graph.node.add(op_type="NonExistent", name="odd", input=[model.graph.output[0].name], output=["z"])
+    lines = BACKEND.unsupported(write_program(tmp_path / "p", model), CARD)
+    assert len(lines) == 1 and "odd" in lines[0] and "NonExistent" in lines[0]
+
+
+def test_a_card_that_it_does_not_know(tmp_path: Path) -> None:
+    program = write_program(tmp_path / "p", float_model())
+    assert "sm_87" in BACKEND.unsupported(program, {**CARD, "isa": ["sm_87"]})[0]
