@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.backend import Signature, read_json
-from edgekd.quant.precision import computes_in
 
 
 def refused_precision(program: Path, target: Mapping[str, Any]) -> list[str]:
     """One line if the target does not list the program's precision; a target that lists none takes all."""
+    from edgekd.quant.precision import computes_in
+
     precision = read_json(program / "program.json").get("precision")
     listed = list(target.get("precisions") or ())
     if not target.get("precisions") or computes_in(str(precision)) in listed:

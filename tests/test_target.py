@@ -114,9 +114,10 @@ def test_files_of_a_reach_lie_beside_the_target(tmp_path: Path) -> None:
         find_target("board.toml", tmp_path)
 
 
-def test_the_runners_sessions_are_those_of_cmake() -> None:
-    listed = re.search(r"set\(EDGEKD_BACKENDS ([\w ]+)\)", (data_dir("cmake") / "CMakeLists.txt").read_text())
-    assert listed and tuple(listed[1].split()) == target.SESSIONS
+def test_the_runner_has_sessions_that_cmake_knows() -> None:
+    """All that it is sent a runtime for; the library has more."""
+    listed = re.search(r"set\(EDGEKD_BACKENDS ([\w ]+) CACHE", (data_dir("cmake") / "CMakeLists.txt").read_text())
+    assert listed and set(target.SESSIONS) < set(listed[1].split())
 
 
 def test_this_machine_is_measured_if_it_is_such_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

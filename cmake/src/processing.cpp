@@ -8,6 +8,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <string_view>
 
 namespace edgekd::core {
 namespace {
@@ -21,7 +22,7 @@ class Settings {
     Settings(const Json* found, std::string where, Words known) : found_(found), where_(std::move(where)) {
         if (found_ == nullptr || found_->is(Json::Kind::null)) return;
         for (const auto& [key, value] : found_->members())
-            if (std::none_of(known.begin(), known.end(), [&](const char* one) { return key == one; }))
+            if (std::none_of(known.begin(), known.end(), [name = std::string_view(key)](const char* one) { return name == one; }))
                 fail(EDGEKD_INVALID_ARGUMENT, where_ + " has a key \"" + key + "\" that edgekd does not apply");
     }
 

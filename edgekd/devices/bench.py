@@ -14,7 +14,7 @@ from edgekd import digest
 from edgekd.errors import UserError
 from edgekd.reach import Served, Shelled
 from edgekd.store import default_folder
-from edgekd.target import Target, data_dir, this_machine
+from edgekd.target import SESSIONS, Target, data_dir, this_machine
 from edgekd.worker import thread_env
 
 NAME = "edgekd-bench"
@@ -78,6 +78,7 @@ def built(target: Target) -> Path:
             str(out),
             f"-DCMAKE_BUILD_TYPE={BUILD}",
             "-DEDGEKD_INSTALL=OFF",
+            f"-DEDGEKD_BACKENDS={';'.join(SESSIONS)}",
         ]
         _ran([*source, *options, f"-DCMAKE_EXE_LINKER_FLAGS={LINKED}"], target)
         _ran(["cmake", "--build", str(out), "--target", NAME, "--parallel"], target)

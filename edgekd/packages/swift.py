@@ -14,6 +14,8 @@ from edgekd.target import data_dir
 
 __all__ = ["Swift"]
 
+RUNNER = ("bench.cpp", "machine.cpp", "machine.hpp", "racer.hpp", "serve.cpp", "serve.hpp")  # edgekd-bench's own
+
 
 @final
 class Swift(Package):
@@ -27,7 +29,7 @@ class Swift(Package):
         target, library = out / "Sources" / "CEdgekd", data_dir("cmake")
         for path in sorted((library / "src").iterdir()):
             other_session = path.name.startswith("session_") and path.name != f"session_{source.backend}.cpp"
-            if not other_session and path.name != "bench.cpp":
+            if not (other_session or path.name.startswith("module_") or path.name in RUNNER):
                 shutil.copyfile(path, target / path.name)
         for header in ("edgekd.h", "linked.h"):
             shutil.copyfile(library / "include" / "edgekd" / header, target / "include" / "edgekd" / header)

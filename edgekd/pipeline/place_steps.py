@@ -35,7 +35,7 @@ CODE = ("placement.py", "onnx_slim.py", "quant/sites.py", "quant/pairs.py", "lat
 
 def add_placements(plan: Plan) -> None:
     """Plan the steps, and their versions, for each backend that has integer kernels for pairs; none on what is not measured."""
-    quantized = [version for version in plan.told if version.stage == "quantize_onnx"]
+    quantized = [version for version in plan.told if (version.stage, version.precision) == ("quantize_onnx", "int8")]
     if not (plan.of_file and quantized and plan.values.targets.placement):
         return
     for target in plan.targets:

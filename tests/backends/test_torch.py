@@ -28,6 +28,7 @@ def test_without_a_compiler_it_runs_eagerly_and_says_so(tmp_path: Path, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.skipif(not cpp_compiler(), reason="torch.compile needs a C++ compiler: apt-get install g++")
+@pytest.mark.filterwarnings("ignore")  # what torch.compile imports to look around is not ours
 def test_with_a_compiler_it_is_compiled(tmp_path: Path) -> None:
     out = tmp_path / "engine"
     out.mkdir()

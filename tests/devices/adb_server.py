@@ -96,13 +96,14 @@ class AdbServer:
                         client.sendall(struct.pack("<BI", kind, len(chunk)) + chunk)
 
         def feed() -> None:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError):
                 while header := _exactly(client, 5):
                     kind, size = struct.unpack("<BI", header)
                     data = _exactly(client, size)
                     if kind == 0:
-                        child.stdin.write(data)  # type: ignore[union-attr]
-                        child.stdin.flush()  # type: ignore[union-attr]
+                        with contextlib.suppress(OSError, ValueError):  # it has ended: what comes is read all the same
+                            child.stdin.write(data)  # type: ignore[union-attr]
+                            child.stdin.flush()  # type: ignore[union-attr]
                     elif kind == 3 or kind == 4:
                         break
             with contextlib.suppress(OSError):
@@ -123,6 +124,7 @@ class AdbServer:
         child.stderr.close()
         with writing:
             client.sendall(struct.pack("<BI", 3, 1) + bytes([code & 255 if code >= 0 else 128 - code]))
+        feeder.join(5)  # a socket that is closed with words unread takes back what it said
 
 
 def _exactly(client: socket.socket, size: int) -> bytes:

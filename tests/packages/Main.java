@@ -51,7 +51,7 @@ final class Main {
         check(Arrays.equals(NATIVE.portShape(handle, true, 0), new long[] {1, 1, 8, 8}), "shape");
         check(Arrays.equals(NATIVE.portShape(handle, false, 0), new long[] {1, 5}), "shape of y");
         check(text(NATIVE.label(handle, 4)).equals("e") && NATIVE.label(handle, 5) == null && NATIVE.label(handle, -1) == null, "labels");
-        check(NATIVE.constant(handle, "mean".getBytes(StandardCharsets.UTF_8))[1] == 0.25, "mean");
+        check(NATIVE.constant(handle, "std".getBytes(StandardCharsets.UTF_8))[0] == 0.25, "mean");
         check(NATIVE.constant(handle, "no".getBytes(StandardCharsets.UTF_8)).length == 0, "no constant");
 
         ByteBuffer x = buffer(256), y = buffer(20);

@@ -33,7 +33,11 @@ def test_the_layout_is_a_swift_package(made: Path) -> None:
     needed = set(
         re.findall(r"src/(\w+\.cpp)", (CMAKE / "CMakeLists.txt").read_text("utf-8").partition("target_include")[0])
     )
-    assert {p.name for p in target.glob("*.cpp")} == needed | {"runtimes.cpp", "session_null.cpp"}
+    assert {p.name for p in target.glob("*.cpp")} == needed | {
+        "runtimes.cpp",
+        "session_null.cpp",
+        "runtime_version.cpp",
+    }
     for path in [*target.glob("*.cpp"), *target.glob("*.hpp")]:
         assert path.name == "runtimes.cpp" or path.read_bytes() == (CMAKE / "src" / path.name).read_bytes()
         for included in re.findall(r'#include "(.+)"', path.read_text("utf-8")):
