@@ -47,8 +47,9 @@ def test_the_commands(made: tuple[Path, Path, Path], tmp_path: Path) -> None:
 
 
 def test_a_good_one_opens(made: tuple[Path, Path, Path]) -> None:
-    edgekd.load(made[0], public_key=f"{made[1]}.pub").close()
-    edgekd.load(made[0]).close()
+    for key in (f"{made[1]}.pub", None):
+        with edgekd.load(made[0], public_key=key) as student:
+            assert [port.name for port in student.signature.inputs] == ["x"]
 
 
 def test_openssl_says_the_same(made: tuple[Path, Path, Path], tmp_path: Path) -> None:

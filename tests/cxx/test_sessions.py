@@ -156,7 +156,8 @@ def test_two_backends_in_one_program(programs: Path, first: Path, second: Path, 
 
 
 def test_openvino_takes_a_dynamic_batch(programs: Path, folder: Path, second: Path) -> None:
-    ran(programs / "calls", "batches", write(folder / "batches", "openvino", float_model("batch")))
+    batches = write(folder / "batches", "openvino", float_model("batch"))
+    assert ran(programs / "calls", "batches", batches).returncode == 0
 
 
 def test_edgekd_adds_no_allocation_to_openvinos(programs: Path, second: Path) -> None:

@@ -152,7 +152,7 @@ def test_an_app_prepares_and_answers(programs: Path, folder: Path) -> None:
         "preprocessing": {"resize": {"size": 8}, "crop": {"size": 8}, "scale": 1 / 255, "mean": 0.5, "std": [0.25]},
         "postprocessing": {"softmax": True, "top": 2},
     }
-    ran(programs / "calls", "processes", write(folder / "around", "null", around=around))
+    assert ran(programs / "calls", "processes", write(folder / "around", "null", around=around)).returncode == 0
 
 
 def test_a_signed_bundle_opens_with_its_key_only(
@@ -209,8 +209,9 @@ def test_bench_is_the_runner_on_a_device(bench: Path, tmp_path: Path) -> None:
     target = by_env(tmp_path, more=f'runner = "{bench}"')
     said = races(target, tmp_path)
     assert said["runner"] == f"edgekd-bench {edgekd.__version__}" and said["resumed"] == 0
-    answers_nonsense([str(bench), "--serve"], tmp_path)
-    refuses_a_changed_bundle(target, tmp_path)
+    done = answers_nonsense([str(bench), "--serve"], tmp_path)
+    assert done["protocol"] == 1 and "null" in done["backends"]
+    assert "engine/model.onnx was changed" in refuses_a_changed_bundle(target, tmp_path)
 
 
 def test_outputs_that_are_not_golden_are_told(bench: Path, bundle: Path, tmp_path: Path) -> None:

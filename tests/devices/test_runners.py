@@ -85,11 +85,12 @@ def test_real_engines_race_on_a_device(tmp_path: Path) -> None:
 
 
 def test_requests_that_make_no_sense(tmp_path: Path) -> None:
-    answers_nonsense([sys.executable, "-P", "-m", "edgekd.devices.runner"], tmp_path)
+    done = answers_nonsense([sys.executable, "-P", "-m", "edgekd.devices.runner"], tmp_path)
+    assert done["protocol"] == 1 and "null" in done["backends"]
 
 
 def test_a_bundle_that_was_changed_on_the_way_is_not_opened(tmp_path: Path) -> None:
-    refuses_a_changed_bundle(by_env(tmp_path), tmp_path)
+    assert "engine/model.onnx was changed" in refuses_a_changed_bundle(by_env(tmp_path), tmp_path)
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_the_module_map_is_read(folder: Path, tmp_path: Path) -> None:
         )
     )
     include = folder / "swift" / "Sources" / "CEdgekd" / "include"
-    ran(
+    checked = ran(
         "clang",
         "-fmodules",
         f"-fmodules-cache-path={tmp_path / 'cache'}",
@@ -145,6 +145,7 @@ def test_the_module_map_is_read(folder: Path, tmp_path: Path) -> None:
         *WARNINGS.split(),
         tmp_path / "main.c",
     )
+    assert checked.returncode == 0 and not checked.stderr
 
 
 def test_a_runtime_that_the_app_links(native: Path, tmp_path: Path) -> None:
