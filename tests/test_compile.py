@@ -20,6 +20,9 @@ from edgekd.report.schema import Report, without_times
 from edgekd.store import Store
 
 
+pytestmark = pytest.mark.slow
+
+
 @dataclass(frozen=True)
 class Done:
     recipe: Path

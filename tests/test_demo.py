@@ -23,6 +23,8 @@ SHORT = [
     "prune.views=1",
     "quantize.qat.views=1",
     "measure.seconds=1.0",
+    "measure.processes=2",
+    "measure.wait=0",
 ]
 
 

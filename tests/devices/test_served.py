@@ -174,7 +174,7 @@ def test_it_ends_with_what_runs_on_it(running: Running, tmp_path: Path) -> None:
 
 def test_a_program_ends_with_its_client(tmp_path: Path) -> None:
     """A client that is gone in the middle: what it started is ended, and the device is free again."""
-    with board(tmp_path / "there", programs={("sleep",): ("sleep", "60")}) as served:
+    with board(tmp_path / "there", programs={("sleep",): ("sleep", "61.5")}) as served:
         me = psutil.Process()
         link = served.link()
         assert link.lease("tester.1", 30) == ""
@@ -183,8 +183,8 @@ def test_a_program_ends_with_its_client(tmp_path: Path) -> None:
         with pytest.raises(LinkError) as caught:
             talk.read(0.0)
         assert caught.value.reason == "timeout"
-        until(lambda: any(p.name() == "sleep" for p in me.children(recursive=True)))
-        (sleeping,) = [p for p in me.children(recursive=True) if p.name() == "sleep"]
+        until(lambda: any(p.cmdline() == ["sleep", "61.5"] for p in me.children(recursive=True)))
+        (sleeping,) = [p for p in me.children(recursive=True) if p.cmdline() == ["sleep", "61.5"]]
         talk._wire.end()  # type: ignore[attr-defined]  # as a cut cable does
         until(lambda: not sleeping.is_running() or sleeping.status() == psutil.STATUS_ZOMBIE)
         talk.close()
