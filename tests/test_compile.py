@@ -19,7 +19,6 @@ from edgekd import bundle
 from edgekd.report.schema import Report, without_times
 from edgekd.store import Store
 
-
 pytestmark = pytest.mark.slow
 
 
