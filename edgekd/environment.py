@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -178,7 +179,10 @@ def _check(folder: Path, needed: int) -> None:
     if free < needed:
         message = f"{folder}: {format_bytes(free)} free, {format_bytes(needed)} are needed while it is installed"
         raise UserError(message, hint="free some, or name a folder on another disk: EDGEKD_ENVIRONMENTS=…")
-    if find_spec("pip") is None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # setuptools watches who looks for pip
+        pip = find_spec("pip")
+    if pip is None:
         raise UserError(f"{sys.executable} has no pip", hint=f"{sys.executable} -m ensurepip")
 
 

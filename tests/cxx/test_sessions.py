@@ -74,7 +74,7 @@ def built(folder: Path, first: Path, second: Path) -> tuple[Path, str]:
     programs = ("calls", "threads", "overhead", "declarations")
     said = build(
         ROOT / "tests" / "cxx", folder / "built", *options, "-DEDGEKD_BENCH=ON", f"-DPROGRAMS={';'.join(programs)}",
-        flags=f"{WARNINGS} -O1", targets=(*programs, "two_students", "edgekd-bench"),
+        flags=WARNINGS, targets=(*programs, "two_students", "edgekd-bench"),
     )  # fmt: skip
     return folder / "built", said
 
