@@ -49,18 +49,23 @@ def keep(recipe: Loaded, section: TeacherSection, out: Path, make: Make, about: 
 def opened(recipe: Loaded, section: TeacherSection, folder: Path, make: Make) -> Teacher:
     """The teacher that `keep` wrote. Raises UserError for a field that its kind does not have."""
     found, kind = registry.find("teachers", section.use), section.made_from
+    first: Any
     if kind == "network":
-        teacher = found(Student(folder, lambda: make(section)).network())
+        first = Student(folder, lambda: make(section)).network()
     elif kind == "function":
-        teacher = found(recipe.factory(section)(**section.arguments))
+        first = recipe.factory(section)(**section.arguments)
     elif kind == "teachers":
-        teacher = found(tuple(_members(recipe, section, folder, make)), **_fields(section))
+        first = tuple(_members(recipe, section, folder, make))
     elif kind == "file":
-        teacher = found(folder / str(registry.constant("teachers", section.use, "kept")), **_fields(section))
+        first = folder / str(registry.constant("teachers", section.use, "kept"))
     elif kind == "folder":
-        teacher = found(recipe.folder, **_fields(section))
+        first = recipe.folder
     else:
         raise UserError(f"{registry.file_of('teachers', section.use)}: `made_from` is {kind!r}")
+    try:
+        teacher = found(first, **({} if kind in ("network", "function") else _fields(section)))
+    except TypeError as error:  # a field that is a word where it should be a number
+        raise UserError(f'the teacher "{section.use}": {error}', hint=f"edgekd list teachers {section.use}") from None
     return Adapted(teacher, section.classes, section.resize) if section.classes or section.resize else teacher
 
 

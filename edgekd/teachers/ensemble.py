@@ -20,7 +20,7 @@ TINY = 1e-6
 class Ensemble(Teacher):
     """log Σ_k w_k p_k with p_k = softmax of teacher k: `mean` "probabilities"; or Σ_k w_k log p_k: "logits".
 
-    The weights sum to one for each sample. By `weights` they are those given (equal ones if none are), by "entropy" these
+    The weights sum to one for each sample. By "shares" they are as the `shares` given (equal ones if none are), by "entropy" these
     divided by the entropy of p_k, so that the sure teachers count more; by "surest" only the teacher of least entropy counts.
     Source: Hinton et al. 2015, arXiv 1503.02531, section 2: the arithmetic or geometric mean of an ensemble's distributions;
     Kwon et al. 2020 (ICASSP, "Adaptive knowledge distillation based on entropy"): weights that fall with the entropy.
@@ -28,17 +28,17 @@ class Ensemble(Teacher):
 
     made_from: ClassVar[str] = "teachers"
     members: tuple[Teacher, ...]
-    weights: tuple[float, ...] = ()
-    by: Literal["weights", "entropy", "surest"] = "weights"
+    shares: tuple[float, ...] = ()
+    by: Literal["shares", "entropy", "surest"] = "shares"
     mean: Literal["probabilities", "logits"] = "probabilities"
 
     def __post_init__(self) -> None:
         if not self.members:
             raise UserError("an ensemble has no members", hint='members = [{ use = "onnx", weights = "a.onnx" }, …]')
-        if self.weights and (len(self.weights) != len(self.members) or not all(w > 0 for w in self.weights)):
-            message = f"an ensemble of {len(self.members)} teachers has the weights {list(self.weights)}"
+        if self.shares and (len(self.shares) != len(self.members) or not all(s > 0 for s in self.shares)):
+            message = f"an ensemble of {len(self.members)} teachers has the shares {list(self.shares)}"
             raise UserError(message, hint="a number above zero for each member")
-        for field, known in (("by", ("weights", "entropy", "surest")), ("mean", ("probabilities", "logits"))):
+        for field, known in (("by", ("shares", "entropy", "surest")), ("mean", ("probabilities", "logits"))):
             if getattr(self, field) not in known:
                 raise UserError(
                     f"an ensemble's `{field}` is {getattr(self, field)!r}", hint=f"one of {', '.join(known)}"
@@ -69,7 +69,7 @@ class Ensemble(Teacher):
 
     def _weights(self, said: torch.Tensor) -> torch.Tensor:
         """[members, batch], summing to one over the members, for log-probabilities [members, batch, classes]."""
-        given = torch.tensor(self.weights or [1.0] * len(self.members), dtype=said.dtype)[:, None]
+        given = torch.tensor(self.shares or [1.0] * len(self.members), dtype=said.dtype)[:, None]
         entropy = -(said.exp() * said).sum(2)
         if self.by == "surest":
             given = (torch.arange(len(said))[:, None] == entropy.argmin(0)).to(said.dtype)

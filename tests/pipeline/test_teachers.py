@@ -46,6 +46,7 @@ def project(folder: Path, teacher: str, stage: bool = True) -> Path:
 
 
 ENSEMBLE = """use = "ensemble"
+shares = [1, 3, 1]
 by = "entropy"
 members = [
     { factory = "several:teacher" },
@@ -125,4 +126,12 @@ def test_outputs_that_do_not_cover_the_data_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "answers.npz", inputs=np.zeros((1, 1, 16, 16), np.float32), logits=np.zeros((1, 4)))
     recipe = project(tmp_path / "kept", f'use = "outputs"\nweights = "{tmp_path / "answers.npz"}"\n', stage=False)
     with pytest.raises(UserError, match="holds no output for sample 0"):
+        edgekd.compile(recipe, tmp_path / "out", store=tmp_path / "store")
+
+
+def test_a_field_of_another_type_is_said(tmp_path: Path) -> None:
+    network = '{ factory = "words:teacher" }'
+    teacher = f'use = "ensemble"\nshares = ["much", 1]\nmembers = [{network}, {network}]\n'
+    recipe = project(tmp_path / "words", teacher)
+    with pytest.raises(UserError, match='the teacher "ensemble": .*not supported'):
         edgekd.compile(recipe, tmp_path / "out", store=tmp_path / "store")

@@ -57,7 +57,7 @@ def test_members_and_weights_must_fit() -> None:
     with pytest.raises(UserError, match="no members"):
         Ensemble(())
     for weights in ((1.0,), (1.0, 0.0)):
-        with pytest.raises(UserError, match="2 teachers has the weights"):
+        with pytest.raises(UserError, match="2 teachers has the shares"):
             Ensemble((SURE, UNSURE), weights)
     with pytest.raises(UserError, match="`by` is 'luck'"):
         Ensemble((SURE,), by="luck")  # type: ignore[arg-type]
