@@ -76,7 +76,7 @@ class Histogram:
             self.first = math.floor(low / self.width)
         while math.floor(high / self.width) - math.floor(low / self.width) >= self.bins:
             self.width *= 2.0
-        merge = round(self.width / old) if old else 1
+        merge = min(round(self.width / old), 2**62) if old else 1  # an index of 64 bits ends in bin -1 or 0 beyond it
         first, last = math.floor(low / self.width), math.floor(high / self.width)
         counts = np.zeros(last - first + 1)
         np.add.at(counts, (np.arange(self.counts.size) + self.first) // merge - first, self.counts)

@@ -54,6 +54,14 @@ def test_growing_merges_neighbours_by_hand() -> None:
     assert (histogram.width, histogram.first, list(histogram.counts)) == (4.0, -1, [1, 4, 1])
 
 
+def test_a_width_may_grow_beyond_any_integer() -> None:
+    histogram = Histogram(4)
+    histogram.update(torch.tensor([-(2.0**-52), 2.0**-53]))
+    histogram.update(torch.tensor([1920.0]))  # 2**62 times wider: of the small values each ends on its side of zero
+    assert (histogram.width, histogram.first) == (1024.0, -1)
+    assert list(histogram.counts) == [1, 1, 1]
+
+
 def test_values_that_are_not_finite_say_how_many() -> None:
     with pytest.raises(EdgekdError, match="2 of 3 values of an activation are NaN or infinite"):
         Histogram(8).update(torch.tensor([float("nan"), 1.0, float("inf")]))
