@@ -140,7 +140,9 @@ def main() -> None:
     options.add_argument("--nets", nargs="+", default=["example student", "mobilenet_v2 96"], choices=race_nets.NETS)
     options.add_argument("--backends", nargs="+", default=["onnxruntime", "openvino"])
     options.add_argument("--minutes", type=float, default=90.0, help="no plan is begun after these")
-    options.add_argument("--smoke", action="store_true", help="two plans of one network, measured briefly; printed only")
+    options.add_argument(
+        "--smoke", action="store_true", help="two plans of one network, measured briefly; printed only"
+    )
     args = options.parse_args()
     if args.smoke:
         args.plans, args.nets = 2, args.nets[:1]

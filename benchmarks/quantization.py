@@ -214,7 +214,9 @@ def main() -> None:
         "grid": rows,
         "qat": qat,
         "files": files(WORK, end, args.smoke) if "files" in args.parts else {},
-        "imagenet": imagenet(WORK, end, args.seeds[:3], args.smoke) if "imagenet" in args.parts else {"why": "not asked for"},
+        "imagenet": imagenet(WORK, end, args.seeds[:3], args.smoke)
+        if "imagenet" in args.parts
+        else {"why": "not asked for"},
         "reviews": reviews(WORK, end, args.smoke) if "reviews" in args.parts else {"why": "not asked for"},
         "asked": len(asked),
         "left": len(asked) - done,

@@ -111,7 +111,7 @@ def asked(seeds: list[int]) -> Iterator[tuple[str, str, int]]:
 
 
 def imagenet(work: Path, end: float, seeds: list[int], smoke: bool) -> dict[str, Any]:
-    """"source bits" → its runs, until the clock says `end`; or why there are none."""
+    """ "source bits" → its runs, until the clock says `end`; or why there are none."""
     try:
         missing = [package for package in PACKAGES if not held(package)]
     except PackageNotFoundError as error:
@@ -140,8 +140,10 @@ def table(rows: dict[str, Any], spread: Any) -> list[str]:
     if "why" in rows:
         return [f"MobileNetV2: not run. {rows['why']}", ""]
     lines = [
-        f"MobileNetV2 at {SIDE}×{SIDE}: top-1 agreement with the float network in percent, calibrated on {COUNT} images; W4A8 and "
-        f"W4A4 reconstructed block by block, {BLOCK['reconstruction']['iterations']} iterations each.",  # type: ignore[index]
+        (
+            f"MobileNetV2 at {SIDE}×{SIDE}: top-1 agreement with the float network in percent, calibrated on {COUNT} images; W4A8 and "
+            f"W4A4 reconstructed block by block, {BLOCK['reconstruction']['iterations']} iterations each."  # type: ignore[index]
+        ),
         "",
         f"| calibrated on | {' | '.join(STAGES)} | seconds to make the images |",
         "|---|" + "---|" * (len(STAGES) + 1),
