@@ -111,7 +111,7 @@ def asked(seeds: list[int]) -> Iterator[tuple[str, str, int]]:
 
 
 def imagenet(work: Path, end: float, seeds: list[int], smoke: bool) -> dict[str, Any]:
-    """ "source bits" → its runs, until the clock says `end`; or why there are none."""
+    """The runs of each source and bits, until the clock says `end`; or why there are none."""
     try:
         missing = [package for package in PACKAGES if not held(package)]
     except PackageNotFoundError as error:
