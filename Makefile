@@ -26,7 +26,7 @@ test: lint $(BACKENDS) ## every check and every test
 	    echo 'note: the tests on all of Fashion-MNIST are skipped; to run them: apt-get install dataset-fashion-mnist'
 	@command -v chromium >/dev/null 2>&1 || \
 	    echo 'note: the tests of report.html in a browser are skipped; to run them: apt-get install chromium'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --durations=20 $(ARGS)
 
 quick: $(READY) ## the tests that take seconds
 	$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)

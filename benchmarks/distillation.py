@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import api, registry
+from edgekd.errors import UserError
 from edgekd.store import write_whole
 from edgekd.target import find_target
 
@@ -83,7 +84,7 @@ def page(found: dict[str, Any]) -> str:
         *(f"| {name} | {row['validation']:.2f}% | {row['validation'] - base:+.2f} |" for name, row in rows),
         "",
         "Left out: "
-        + "; ".join(f"{name}: {reason}" for name, reason in LEFT_OUT.items() if name != "cross_entropy")
+        + "; ".join(f"{n}: {reason}" for n, reason in {**LEFT_OUT, **found["refused"]}.items() if n != "cross_entropy")
         + ".",
         "",
     ]
@@ -121,8 +122,14 @@ def main() -> None:
     if args.smoke:
         args.only, args.epochs, args.width, args.best, args.seeds = ["hint", "kl"], 1, 4, 0, []
     arms = {"cross_entropy": [CE], **{name: [CE, LOSSES[name]] for name in args.only}}
-    screened = {n: trained(losses, 0, args.width, args.epochs, full=False) for n, losses in arms.items()}
-    ranking = sorted(args.only, key=lambda name: -screened[name]["validation"])
+    screened: dict[str, dict[str, float]] = {}
+    refused: dict[str, str] = {}
+    for name, losses in arms.items():
+        try:
+            screened[name] = trained(losses, 0, args.width, args.epochs, full=False)
+        except UserError as error:
+            refused[name] = error.message
+    ranking = sorted((n for n in args.only if n in screened), key=lambda name: -screened[name]["validation"])
     whole = {
         name: [trained(arms[name], seed, args.width, args.full_epochs, full=True) for seed in args.seeds]
         for name in (["cross_entropy", *ranking[: args.best]] if args.seeds else [])
@@ -130,7 +137,8 @@ def main() -> None:
     setting = {key: getattr(args, key) for key in ("width", "epochs", "full_epochs", "seeds")}
     host = find_target("host", Path())
     machine = {"chip": host.chip, "cores": host.cores}
-    found = {"setting": setting, "losses": arms, "screened": screened, "whole": whole, "machine": machine}
+    found = {"setting": setting, "losses": arms, "screened": screened, "refused": refused, "whole": whole}
+    found["machine"] = machine
     if not args.smoke:
         (HERE / "results").mkdir(exist_ok=True)
         write_whole(HERE / "results" / "distillation.json", (json.dumps(found, indent=1) + "\n").encode())

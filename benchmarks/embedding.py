@@ -12,17 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from edgekd.store import write_whole
+from edgekd.target import find_target
 from edgekd.units import format_bytes, format_seconds
 
 HERE = Path(__file__).parent
@@ -110,11 +113,15 @@ def rows(found: dict[str, Any]) -> list[str]:
 
 
 def table(found: dict[str, Any]) -> str:
-    cold = statistics.median(found["cold_start"])
+    cold, machine = statistics.median(found["cold_start"]), found["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     lines = [
         "# Embedding, measured",
         "",
-        f"{found['processes']} processes of {found['rounds']} rounds.",
+        (
+            f"{machine['chip']}, {machine['cores']} cores, {machine['system']}; {versions}. {found['processes']} processes of "
+            f"{found['rounds']} rounds."
+        ),
         "",
         "| figure | bar | measured |",
         "|---|---|---|",
@@ -148,6 +155,9 @@ def main() -> None:
         "build": seconds,
         "cold_start": cold_start(args.bundles[0]),
     }
+    host = find_target("host", Path())
+    found["machine"] = {"chip": host.chip, "cores": host.cores, "system": platform.platform()}
+    found["versions"] = {name: version(name) for name in ("numpy", *(r["backend"] for r in found["runtimes"]))}
     args.out.mkdir(parents=True, exist_ok=True)
     write_whole(args.out / "embedding.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(args.out / "embedding.md", table(found).encode())

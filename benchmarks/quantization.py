@@ -1,14 +1,15 @@
 """Quantization compared: what to calibrate on, how to round, whom to learn from. results/quantization.{json,md}
 
     apt-get install dataset-fashion-mnist
-    pip install magika silero-vad    # for the last part; a file that is not installed is left out, and said to be
-    .venv/bin/python benchmarks/quantization.py [--minutes 90] [--seeds 0 1 2 3 4] [--parts grid qat files]
+    pip install magika silero-vad    # for `files`; one that is not installed is left out, and said to be
+    .venv/bin/python benchmarks/quantization.py [--minutes 90] [--seeds 0 1 2 3 4] [--parts grid qat files imagenet reviews]
 
 The student of examples/fashion is distilled once on the whole set. `grid`: {uniform noise, Gaussian noise, bn_statistics, genie,
 64 chosen real images, 512 real ones} × {W8A8, W4A8, W4A4, W2A4} × {min-max, AdaRound, block reconstruction}. `qat`: W4A4 trained
-by labels, by the teacher, by both. `files`: ONNX files as they come, float and int8 raced, and agreement. Rows that a bar names
-have every seed, all others the first; the corners of the grid come before its middle. What is not done within the minutes is
-not in the table, which says so; every step is kept in a store, so the next run goes on there. `--smoke` tries the script.
+by labels, by the teacher, by both. `files`: ONNX files as they come, float and int8 raced, and agreement. `imagenet`: MobileNetV2
+with its real weights, `reviews`: MiniLM-L6 (quantization_imagenet.py and quantization_text.py tell what to install). Rows that
+a bar names have every seed, all others the first; the corners of the grid come before its middle. What is not done within the
+minutes is not in the table, which says so; every step is kept in a store, so the next run goes on there. `--smoke` tries it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from typing import Any
 
 import numpy as np
 from quantization_files import files
+from quantization_imagenet import imagenet
+from quantization_imagenet import table as imagenet_table
+from quantization_recipe import quantized, ran
+from quantization_text import reviews
+from quantization_text import table as reviews_table
 
 from edgekd import api
 from edgekd.store import write_whole
@@ -54,22 +60,8 @@ NAMED = [
 ]
 """Rows that the bars compare: every seed."""
 LABELS, TEACHER = {"use": "cross_entropy"}, {"use": "kl", "temperature": 2.0}
+PARTS = ["grid", "qat", "files", "imagenet", "reviews"]
 QAT = {"labels": [LABELS], "teacher": [TEACHER], "labels + teacher": [LABELS, TEACHER]}
-STEPS = ("student", "quantize", "judge student", "judge quantize, program")
-
-
-def toml(value: Any) -> str:
-    """A value as TOML has it on one line."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
-    return f"[{', '.join(map(toml, value))}]" if isinstance(value, list) else json.dumps(value)
-
-
-def ran(plan: Any, names: tuple[str, ...]) -> None:
-    """Make these steps and what they read, or take them from the store."""
-    for name, step in plan.steps.items():
-        if name in names or any(name in plan.steps[one].reads for one in names):
-            plan.entries[name] = plan.store.get(step.key) or plan.store.make(step.key, step.label, step.make)
 
 
 def trained(width: int, epochs: int, full: bool) -> None:
@@ -87,33 +79,14 @@ def trained(width: int, epochs: int, full: bool) -> None:
         np.savez(WORK / "uniform.npz", images=(pixels - 0.2860) / 0.3530)
 
 
-def quantized(name: str, stage: dict[str, Any], source: str, seed: int, width: int, full: bool) -> dict[str, Any]:
-    """One quantized student, scored; from the store if it is there."""
-    calibration = {**SOURCES[source], "seed": seed, "observer": "mse"}
-    options = calibration.pop("options", {})
-    lines = [f"{key} = {toml(value)}" for key, value in calibration.items()]
-    lines += ["[options]", *(f"{key} = {toml(value)}" for key, value in options.items())]
-    (WORK / f"{source}-{seed}.toml").write_text("\n".join(lines) + "\n", "utf-8")
-    fields = {"use": "quantize", "calibration": f"{source}-{seed}.toml", "sensitivity": 0, **stage}
-    recipe = WORK / f"{name}.toml"
-    recipe.write_text(
-        f'seed = {seed}\n[student]\nfactory = "fashion:student"\nwidth = {width}\nweights = "student-{width}.safetensors"\n'
+def example(name: str, stage: dict[str, Any], source: str, seed: int, width: int, full: bool) -> dict[str, Any]:
+    """One quantized student of the example, scored."""
+    head = (
+        f'[student]\nfactory = "fashion:student"\nwidth = {width}\nweights = "student-{width}.safetensors"\n'
         '[teacher]\nfactory = "fashion:teacher"\nweights = "teacher.safetensors"\n'
-        f'[data]\nfactory = "fashion:data"\nfull = {str(full).lower()}\n[[stage]]\n'
-        + "".join(f"{key} = {toml(value)}\n" for key, value in fields.items()),
-        "utf-8",
+        f'[data]\nfactory = "fashion:data"\nfull = {str(full).lower()}\n'
     )
-    plan = api.prepare(recipe, store=WORK / "store", quiet=True)
-    ran(plan, STEPS)
-    made = plan.entries["calibration for quantize"]
-    metric = {one: plan.entries[f"judge {one}"].facts["metric"] for one in ("student", "quantize, program")}
-    return {
-        "float": 100 * metric["student"]["test"],
-        "test": 100 * metric["quantize, program"]["test"],
-        "validation": 100 * metric["quantize, program"]["validation"],
-        "calibration_seconds": made.seconds,
-        "seconds": plan.entries["quantize"].seconds,
-    }
+    return quantized(WORK, name, head, stage, SOURCES[source], seed)[0]
 
 
 def grid(seeds: list[int]) -> Iterator[tuple[str, str, str, int]]:
@@ -195,7 +168,7 @@ def page(found: dict[str, Any]) -> str:
             )
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *imagenet_table(found["imagenet"], spread), *reviews_table(found["reviews"])])
 
 
 def main() -> None:
@@ -204,7 +177,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--width", type=int, default=24)
     options.add_argument("--epochs", type=int, default=8)
-    options.add_argument("--parts", nargs="+", choices=("grid", "qat", "files"), default=["grid", "qat", "files"])
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--smoke", action="store_true", help="width 4, two rows of each part; printed only")
     args = options.parse_args()
     if args.smoke:
@@ -223,7 +196,7 @@ def main() -> None:
             break
         stage = {**METHODS[method], "weights": BITS[bits][0], "activations": BITS[bits][1]}
         name = f"{source} {bits} {method}"
-        rows.setdefault(name, []).append(quantized("grid", stage, source, seed, args.width, full))
+        rows.setdefault(name, []).append(example("grid", stage, source, seed, args.width, full))
         done += 1
         print(f"{name}, seed {seed}: {rows[name][-1]['test']:.2f}", flush=True)
     qat: dict[str, list[dict[str, Any]]] = {}
@@ -233,7 +206,7 @@ def main() -> None:
                 break
             training = {"epochs": 1 if args.smoke else 2, "losses": losses, "step_size": "learned"}
             stage = {"weights": 4, "activations": 4, "observer": "mse", "qat": training}
-            qat.setdefault(name, []).append(quantized("qat", stage, "real-512", seed, args.width, full))
+            qat.setdefault(name, []).append(example("qat", stage, "real-512", seed, args.width, full))
             print(f"QAT by {name}, seed {seed}: {qat[name][-1]['test']:.2f}", flush=True)
     host = find_target("host", Path())
     found = {
@@ -241,6 +214,10 @@ def main() -> None:
         "grid": rows,
         "qat": qat,
         "files": files(WORK, end, args.smoke) if "files" in args.parts else {},
+        "imagenet": imagenet(WORK, end, args.seeds[:3], args.smoke)
+        if "imagenet" in args.parts
+        else {"why": "not asked for"},
+        "reviews": reviews(WORK, end, args.smoke) if "reviews" in args.parts else {"why": "not asked for"},
         "asked": len(asked),
         "left": len(asked) - done,
         "machine": {"chip": host.chip, "cores": host.cores},

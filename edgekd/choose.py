@@ -29,6 +29,10 @@ class Limits(Protocol):
     @property
     def size(self) -> int | None: ...
     @property
+    def memory(self) -> int | None: ...
+    @property
+    def cold_start(self) -> float | None: ...
+    @property
     def sqnr(self) -> float | None: ...
 
 
@@ -143,6 +147,8 @@ def _limits(budget: Limits, reference: float, metric: str) -> list[_Limit]:
         ),
         (budget.latency_p90, "latency p90", _p90, words.seconds),
         (budget.size, "size", lambda one: one.bytes, lambda v: words.size(round(v))),
+        (budget.memory, "memory", _memory, lambda v: words.size(round(v))),
+        (budget.cold_start, "cold start", _cold_start, words.seconds),
         (budget.sqnr and 10 ** (-budget.sqnr / 10), "noise", _noise, words.decibels),
     ]
     return [_Limit(name, most, read, say) for most, name, read, say in given if most is not None]
@@ -150,6 +156,18 @@ def _limits(budget: Limits, reference: float, metric: str) -> list[_Limit]:
 
 def _p90(one: Candidate) -> float | None:
     return one.latency.p90 if one.latency else None
+
+
+def _memory(one: Candidate) -> float | None:
+    return one.peak_memory
+
+
+def _cold_start(one: Candidate) -> float | None:
+    return one.cold_start
+
+
+MEASURED = (_p90, _memory, _cold_start)
+"""What is known of an engine that was timed only."""
 
 
 def _noise(one: Candidate) -> float | None:
@@ -222,7 +240,7 @@ def _untimed(rivals: Sequence[Candidate], limits: Sequence[_Limit], why: str) ->
     said = f"No engine is chosen, since latency was not measured: {why}."
     if not rivals:
         return None, said
-    rest = [limit for limit in limits if limit.read is not _p90]
+    rest = [limit for limit in limits if limit.read not in MEASURED]
     broken = {one.name: [limit for limit in rest if limit.excess(one)] for one in rivals}
     score = {one.name: -math.inf if one.metric_validation is None else one.metric_validation for one in rivals}
     nearest = min(rivals, key=lambda one: (len(broken[one.name]), one.bytes or math.inf, -score[one.name], one.name))

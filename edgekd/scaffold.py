@@ -44,13 +44,16 @@ use = "quantize"
 calibration = "train-128"
 qat = {{ epochs = 1, losses = [{{ use = "kl", temperature = 2.0 }}] }}
 
-[targets]
+[targets]                           # every runtime races that is installed and that the target has; or say which
 names = ["host"]
+# backends = ["onnxruntime"]
 
 [budget]                            # what the chosen engine must keep
 metric_drop = 0.02
 # latency_p90 = "0.5 ms"
 # size = "200 kB"
+# memory = "60 MB"                  # of the process, its runtime included
+# cold_start = "50 ms"
 """
 
 MODULE = '''\

@@ -42,7 +42,8 @@ def schema() -> dict[str, Any]:
         ]:
             if name in fields:
                 _choices(fields[name], registry.names(folder))
-    for key, unit in (("latency_p90", "0.5 ms"), ("size", "200 kB")):
+    units = (("latency_p90", "0.5 ms"), ("size", "200 kB"), ("memory", "60 MB"), ("cold_start", "50 ms"))
+    for key, unit in units:
         whole["$defs"]["BudgetSection"]["properties"][key] = {"type": "string", "examples": [unit]}
     for section in ("StudentSection", "TeacherSection", "DataSection"):
         whole["$defs"][section]["additionalProperties"] = True

@@ -107,6 +107,12 @@ class BudgetSection(Section):
     )
     latency_p90: Annotated[float, _unit(parse_seconds)] | None = Field(None, description='"0.5 ms"')
     size: Annotated[int, _unit(parse_bytes)] | None = Field(None, description='"200 kB", of the engine')
+    memory: Annotated[int, _unit(parse_bytes)] | None = Field(
+        None, description='"60 MB", the most that the process held up to its first result, the runtime included'
+    )
+    cold_start: Annotated[float, _unit(parse_seconds)] | None = Field(
+        None, description='"50 ms", from opening the engine to its first result, in a new process'
+    )
     sqnr: float | None = Field(
         None, gt=0, description="dB at least, of an ONNX file: against the float file, on validation"
     )

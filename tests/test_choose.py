@@ -100,6 +100,18 @@ def test_every_limit_that_is_broken_is_named() -> None:
     )
 
 
+def test_memory_and_cold_start_are_limits_too() -> None:
+    lean = engine("prune", 200, peak_memory=40_000_000, cold_start=0.03)
+    quick = engine("distill", 100, peak_memory=90_000_000, cold_start=0.08)
+    found = choose([quick, lean], Budget(memory=60_000_000, cold_start=0.05), 0.94)
+    assert found.chosen == "prune"
+    said = "memory 90.0 MB, limit 60.0 MB; cold start 80.0 ms, limit 50.0 ms"
+    assert reason_of(found.candidates, "distill") == said
+    untimed = engine("prune", None)
+    nearest = choose([untimed], Budget(memory=1, size=2000), 0.94, unmeasured="no device")
+    assert nearest.reason.endswith("Nearest: prune, the smallest that keeps size ≤ 2.00 kB.")
+
+
 def test_what_is_not_known_does_not_keep_a_limit() -> None:
     few = engine("distill", latency=latency(100, p90=None))
     found = choose([few, engine("prune", metric_validation=None)], Budget(latency_p90=1.0, metric_drop=1.0), 0.94)

@@ -85,6 +85,8 @@ def test_a_whole_recipe(folder: Path) -> None:
         ('"0.5 ms"', '"0.5 km"', ":32: budget.latency_p90", ""),
         ('"0.5 ms"', "0.5", ":32: budget.latency_p90", ""),
         ('"200 kB"', '"-200 kB"', ":33: budget.size", ""),
+        ('size = "200 kB"', 'memory = "60"', ":33: budget.memory", ""),
+        ('size = "200 kB"', "cold_start = 0.05", ":33: budget.cold_start", ""),
         ('"net:student"', '"nett:student"', ':4: student.factory: "nett:student": no module', "net"),
         ('"net:student"', '"net:studnt"', ":4: student.factory: ", "student"),
         ('"net:student"', '"student"', ":4: student.factory", "module:function"),

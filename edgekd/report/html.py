@@ -60,6 +60,12 @@ def budget(report: Report) -> list[str]:
         said.append(f"latency p90 at most {words.tick(limits.latency_p90)}")
     if limits.size is not None:
         said.append(f"size at most {words.size(limits.size)}")
+    if limits.memory is not None:
+        said.append(f"memory at most {words.size(limits.memory)}")
+    if limits.cold_start is not None:
+        said.append(f"cold start at most {words.tick(limits.cold_start)}")
+    if limits.sqnr is not None:
+        said.append(f"SQNR at least {limits.sqnr:g} dB")
     return said
 
 

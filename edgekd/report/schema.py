@@ -54,6 +54,8 @@ class Budget(Part):
     metric_drop: NonNegativeFloat | None = Field(None, description="below the reference, on validation")
     latency_p90: PositiveFloat | None = Field(None, description="seconds")
     size: PositiveInt | None = Field(None, description="bytes of the engine")
+    memory: PositiveInt | None = Field(None, description="bytes at most of the process, up to its first result")
+    cold_start: PositiveFloat | None = Field(None, description="seconds from opening the engine to its first output")
     sqnr: PositiveFloat | None = Field(
         None, description="dB at least, of the outputs of an ONNX file's engine against the float file's, on validation"
     )
