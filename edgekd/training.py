@@ -61,8 +61,9 @@ def train(
         few = slice(max(2, objective.least))
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
         for name, (student, teacher) in objective.pairs.items():
-            theirs = teacher if teacher == "logits" else f'"{teacher}"'
-            context.progress.say(f'  {label}: {name} compares "{student}" with the teacher\'s {theirs}')
+            theirs = "logits" if teacher == "logits" else f'"{teacher}"'
+            what = f'compares "{student}" with the teacher\'s {theirs}' if teacher else f'reads "{student}"'
+            context.progress.say(f"  {label}: {name} {what}")
         run = _Run(model, objective, _optimizer(model, objective, training), layout, load)
         origin = run.origin(label, training, context.seed)
         run.resume(path, origin)
