@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from edgekd import registry
 from edgekd.compared import MODULES, TARGETS, Batch, Masked, Names, listed
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgekd.teacher import Teacher
 
 WANTS = ("labels", "logits", "features", "branch", "self", "masked", "head")
-ALSO = ("labels", "targets", "progress", "samples", "own", "logits", "tail")
+ALSO = ("labels", "targets", "progress", "samples", "own", "logits", "tail", "layer")
 
 
 class Loss(Protocol):
@@ -153,11 +154,34 @@ class Objective:
                 raise _no_gradient(name)
         return found
 
+    def divide(self, model: nn.Module) -> None:
+        """Before training: give the layers that a loss divides the parameters that it trains. Raises UserError for two at one."""
+        for name, (_, loss) in self.terms.items():
+            if not hasattr(loss, "divided"):
+                continue
+            layer = model.get_submodule(loss.student)
+            if parametrize.is_parametrized(layer, "weight"):
+                message = f'the loss "{name}" divides the layer "{loss.student}", whose weight is parametrised already'
+                raise UserError(message, hint="name the loss once")
+            for part in ("weight", "bias"):
+                if isinstance(getattr(layer, part, None), torch.Tensor):
+                    parametrize.register_parametrization(layer, part, loss.divided())
+
+    def unite(self, model: nn.Module) -> None:
+        """After training: such layers keep what their parts were together."""
+        for _, loss in self.terms.values():
+            layer = model.get_submodule(loss.student) if hasattr(loss, "divided") else nn.Identity()
+            for part in ("weight", "bias"):
+                if parametrize.is_parametrized(layer, part):
+                    parametrize.remove_parametrizations(layer, part)
+
     def _value(self, name: str, loss: Any, model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
         ours, theirs = self._masked(loss, model, batch.inputs) if loss.wants == "masked" else batch.compared(loss)
         known = batch.known(progress)
         if "tail" in (also := getattr(loss, "also", ())):
             known["tail"] = partial(self._teacher().onwards, batch.inputs, loss.teacher)
+        if "layer" in also:
+            known["layer"] = model.get_submodule(loss.student)
         given = {key: known[key] for key in also}
         count, classes = self._count or len(batch.inputs), batch.logits.shape[1]
         if hasattr(loss, "state"):

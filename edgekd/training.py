@@ -60,6 +60,7 @@ def train(
         layout = fastest_layout(model, inputs[:2])
         few = slice(max(2, objective.least))
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
+        objective.divide(model)
         for name, (student, teacher) in objective.pairs.items():
             theirs = "logits" if teacher == "logits" else f'"{teacher}"'
             what = f'compares "{student}" with the teacher\'s {theirs}' if teacher else f'reads "{student}"'
@@ -81,6 +82,7 @@ def train(
                 task.advance(0, run.note())
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the stub lacks this form
     load(model, run.best)
+    objective.unite(model)
     set_mode(model, False)
     history = {"best": run.best_epoch, "epochs": run.epochs}
     return {**history, "pairs": objective.pairs} if objective.pairs else history

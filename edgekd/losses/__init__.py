@@ -31,6 +31,7 @@ What else a loss needs, it names in `also: ClassVar[tuple[str, ...]]`, and is gi
     "logits"     the teacher's logits [batch, classes], without gradient
     "tail"       what the teacher makes of other features: tail(x) → logits [batch, classes], where its module called by the field
                  `teacher` would give x; gradients flow to x
+    "layer"      the student's module called by the field `student`
 
 The loss itself is frozen. What it learns or remembers is a module that it makes once, given one example of what it compares:
 
@@ -42,4 +43,7 @@ The loss itself is frozen. What it learns or remembers is a module that it makes
 Their parameters are learned with the student, their buffers saved with each checkpoint; both are dropped afterwards. A loss
 that draws random numbers uses torch's generator, which training seeds for each epoch. `least: ClassVar[int]` is the smallest
 batch that it can be computed on, if that is more than one.
+
+A loss that wants "head" may divide it: `divided()` → nn.Module, a parametrization (torch.nn.utils.parametrize) of the layer's
+weight and of its bias, while it trains; what it makes of its parts is kept.
 """

@@ -1,23 +1,14 @@
-"""Auxiliary heads: by hand, whom they ask, and that nothing of them is in what is exported."""
+"""Auxiliary heads: by hand, whom they ask, and who learns."""
 
 import math
-from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from tiny import tiny_context, tiny_data, tiny_saved
 from torch import nn
 
-from edgekd import checkpoint
 from edgekd.errors import UserError
 from edgekd.losses.auxiliary_heads import AuxiliaryHeads
-from edgekd.pipeline.engines import export
 from edgekd.stage import taught, uses
-from edgekd.stages.distill import Distill
-from edgekd.student import Student
 
 
 class Says(nn.Module):
@@ -56,33 +47,3 @@ def test_it_needs_no_teacher_and_two_modules() -> None:
     assert not taught(uses([{"use": "auxiliary_heads"}, {"use": "cross_entropy"}], "losses"))
     with pytest.raises(UserError, match='student names "block" alone\nhint: two modules or more'):
         AuxiliaryHeads(student=("block",))
-
-
-def test_no_head_is_in_the_exported_program(tmp_path: Path) -> None:
-    """Trained with heads and without: the programs have the same operators and the same shapes, and nothing else."""
-    programs = {}
-    for name, losses in (("plain", ()), ("heads", ({"use": "auxiliary_heads"},))):
-        context, given = tiny_context(tmp_path / name), tiny_saved(tmp_path / name / "in")
-        out, program = tmp_path / name / "out", tmp_path / name / "program"
-        out.mkdir()
-        program.mkdir()
-        stage = Distill(losses=({"use": "cross_entropy"}, *losses), epochs=2, batch=64)
-        assert stage.reads == {"data"}
-        history = stage.run(given, context, out)
-        export(Student(out, given.factory), program)
-        programs[name] = onnx.load(program / "model.onnx").graph
-    assert history["pairs"] == {"auxiliary_heads": ("block, down", "")}
-    tensors, _ = checkpoint.read(tmp_path / "heads" / "work" / "distill.checkpoint") or ({}, {})
-    learned = {key for key in tensors if key.startswith("learned/classifiers.auxiliary_heads")}
-    assert (
-        "learned/classifiers.auxiliary_heads.0.classifier.weight" in learned
-    )  # they were trained, and are in the checkpoint
-    plain, heads = ([(node.op_type, len(node.input)) for node in programs[name].node] for name in ("plain", "heads"))
-    assert plain == heads
-    shapes = [sorted(tuple(t.dims) for t in programs[name].initializer) for name in ("plain", "heads")]
-    assert shapes[0] == shapes[1]
-    session = onnxruntime.InferenceSession(str(tmp_path / "heads" / "program" / "model.onnx"))
-    image = tiny_data().test[0][:1]
-    (found,) = session.run(None, {"image": image.numpy()})
-    student = Student(tmp_path / "heads" / "out", tiny_saved(tmp_path / "other").factory)
-    np.testing.assert_allclose(found, student.network()(image).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -81,8 +81,10 @@ def given(loss: Any, student: torch.Tensor, teacher: torch.Tensor) -> tuple[Any,
         image = torch.randn(SAMPLES, 2, 8, 8, generator=torch.Generator().manual_seed(6))
         theirs = Masked(teacher, image[samples], (image[:, :1] > 0.5)[samples])
     also = {"labels": samples % CLASSES, "targets": samples % CLASSES, "progress": 0.5, "samples": samples}
-    if {"own", "logits", "tail"} & set(wanted := getattr(loss, "also", ())):
+    if {"own", "logits", "tail", "layer"} & set(wanted := getattr(loss, "also", ())):
         also |= {"own": vectors(student) @ answer, "tail": lambda x: vectors(x).float() @ answer}
+        also["layer"] = torch.nn.Linear(3, CLASSES, bias=False)
+        also["layer"].weight.data.copy_(answer.T)
         also["logits"] = vectors(teacher) @ answer if loss.wants == "features" else teacher
     return ours, theirs, {key: also[key] for key in wanted}
 
