@@ -39,6 +39,12 @@ class Adapted(Teacher):
     def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
         return self.teacher.shapes(self._resized(inputs), named)
 
+    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
+        return self.teacher.partial(self._resized(inputs), name)
+
+    def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
+        return self._mapped(self.teacher.onwards(self._resized(inputs), name, features))
+
     def _resized(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.resize is None or inputs.shape[2:] == self.resize:
             return inputs

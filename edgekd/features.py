@@ -15,8 +15,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @contextmanager
-def capture(network: nn.Module, names: Sequence[str], whose: str) -> Iterator[dict[str, torch.Tensor]]:
+def capture(
+    network: nn.Module, names: Sequence[str], whose: str, *, inputs: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
     """While the block runs, keep the first output of each module called `names`; gradients flow through what is kept.
+
+    `inputs`: keep what the module is given instead.
 
     The first, since a network that looks at its input in several ways looks at it as it is before it turns or mirrors it.
 
@@ -26,12 +30,16 @@ def capture(network: nn.Module, names: Sequence[str], whose: str) -> Iterator[di
     modules = _modules(network, names, whose) if names else {}
     caught: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, output: object) -> None:
-        if not isinstance(output, torch.Tensor):
-            raise UserError(f'the {whose}\'s module "{name}" gives a {type(output).__name__}, not a tensor')
-        caught.setdefault(name, output)
+    def keep(name: str, given: tuple[object, ...], output: object) -> None:
+        found = next(iter(given), None) if inputs else output
+        if not isinstance(found, torch.Tensor):
+            verb = "is given" if inputs else "gives"
+            raise UserError(f'the {whose}\'s module "{name}" {verb} a {type(found).__name__}, not a tensor')
+        caught.setdefault(name, found)
 
-    hooks = [modules[n].register_forward_hook(lambda _module, _inputs, output, n=n: keep(n, output)) for n in names]
+    hooks = [
+        modules[n].register_forward_hook(lambda _module, given, output, n=n: keep(n, given, output)) for n in names
+    ]
     try:
         yield caught
     finally:
@@ -114,6 +122,39 @@ def pair(own: Shapes, theirs: Shapes, student: str = "", teacher: str = "") -> t
     return student, teacher or _partner(own, student, theirs, "teacher")
 
 
+def spread(own: Shapes) -> tuple[str, ...]:
+    """Modules at several depths: the last of each size, or, where all have one size, those at a third, two thirds and the end.
+
+    >>> spread({"stem": (2, 8, 12, 12), "block": (2, 8, 12, 12), "down": (2, 16, 6, 6), "flat": (2, 16)})
+    ('block', 'down')
+    >>> spread({f"layer{i}": (2, 49, 64) for i in range(6)})
+    ('layer1', 'layer3', 'layer5')
+    """
+    same = [name for name, shape in own.items() if len(shape) == len(own[deepest(own)])]
+    wide = [name for name in same if any(size > 1 for size in _positions(own[name]))] or same
+    last = {_positions(own[name]): name for name in wide}
+    if len(last) > 1:
+        return tuple(last.values())
+    return tuple(wide[place] for place in sorted({-(-len(wide) * third // 3) - 1 for third in (1, 2, 3)}))
+
+
+def pair_several(
+    own: Shapes, theirs: Shapes, student: tuple[str, ...] = (), teacher: tuple[str, ...] | str = ()
+) -> tuple[tuple[str, ...], tuple[str, ...] | str]:
+    """`pair` at several depths; for one module of the teacher's, a name or "", that of the student's last one.
+
+    >>> pair_several({"a": (2, 8, 6, 6), "b": (2, 8, 3, 3)}, {"x": (2, 9, 6, 6), "y": (2, 9, 3, 3)})
+    (('a', 'b'), ('x', 'y'))
+    >>> pair_several({"a": (2, 8, 6, 6), "b": (2, 8, 3, 3)}, {"x": (2, 9, 6, 6), "y": (2, 9, 3, 3)}, teacher="")
+    (('a', 'b'), 'y')
+    """
+    if isinstance(teacher, str):
+        student = student or spread(own)
+        return student, pair(own, theirs, student[-1], teacher)[1]
+    student = student or tuple(pair(own, theirs, "", name)[0] for name in teacher) or spread(own)
+    return student, teacher or tuple(pair(own, theirs, name)[1] for name in student)
+
+
 def _partner(given: Shapes, name: str, among: Shapes, whose: str) -> str:
     like = _like(given[name], among)
     if not like:
@@ -162,3 +203,59 @@ def same_size(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
         return x if x.shape[2:] == (height, width) else adaptive_avg_pool2d(x, (height, width))
 
     return fit(first), fit(second)
+
+
+def tokens(x: torch.Tensor) -> torch.Tensor:
+    """[batch, positions, channels] of maps [batch, channels, height, width], tokens, or a vector, which has one position."""
+    if x.dim() > 3:
+        return x.flatten(2).transpose(1, 2)
+    return x if x.dim() == 3 else x[:, None]
+
+
+def aligned(loss: str, student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as [batch, positions, channels], of as many positions: maps are averaged down to the smaller size.
+
+    Raises UserError, naming the loss, for features whose positions do not belong together.
+    """
+    shapes = f"{list(student.shape)} and {list(teacher.shape)}"
+    if student.dim() == teacher.dim() == 4:
+        student, teacher = same_size(student, teacher)
+    ours, theirs = tokens(student), tokens(teacher)
+    if ours.shape[1] != theirs.shape[1]:
+        hint = "pair two maps of an image, two lists of as many tokens, or two vectors"
+        raise UserError(f"{loss}: the features {shapes} have other positions", hint=hint)
+    return ours, theirs
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """Half precision as float32: squares and sums of features would overflow at 65,504."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def regressor(loss: str, names: tuple[str, str], student: torch.Tensor, teacher: torch.Tensor) -> nn.Module:
+    """From the student's number of channels to the teacher's: a 1 × 1 convolution for maps, else a linear layer.
+
+    `names`: of the two modules, for the message. Raises UserError for features of different kinds.
+    """
+    if student.dim() != teacher.dim() or (student.dim() != 4 and student.shape[1:-1] != teacher.shape[1:-1]):
+        shapes = f'"{names[0]}" gives {list(student.shape)}, "{names[1]}" gives {list(teacher.shape)}'
+        raise UserError(f"{loss}: the student's {shapes}", hint="pair two maps of an image, or two vectors")
+    if student.dim() == 4:
+        return nn.Conv2d(student.shape[1], teacher.shape[1], 1)
+    return nn.Linear(student.shape[-1], teacher.shape[-1])
+
+
+def classifier(network: nn.Module, inputs: torch.Tensor) -> str:
+    """The module that makes the logits: the last linear layer or convolution that is called. Raises UserError if there is none."""
+    called: list[str] = []
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)}
+    hooks = [m.register_forward_hook(lambda _m, _i, _o, n=n: called.append(n)) for n, m in layers.items()]
+    try:
+        with torch.no_grad():
+            network(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not called:
+        raise UserError("the student has no linear layer that makes its logits", hint='name the one: student = "…"')
+    return called[-1]

@@ -38,6 +38,14 @@ class Teacher(ABC):
         """{module: the shape of what it gives}, as `edgekd.features.shapes`. Raises UserError if this kind has none."""
         raise self._black_box()
 
+    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
+        """The output of the module called `name` alone; nothing behind it is computed. Raises UserError if this kind has none."""
+        raise self._black_box()
+
+    def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
+        """Logits where the module called `name` gives `features`, to which gradients flow. Raises UserError if this kind has none."""
+        raise self._black_box()
+
     @classmethod
     def keep(cls, source: Path, path: Path) -> None:
         """Write the file that it is made from as `path`, whole. Raises UserError if it cannot be read."""

@@ -60,9 +60,11 @@ def train(
         layout = fastest_layout(model, inputs[:2])
         few = slice(max(2, objective.least))
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
+        objective.divide(model)
         for name, (student, teacher) in objective.pairs.items():
-            theirs = teacher if teacher == "logits" else f'"{teacher}"'
-            context.progress.say(f'  {label}: {name} compares "{student}" with the teacher\'s {theirs}')
+            theirs = "logits" if teacher == "logits" else f'"{teacher}"'
+            what = f'compares "{student}" with the teacher\'s {theirs}' if teacher else f'reads "{student}"'
+            context.progress.say(f"  {label}: {name} {what}")
         run = _Run(model, objective, _optimizer(model, objective, training), layout, load)
         origin = run.origin(label, training, context.seed)
         run.resume(path, origin)
@@ -80,6 +82,7 @@ def train(
                 task.advance(0, run.note())
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the stub lacks this form
     load(model, run.best)
+    objective.unite(model)
     set_mode(model, False)
     history = {"best": run.best_epoch, "epochs": run.epochs}
     return {**history, "pairs": objective.pairs} if objective.pairs else history

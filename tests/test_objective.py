@@ -142,7 +142,9 @@ def test_an_unknown_loss_and_a_loss_that_wants_nonsense_are_said(
         "from dataclasses import dataclass\n__all__ = ['Odd']\n@dataclass(frozen=True)\nclass Odd:\n    wants = 'luck'\n"
     )
     monkeypatch.setattr(registry, "_plugins", {"losses": {"odd": plugin}})
-    with pytest.raises(UserError, match=r"odd\.py: `wants` is 'luck'\nhint: known: branch, features, labels, logits"):
+    with pytest.raises(
+        UserError, match=r"odd\.py: `wants` is 'luck'\nhint: known: branch, features, head, labels, logits, "
+    ):
         objective({"use": "odd"})
 
 

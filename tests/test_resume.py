@@ -65,6 +65,45 @@ def test_what_losses_learn_remember_and_draw_goes_on_too(tmp_path: Path) -> None
     assert tensors["learned/state.self_progressive.answers"].sum(1).allclose(torch.ones(256))
 
 
+ON_MODULES = [
+    *[
+        {"use": name}
+        for name in ("adaptive_mask", "auxiliary_heads", "cross_attention", "cross_head", "dual_head", "ladder")
+    ],
+    *[{"use": name} for name in ("local_structure", "masked_partial", "structured", "task_filter")],
+    {"use": "cross_attention", "by": "groups"},
+    {"use": "layer_distribution", "layers": 1},
+    {"use": "prototype", "prototypes": 4},
+    {"use": "task_units", "student": "block", "teacher": "down", "observe": 0.4},
+]
+
+
+def test_filters_prototypes_masks_and_heads_go_on_too(tmp_path: Path) -> None:
+    """Projectors, what is watched first and used later, heads, random patches and layers: in one training, cut in its middle."""
+    few = Dataset(
+        *(tuple(x[:96] for x in split) for split in (NOISY.train, NOISY.validation, NOISY.test)), augment=NOISY.augment
+    )
+    losses = [LABELS, *ON_MODULES]
+    training = replace(SHORT, epochs=2)
+    whole, history = run(tiny_context(tmp_path / "whole", data=few), training, *losses)
+    context = tiny_context(tmp_path / "cut", data=few)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, training, *losses, on_epoch=stop_at(1))
+    torch.manual_seed(99)
+    seen: list[int] = []
+    resumed, resumed_history = run(context, training, *losses, on_epoch=seen.append)
+    assert seen == [1]
+    assert same(whole, resumed)
+    assert history == resumed_history
+    assert history["pairs"]["structured"] == ("block, down", "block, down")
+    assert history["pairs"]["dual_head"] == ("head", "logits")
+    assert history["pairs"]["auxiliary_heads"] == ("block, down", "")
+    tensors, _ = checkpoint.read(context.work / "distill.checkpoint") or ({}, {})
+    for key in ("state.task_units.sums", "classifiers.prototype.centres", "projector.structured.projectors.1.weight"):
+        assert tensors[f"learned/{key}"].abs().sum() > 0
+    assert whole.state_dict().keys() == tiny_student().state_dict().keys()
+
+
 def test_a_damaged_checkpoint_or_another_runs_is_ignored(tmp_path: Path) -> None:
     context = tiny_context(tmp_path)
     whole, _ = run(context)

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from edgekd.errors import UserError
-from edgekd.features import same_size
+from edgekd.features import regressor, same_size
 
 __all__ = ["Hint"]
 
@@ -30,12 +29,7 @@ class Hint:
 
     def projector(self, student: torch.Tensor, teacher: torch.Tensor) -> nn.Module:
         """From the student's number of channels to the teacher's. Raises UserError for features of different kinds."""
-        if student.dim() != teacher.dim() or (student.dim() != 4 and student.shape[1:-1] != teacher.shape[1:-1]):
-            shapes = f'"{self.student}" gives {list(student.shape)}, "{self.teacher}" gives {list(teacher.shape)}'
-            raise UserError(f"hint: the student's {shapes}", hint="pair two maps of an image, or two vectors")
-        if student.dim() == 4:
-            return nn.Conv2d(student.shape[1], teacher.shape[1], 1)
-        return nn.Linear(student.shape[-1], teacher.shape[-1])
+        return regressor("hint", (self.student, self.teacher), student, teacher)
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Projected features of the student and the teacher's: the same number of channels → mean squared difference."""

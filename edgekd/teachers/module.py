@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edgekd.features import capture, shapes
+from edgekd.partway import onwards, upto
 from edgekd.teacher import Teacher
 
 __all__ = ["Module"]
@@ -39,3 +40,12 @@ class Module(Teacher):
     def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
         """{module: the shape of what it gives}, in order. Raises UserError, naming the nearest, for an unknown name."""
         return shapes(self.network, inputs, "teacher", named)
+
+    @torch.no_grad()
+    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
+        """The output of the module called `name`. Raises UserError, naming the nearest, for an unknown name."""
+        return upto(self.network, name, inputs, "teacher")
+
+    def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, classes]. Raises UserError, naming the nearest, for an unknown name."""
+        return onwards(self.network, name, inputs, features, "teacher")

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_data, tiny_student
+from torch.nn.functional import avg_pool2d
 
 from edgekd import registry
+from edgekd.compared import TARGETS, Masked
 from edgekd.errors import UserError
+from edgekd.features import vectors
 from edgekd.objective import ALSO, WANTS, Objective
 from edgekd.stage import uses
 from edgekd.teachers.module import Module
@@ -19,23 +22,38 @@ SAMPLES, CLASSES = 6, 5
 SHAPES = {"attention_relations": (SAMPLES, 5, 12), "class_attention": (SAMPLES, CLASSES, 4, 4)}
 """What a loss on features compares, where it is not the map that any module gives."""
 NOT_ZERO = {
+    "adaptive_mask": "its masks are somewhat alike",
+    "auxiliary_heads": "it is a cross-entropy with the labels",
     "confidence_weighted": "it is a cross-entropy with the labels",
+    "cross_attention": "its projectors are learned",
     "crd": "its embeddings differ, and other samples count",
+    "dual_head": "one of its terms is a cross-entropy with the labels",
+    "ladder": "its projectors are learned",
+    "local_structure": "its layers are learned",
+    "masked_partial": "no image is made up without error",
     "ofa": "it is a cross-entropy",
     "orthogonal": "the teacher's features are normalised",
     "permuted_dark": "the teacher's classes are shuffled",
     "plackett_luce": "it is a sum of cross-entropies",
+    "prototype": "one of its terms is a cross-entropy with the labels",
     "similarity_queue": "it is a cross-entropy",
+    "task_filter": "its filters are learned",
     "wasserstein": "the plan's entropy carries some of it astray",
     "sampled": "draws from the teacher are not the teacher",
     "sinkhorn": "other samples are near too",
 }
 RANDOM = {"crd", "permuted_dark", "sampled"}
+HALF = {
+    *["adaptive_mask", "auxiliary_heads", "cross_attention", "cross_head", "dual_head", "ladder", "layer_distribution"],
+    *["local_structure", "masked_partial", "prototype", "structured", "task_filter", "task_units"],
+}
+"""Losses that widen what they are given, as under mixed precision."""
 
 
 def made(name: str) -> Any:
     """The loss with its defaults; the modules that a loss on features compares are named so that they can be told apart."""
-    named = {f.name: f.name for f in fields(registry.find("losses", name)) if f.name in ("student", "teacher")}
+    modules = [f for f in fields(registry.find("losses", name)) if f.name in ("student", "teacher")]
+    named = {f.name: f.name if f.default == "" else (f.name, f"{f.name} below") for f in modules}
     return registry.build("losses", name, named)
 
 
@@ -43,25 +61,54 @@ def compared(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What the loss compares, where the student is not the teacher."""
     generator, wants = torch.Generator().manual_seed(0), made(name).wants
     logits, features = (SAMPLES, CLASSES), SHAPES.get(name, (SAMPLES, 3, 4, 4))
-    student = torch.randn(features if wants in ("features", "branch") else logits, generator=generator)
-    teacher = torch.randn(features if wants == "features" else logits, generator=generator)
-    return student.requires_grad_(), torch.arange(SAMPLES) % CLASSES if wants == "labels" else teacher
+    student = torch.randn(logits if wants in ("labels", "logits") else features, generator=generator)
+    teacher = torch.randn(features if wants in ("features", "masked") else logits, generator=generator)
+    return student.requires_grad_(), torch.arange(SAMPLES) % CLASSES if wants in TARGETS else teacher
+
+
+def given(loss: Any, student: torch.Tensor, teacher: torch.Tensor) -> tuple[Any, Any, dict[str, Any]]:
+    """What the objective makes of it: lists for a loss on several modules, what was hidden, and what it wants by keyword."""
+    samples = torch.arange(len(teacher)) % SAMPLES
+    answer = torch.randn(3, CLASSES, generator=torch.Generator().manual_seed(5))
+    ours, theirs = (
+        [x, avg_pool2d(x, 2)] if isinstance(names, tuple) else x
+        for x, names in (
+            (student, loss.student if hasattr(loss, "student") else ""),
+            (teacher, getattr(loss, "teacher", "")),
+        )
+    )
+    if loss.wants == "masked":
+        image = torch.randn(SAMPLES, 2, 8, 8, generator=torch.Generator().manual_seed(6))
+        theirs = Masked(teacher, image[samples], (image[:, :1] > 0.5)[samples])
+    also = {"labels": samples % CLASSES, "targets": samples % CLASSES, "progress": 0.5, "samples": samples}
+    if {"own", "logits", "tail", "layer"} & set(wanted := getattr(loss, "also", ())):
+        also |= {"own": vectors(student) @ answer, "tail": lambda x: vectors(x).float() @ answer}
+        also["layer"] = torch.nn.Linear(3, CLASSES, bias=False)
+        also["layer"].weight.data.copy_(answer.T)
+        also["logits"] = vectors(teacher) @ answer if loss.wants == "features" else teacher
+    return ours, theirs, {key: also[key] for key in wanted}
+
+
+def learned(loss: Any, student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Any]:
+    """Its state and its classifiers, as the objective makes them."""
+    ours, theirs, _ = given(loss, student, teacher)
+    parts = {"state": loss.state(ours, theirs, SAMPLES).eval()} if hasattr(loss, "state") else {}
+    return parts | (
+        {"classifiers": loss.classifiers(ours, theirs, CLASSES).eval()} if hasattr(loss, "classifiers") else {}
+    )
 
 
 def computed(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The loss as the objective calls it, with the same random numbers each time."""
     loss, examples = made(name), compared(name)
     torch.manual_seed(1)
-    parts = {"state": loss.state(*examples, SAMPLES).eval()} if hasattr(loss, "state") else {}
-    projector = loss.projector(*examples) if hasattr(loss, "projector") else torch.nn.Identity()
+    parts = learned(loss, *examples)
+    projector = loss.projector(*given(loss, *examples)[:2]) if hasattr(loss, "projector") else torch.nn.Identity()
 
     def value(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(2)
-        samples = torch.arange(len(teacher)) % SAMPLES
-        also = {"labels": samples % CLASSES, "progress": 0.5, "samples": samples}
-        found: torch.Tensor = loss(
-            projector(student), teacher, **parts, **{key: also[key] for key in getattr(loss, "also", ())}
-        )
+        ours, theirs, also = given(loss, student, teacher)
+        found: torch.Tensor = loss(projector(ours), theirs, **parts, **also)
         return found
 
     return value
@@ -76,7 +123,9 @@ def test_it_says_what_it_wants_and_is_frozen(name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         loss.anything = 1
     named = {f.name: f.default for f in fields(loss) if f.name in ("student", "teacher")}
-    assert named == {"features": {"student": "", "teacher": ""}, "branch": {"student": ""}}.get(loss.wants, {})
+    modules = {"features": ["student", "teacher"], "masked": ["student", "teacher"], "labels": [], "logits": []}
+    assert list(named) == modules.get(loss.wants, ["student"])
+    assert all(default in ("", ()) for default in named.values())
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -118,11 +167,8 @@ def test_what_is_random_comes_from_torchs_generator(name: str) -> None:
 def test_a_student_that_equals_its_teacher_has_no_loss(name: str) -> None:
     """Whatever is learned is left out: the projector stands for a student that has the teacher's widths already."""
     loss, (_, teacher) = made(name), compared(name)
-    also = {"labels": torch.arange(SAMPLES) % CLASSES, "progress": 0.5}
-    given = {key: also[key] for key in getattr(loss, "also", ())}
-    if hasattr(loss, "state"):
-        given["state"] = loss.state(teacher, teacher, SAMPLES)
-    assert loss(teacher.clone(), teacher, **given).item() == pytest.approx(0, abs=1e-6)
+    ours, theirs, also = given(loss, teacher.clone(), teacher)
+    assert loss(ours, theirs, **learned(loss, teacher, teacher), **also).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if made(n).wants in ("labels", "logits")])
@@ -148,6 +194,30 @@ def test_a_batch_of_one_is_computed_or_refused(name: str) -> None:
     else:
         objective.prepare(tiny_student().eval(), inputs, targets, 0)
         assert torch.isfinite(objective(tiny_student().eval(), inputs, targets)[name])
+
+
+def halved(x: Any) -> Any:
+    """Half precision of whatever a loss is given."""
+    if isinstance(x, torch.Tensor):
+        return x.half() if x.is_floating_point() else x
+    if isinstance(x, Masked):
+        return Masked(*map(halved, x))
+    return [part.half() for part in x] if isinstance(x, list) else x
+
+
+@pytest.mark.parametrize("name", sorted(HALF))
+def test_half_precision_does_not_overflow(name: str) -> None:
+    """Features of some hundreds, whose squares are above 65,504."""
+    loss, examples = made(name), compared(name)
+    student, teacher = (300 * x.detach() if x.is_floating_point() else x for x in examples)
+    torch.manual_seed(1)
+    parts = learned(loss, *examples)
+    projector = loss.projector(*given(loss, *examples)[:2]) if hasattr(loss, "projector") else torch.nn.Identity()
+    ours, theirs, also = given(loss, student.requires_grad_(), teacher)
+    value = loss(halved(projector(ours)), halved(theirs), **parts, **{key: halved(x) for key, x in also.items()})
+    value.backward()
+    assert value.dtype == torch.float32 and torch.isfinite(value)
+    assert student.grad is not None and torch.isfinite(student.grad).all() and student.grad.any()
 
 
 NUMBERS = [(n, f.name) for n in LOSSES for f in fields(registry.find("losses", n)) if "float" in str(f.type)]
