@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekd.teacher import Teacher
 
 WANTS = ("labels", "logits", "features", "branch")
-ALSO = ("labels", "progress", "samples")
+ALSO = ("labels", "logits", "progress", "samples")
 MODULES = ("features", "branch")
 """What is wanted of a module of the student, not of its logits."""
 
@@ -83,7 +83,8 @@ class Objective:
     def wants(self, kind: str) -> bool:
         """Whether some loss wants the teacher's "logits" or "features"."""
         kinds = ("logits", "branch") if kind == "logits" else (kind,)
-        return any(loss.wants in kinds for _, loss in self.terms.values())
+        losses = [loss for _, loss in self.terms.values()]
+        return any(loss.wants in kinds or kind in getattr(loss, "also", ()) for loss in losses)
 
     def prepare(
         self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, seed: int, count: int | None = None
@@ -130,6 +131,7 @@ class Objective:
             raise UserError(shapes, hint="both need the same classes, in the same order")
         also: dict[str, Any] = {
             "labels": targets,
+            "logits": known,
             "progress": progress,
             "samples": torch.arange(len(inputs)) if samples is None else samples,
         }
@@ -150,7 +152,7 @@ class Objective:
                     found[name] = 0.0 * ours.sum()
                     continue
                 ours, theirs = ours[labelled], theirs[labelled]
-                given = {**also, "labels": targets[labelled], "samples": also["samples"][labelled]}
+                given = {key: x if key == "progress" or x is None else x[labelled] for key, x in also.items()}
             found[name] = (first + (last - first) * progress) * self._value(name, loss, ours, theirs, given)
             if torch.is_grad_enabled() and not found[name].requires_grad:
                 raise _no_gradient(name)

@@ -59,7 +59,12 @@ def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
 
 def taught(losses: Iterable[Use]) -> bool:
     """Whether some loss wants a teacher, read from its file without importing it."""
-    return any(registry.constant("losses", use.use, "wants") != "labels" for use in losses)
+
+    def asks(name: str) -> bool:
+        also = registry.constant("losses", name, "also") or ()
+        return registry.constant("losses", name, "wants") != "labels" or "logits" in also
+
+    return any(asks(use.use) for use in losses)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ Of a module that is called several times, the first output counts. A module that
 `also: ClassVar[tuple[str, ...]]`, and is given by keyword:
 
     "labels"     targets [batch], int64
+    "logits"     the teacher's logits [batch, classes], without gradient, for a loss that compares something else
     "progress"   the share of the training that is done, from 0 to just below 1
     "samples"    the batch's indices in the training split [batch], int64
 
@@ -24,7 +25,8 @@ The loss itself is frozen. What it learns or remembers is a module that it makes
 
     projector(student, teacher) → nn.Module        applied to the student's features before the loss
     state(student, teacher, count) → nn.Module     given to each call by keyword, `state`; for a training split of `count`
-                                                   samples; the loss changes it only while it is in training mode
+                                                   samples; the loss changes it only while it is in training mode, but
+                                                   may complete it in the first call, which is before any training
 
 Their parameters are learned with the student, their buffers saved with each checkpoint; both are dropped afterwards. A loss
 that draws random numbers uses torch's generator, which training seeds for each epoch. `least: ClassVar[int]` is the smallest
