@@ -162,3 +162,8 @@ def same_size(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
         return x if x.shape[2:] == (height, width) else adaptive_avg_pool2d(x, (height, width))
 
     return fit(first), fit(second)
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """Half precision as float32: squares and sums of features would overflow at 65,504."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
