@@ -19,6 +19,15 @@ SAMPLES, CLASSES = 6, 5
 SHAPES = {"attention_relations": (SAMPLES, 5, 12), "class_attention": (SAMPLES, CLASSES, 4, 4)}
 """What a loss on features compares, where it is not the map that any module gives."""
 NOT_ZERO = {
+    "ensemble_discriminator": "its discriminator cannot tell",
+    "label_adapt": "it is a cross-entropy",
+    "multi_scale_contrast": "other samples are near too",
+    "partial_ranking": "it is a sum of cross-entropies",
+    "pixel_contrast": "other images are near too",
+    "recursive": "it is a cross-entropy",
+    "subspace_pseudo_classes": "its branch has learned nothing yet",
+    "token_graph": "other tokens are near too",
+    "wasserstein_dual": "its critic has learned nothing yet",
     "confidence_weighted": "it is a cross-entropy with the labels",
     "crd": "its embeddings differ, and other samples count",
     "ofa": "it is a cross-entropy",
@@ -31,6 +40,8 @@ NOT_ZERO = {
     "sinkhorn": "other samples are near too",
 }
 RANDOM = {"crd", "permuted_dark", "sampled"}
+WITHIN_THE_BATCH = {"multi_scale_contrast", "token_graph"}
+"""Whose contrast is with the rest of the batch: where each sample is there twice, half of the others are the same."""
 
 
 def made(name: str) -> Any:
@@ -58,7 +69,8 @@ def computed(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     def value(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(2)
         samples = torch.arange(len(teacher)) % SAMPLES
-        also = {"labels": samples % CLASSES, "progress": 0.5, "samples": samples}
+        logits = torch.eye(CLASSES)[samples % CLASSES]
+        also = {"labels": samples % CLASSES, "logits": logits, "progress": 0.5, "samples": samples}
         found: torch.Tensor = loss(
             projector(student), teacher, **parts, **{key: also[key] for key in getattr(loss, "also", ())}
         )
@@ -94,7 +106,7 @@ def test_it_is_a_scalar_that_descends(name: str) -> None:
     assert after.item() < before.item()
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n not in RANDOM])
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in RANDOM | WITHIN_THE_BATCH])
 def test_it_is_a_mean_over_the_batch(name: str) -> None:
     value = computed(name)
     student, teacher = compared(name)
@@ -118,7 +130,7 @@ def test_what_is_random_comes_from_torchs_generator(name: str) -> None:
 def test_a_student_that_equals_its_teacher_has_no_loss(name: str) -> None:
     """Whatever is learned is left out: the projector stands for a student that has the teacher's widths already."""
     loss, (_, teacher) = made(name), compared(name)
-    also = {"labels": torch.arange(SAMPLES) % CLASSES, "progress": 0.5}
+    also = {"labels": torch.arange(SAMPLES) % CLASSES, "progress": 0.5, "samples": torch.arange(SAMPLES)}
     given = {key: also[key] for key in getattr(loss, "also", ())}
     if hasattr(loss, "state"):
         given["state"] = loss.state(teacher, teacher, SAMPLES)
@@ -163,3 +175,30 @@ def test_numbers_out_of_range_are_refused_and_misspelt_fields_named(name: str, f
     if field == "temperature":
         with pytest.raises(UserError, match="greater than 0"):
             registry.build("losses", name, {field: 0})
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_mixed_precision_gives_a_finite_loss_and_gradient(name: str) -> None:
+    """Under autocast the student's outputs are bfloat16; what the teacher gave before is float32."""
+    value = computed(name)
+    student, teacher = compared(name)
+    student = student.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value(student, teacher)
+    found.backward()
+    assert torch.isfinite(found)
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+    assert student.grad.any()
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if made(n).wants in ("labels", "logits")])
+def test_half_precision_of_large_logits_does_not_overflow(name: str) -> None:
+    value = computed(name)
+    student, teacher = compared(name)
+    student = (100 * student.detach()).half().requires_grad_()
+    found = value(student, teacher if teacher.dtype == torch.int64 else (100 * teacher).half())
+    found.backward()
+    assert torch.isfinite(found)
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
