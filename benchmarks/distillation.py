@@ -28,7 +28,9 @@ RECIPE = HERE.parent / "examples" / "fashion" / "recipe.toml"
 WORK = HERE.parent / "out" / "benchmark-distillation"
 STEPS = ("teacher", "student", "distill", "judge teacher", "judge distill")
 LEFT_OUT = {
+    "attention_align": "the networks have no attention",
     "attention_relations": "the networks have no tokens",
+    "cosine_cached": "their outputs are no embeddings",
     "permuted_dark": "a control, not a method",
     "cross_entropy": "the baseline",
 }

@@ -26,6 +26,10 @@ class Training:
     """The largest L2 norm that a gradient may have; a longer one is scaled down."""
     views: Annotated[int, Field(ge=0)] = 4
     """Augmented copies of the training data, used in turn, the teacher asked once for each; 0: a new one each epoch."""
+    mix: Literal["none", "mixup", "cutmix", "selfmix"] = "none"
+    """How some images of each view are mixed (edgekd/mixing.py); with views, the teacher sees each mixture once."""
+    mix_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The share of the training samples that are mixed."""
 
 
 def rate(step: int, steps: int, warmup: int, highest: float) -> float:

@@ -19,7 +19,8 @@ from torch import nn
 
 from edgekd import checkpoint
 from edgekd.data import Dataset
-from edgekd.errors import EdgekdError
+from edgekd.errors import EdgekdError, UserError
+from edgekd.mixing import mixed
 from edgekd.objective import Objective
 from edgekd.progress import Task
 from edgekd.schedule import Training, rate
@@ -50,10 +51,13 @@ def train(
 
     Returns {"best": index of the best epoch, "epochs": [{"loss", "terms", "validation", "lr"}]} and, where modules were paired
     by depth and shape, "pairs": {loss: [student's, teacher's]}.
-    Raises EdgekdError, naming epoch, step and loss, when the loss is not finite.
+    Raises EdgekdError, naming epoch, step and loss, when the loss is not finite; UserError for mixtures that nothing tells of.
     """
     data = context.data()
     inputs, targets = data.train
+    if training.mix in ("mixup", "cutmix") and not (objective.wants("logits") or objective.wants("features")):
+        message = f'{label}: mix = "{training.mix}" makes samples that no label is for'
+        raise UserError(message, hint='a loss that asks a teacher, as in { use = "kl" }, or mix = "selfmix"')
     path = context.work / f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}.checkpoint"
     with torch.random.fork_rng(devices=[]):
         set_mode(model, False)
@@ -216,8 +220,7 @@ def _optimizer(model: nn.Module, objective: Objective, training: Training) -> to
 def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: str, task: Task) -> dict[str, Any]:
     """One pass over the training split. Returns the mean loss, the mean of each of its terms, and the last learning rate."""
     data = context.data()
-    inputs, logits = _inputs(data, epoch, training, context, run.objective.wants("logits"))
-    targets = data.train[1]
+    inputs, targets, logits = _inputs(data, epoch, training, context, run.objective.wants("logits"))
     order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), run.objective.least))
     steps = training.epochs * len(order)
     warmup = min(round(training.warmup_epochs * len(order)), steps // 2)
@@ -246,14 +249,21 @@ def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: s
 
 def _inputs(
     data: Dataset, epoch: int, training: Training, context: Context, wanted: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The inputs of an epoch [n, ...], and the teacher's logits [n, classes] if wanted and known for all of them at once."""
-    if data.augment is not None and training.views == 0:
-        return view(data, derive(context.seed, "fresh", epoch)), None
-    number = epoch % max(training.views, 1)
-    name = f"train view {number} seed {context.seed}" if data.augment else "train"
-    inputs = view(data, derive(context.seed, "view", number))
-    return inputs, context.teacher_logits(name, lambda: inputs) if wanted else None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The inputs of an epoch [n, ...], their targets [n], and the teacher's logits [n, classes] if wanted and known for all of them
+    at once.
+    """
+    mix = training.mix != "none"
+    varied = mix or data.augment is not None
+    fresh = varied and training.views == 0
+    number = epoch if fresh else epoch % max(training.views, 1)
+    seed = derive(context.seed, "fresh" if fresh else "view", number)
+    inputs, targets = mixed(training.mix, view(data, seed), data.train[1], training.mix_share, derive(seed, "mix"))
+    if fresh or not wanted:
+        return inputs, targets, None
+    name = f"train view {number} seed {context.seed}" if varied else "train"
+    name += f" {training.mix} {training.mix_share}" if mix else ""
+    return inputs, targets, context.teacher_logits(name, lambda: inputs)
 
 
 def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:

@@ -37,7 +37,8 @@ The loss itself is frozen. What it learns or remembers is a module that it makes
 
     projector(student, teacher) → nn.Module        applied to the student's features before the loss
     state(student, teacher, count) → nn.Module     given to each call by keyword, `state`; for a training split of `count`
-                                                   samples; the loss changes it only while it is in training mode
+                                                   samples; the loss changes it only while it is in training mode, but
+                                                   may complete it in the first call, which is before any training
     classifiers(student, teacher, classes)         → nn.Module, given to each call by keyword, `classifiers`; what tells so many
 
 Their parameters are learned with the student, their buffers saved with each checkpoint; both are dropped afterwards. A loss

@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 from torch.nn.functional import cosine_similarity, softmax
 
+from edgekd.features import wide
+
 __all__ = ["Dist"]
 
 
@@ -29,7 +31,7 @@ class Dist:
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes] of both → scalar in [0, 2 τ² (inter + intra)]."""
-        q, p = softmax(student / self.temperature, dim=1), softmax(teacher / self.temperature, dim=1)
+        q, p = (softmax(wide(x) / self.temperature, dim=1) for x in (student, teacher))
         classes, samples = 1 - _correlation(q, p, dim=1), 1 - _correlation(q, p, dim=0)
         return self.temperature**2 * (self.inter * classes.mean() + self.intra * samples.mean())
 

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import mse_loss
 
+from edgekd.features import wide
+
 __all__ = ["MarginMse"]
 
 
@@ -25,5 +27,5 @@ class MarginMse:
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor, *, labels: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes] of both, labels [batch] → mean over the batch and the other classes."""
         others = torch.arange(student.shape[1]) != labels[:, None]
-        ours, theirs = (x.gather(1, labels[:, None]) - x for x in (student, teacher))
+        ours, theirs = (x.gather(1, labels[:, None]) - x for x in (wide(student), wide(teacher)))
         return mse_loss(ours[others], theirs[others])

@@ -10,6 +10,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
+from edgekd.features import wide
+
 __all__ = ["SelfProgressive"]
 
 
@@ -44,6 +46,7 @@ class SelfProgressive:
         self, student: torch.Tensor, teacher: torch.Tensor, *, progress: float, samples: torch.Tensor, state: _Past
     ) -> torch.Tensor:
         """student: logits [batch, classes]; teacher: targets [batch]; samples [batch] → mean over the batch, in nats."""
+        student = wide(student)
         label = one_hot(teacher, student.shape[1]).to(student.dtype)
         past = state.answers[samples]
         past = torch.where(past.sum(1, keepdim=True) > 0, past, label)

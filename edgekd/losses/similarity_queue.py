@@ -10,27 +10,10 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import log_softmax, normalize, softmax
 
+from edgekd.bank import Queue
 from edgekd.features import Pool, vectors
 
 __all__ = ["SimilarityQueue"]
-
-
-class _Queue(nn.Module):
-    """The last embeddings of the teacher, of length one, oldest first at `place`; random ones until it has seen enough."""
-
-    held: torch.Tensor
-    place: torch.Tensor
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("held", normalize(torch.randn(size, width), dim=1))
-        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
-
-    def push(self, embeddings: torch.Tensor) -> None:
-        """Replace the oldest by `embeddings` [batch, width]."""
-        rows = (self.place + torch.arange(len(embeddings))) % len(self.held)
-        self.held[rows] = embeddings
-        self.place.copy_((self.place + len(embeddings)) % len(self.held))
 
 
 @dataclass(frozen=True)
@@ -54,18 +37,18 @@ class SimilarityQueue:
         """From the student's features, averaged over positions, to the teacher's number of channels."""
         return nn.Sequential(Pool(), nn.Linear(vectors(student).shape[1], vectors(teacher).shape[1]))
 
-    def state(self, student: torch.Tensor, teacher: torch.Tensor, count: int) -> _Queue:
+    def state(self, student: torch.Tensor, teacher: torch.Tensor, count: int) -> Queue:
         """The queue, its first embeddings drawn from torch's generator."""
-        return _Queue(self.size, vectors(teacher).shape[1])
+        return Queue(self.size, vectors(teacher).shape[1])
 
-    def __call__(self, student: torch.Tensor, teacher: torch.Tensor, *, state: _Queue) -> torch.Tensor:
+    def __call__(self, student: torch.Tensor, teacher: torch.Tensor, *, state: Queue) -> torch.Tensor:
         """Projected features [batch, channels] of the student, features [batch, channels, …] of the teacher → nats."""
         ours, theirs = (normalize(vectors(x), dim=1) for x in (student, teacher))
         held = state.held.clone()
         q = self._scores(ours, theirs, held) / self.student_temperature
         p = self._scores(theirs, theirs, held) / self.teacher_temperature
         if state.training:
-            state.push(theirs[-self.size :].detach())
+            state.push(theirs.detach())
         return -(softmax(p, dim=1) * log_softmax(q, dim=1)).sum(1).mean()
 
     def _scores(self, x: torch.Tensor, own: torch.Tensor, held: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 from torch.nn.functional import softmax
 
+from edgekd.features import wide
+
 __all__ = ["Sinkhorn"]
 
 
@@ -31,7 +33,7 @@ class Sinkhorn:
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes] of both → scalar in [0, 2]. Memory and time grow with the batch squared."""
-        q, p = softmax(student / self.temperature, dim=1), softmax(teacher / self.temperature, dim=1)
+        q, p = (softmax(wide(x) / self.temperature, dim=1) for x in (student, teacher))
         cost = torch.cdist(q, p, p=1)
         plan = -cost / self.regularization
         for _ in range(self.iterations):

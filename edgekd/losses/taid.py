@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
 from edgekd.errors import UserError
+from edgekd.features import wide
 
 __all__ = ["Taid"]
 
@@ -63,7 +64,8 @@ class Taid:
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor, *, progress: float, state: _Way) -> torch.Tensor:
         """Logits [batch, classes] of both → mean over the batch, in nats."""
-        between = torch.lerp(student.detach(), teacher, state.t)
+        student, teacher = wide(student), wide(teacher)
+        between = torch.lerp(student.detach(), teacher, state.t.to(teacher.dtype))
         q, p = log_softmax(student, dim=1), log_softmax(between, dim=1)
         loss = kl_div(q, p, reduction="batchmean", log_target=True)
         if state.training:

@@ -23,8 +23,8 @@ class Wasserstein:
     s: the student's features through a linear projector, t: the teacher's. The plan is found by `iterations` of Sinkhorn's
     scaling with the `regularization` ε, and no gradient goes through it. Where the batch is alike, mass goes astray too, so it is
     not zero where s equals t.
-    Source: Chen et al. 2021 (WCoRD), arXiv 2012.08674, the local contrast, which is the primal form; its global contrast, by the
-    dual form and a critic, is not here. Cuturi 2013, arXiv 1306.0895, algorithm 1, for the plan (they use proximal steps).
+    Source: Chen et al. 2021 (WCoRD), arXiv 2012.08674, the local contrast, which is the primal form; the dual form is the loss
+    wasserstein_dual. Cuturi 2013, arXiv 1306.0895, algorithm 1, for the plan (they use proximal steps).
     """
 
     wants: ClassVar[str] = "features"

@@ -24,6 +24,15 @@ SHAPES = {"attention_relations": (SAMPLES, 5, 12), "class_attention": (SAMPLES, 
 NOT_ZERO = {
     "adaptive_mask": "its masks are somewhat alike",
     "auxiliary_heads": "it is a cross-entropy with the labels",
+    "ensemble_discriminator": "its discriminator cannot tell",
+    "label_adapt": "it is a cross-entropy",
+    "multi_scale_contrast": "other samples are near too",
+    "partial_ranking": "it is a sum of cross-entropies",
+    "pixel_contrast": "other images are near too",
+    "recursive": "it is a cross-entropy",
+    "subspace_pseudo_classes": "its branch has learned nothing yet",
+    "token_graph": "other tokens are near too",
+    "wasserstein_dual": "its critic has learned nothing yet",
     "confidence_weighted": "it is a cross-entropy with the labels",
     "cross_attention": "its projectors are learned",
     "crd": "its embeddings differ, and other samples count",
@@ -48,6 +57,8 @@ HALF = {
     *["local_structure", "masked_partial", "prototype", "structured", "task_filter", "task_units"],
 }
 """Losses that widen what they are given, as under mixed precision."""
+WITHIN_THE_BATCH = {"multi_scale_contrast", "token_graph"}
+"""Whose contrast is with the rest of the batch: where each sample is there twice, half of the others are the same."""
 
 
 def made(name: str) -> Any:
@@ -143,7 +154,7 @@ def test_it_is_a_scalar_that_descends(name: str) -> None:
     assert after.item() < before.item()
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n not in RANDOM])
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in RANDOM | WITHIN_THE_BATCH])
 def test_it_is_a_mean_over_the_batch(name: str) -> None:
     value = computed(name)
     student, teacher = compared(name)
@@ -168,7 +179,8 @@ def test_a_student_that_equals_its_teacher_has_no_loss(name: str) -> None:
     """Whatever is learned is left out: the projector stands for a student that has the teacher's widths already."""
     loss, (_, teacher) = made(name), compared(name)
     ours, theirs, also = given(loss, teacher.clone(), teacher)
-    assert loss(ours, theirs, **learned(loss, teacher, teacher), **also).item() == pytest.approx(0, abs=1e-6)
+    parts = learned(loss, teacher, teacher)
+    assert loss(ours, theirs, **parts, **also).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if made(n).wants in ("labels", "logits")])
@@ -233,3 +245,30 @@ def test_numbers_out_of_range_are_refused_and_misspelt_fields_named(name: str, f
     if field == "temperature":
         with pytest.raises(UserError, match="greater than 0"):
             registry.build("losses", name, {field: 0})
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_mixed_precision_gives_a_finite_loss_and_gradient(name: str) -> None:
+    """Under autocast the student's outputs are bfloat16; what the teacher gave before is float32."""
+    value = computed(name)
+    student, teacher = compared(name)
+    student = student.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value(student, teacher)
+    found.backward()
+    assert torch.isfinite(found)
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+    assert student.grad.any()
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if made(n).wants in ("labels", "logits")])
+def test_half_precision_of_large_logits_does_not_overflow(name: str) -> None:
+    value = computed(name)
+    student, teacher = compared(name)
+    student = (100 * student.detach()).half().requires_grad_()
+    found = value(student, teacher if teacher.dtype == torch.int64 else (100 * teacher).half())
+    found.backward()
+    assert torch.isfinite(found)
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
