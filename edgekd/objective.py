@@ -13,6 +13,7 @@ from edgekd import registry
 from edgekd.errors import EdgekdError, UserError, nearest
 from edgekd.features import capture, deepest, pair, shapes
 from edgekd.stage import Use
+from edgekd.world import World
 
 if TYPE_CHECKING:
     from edgekd.teacher import Teacher
@@ -21,6 +22,7 @@ WANTS = ("labels", "logits", "features", "branch")
 ALSO = ("labels", "progress", "samples")
 MODULES = ("features", "branch")
 """What is wanted of a module of the student, not of its logits."""
+ALONE = World()
 
 
 class Loss(Protocol):
@@ -113,32 +115,38 @@ class Objective:
         *,
         progress: float = 0.0,
         samples: torch.Tensor | None = None,
+        world: World = ALONE,
     ) -> dict[str, torch.Tensor]:
         """{loss: weight times its value} for inputs [batch, ...], targets [batch]; `teacher`: its logits if already known.
 
         `progress` and `samples` are told to the losses that want them; without `samples` they are the first of the split.
+        Of several processes (`world`) each gives its own rows as `inputs`, and all else of the whole batch; the losses are
+        of the whole batch, in all of them the same.
         A target of −1 is of a sample without a label: losses that want labels see the others, and where these are too few
         for one, it counts zero.
         Raises UserError where teacher and student do not fit each other, where the teacher's output is not finite, where the
         batch is too small, and for a loss without a gradient.
         """
-        with capture(model, self._modules("student", MODULES), "student") as own:
+        count = len(targets)
+        with capture(model, self._modules("student", MODULES), "student") as own, world.forward():
             logits = model(inputs)
-        known, features = self._asked(inputs, teacher)
+        logits = world.whole(logits, count)
+        own = {name: world.whole(value, count) for name, value in own.items()}
+        known, features = self._asked(inputs, teacher, world, count)
         if known is not None and known.shape != logits.shape:
             shapes = f"the teacher gives logits {list(known.shape)}, the student {list(logits.shape)}"
             raise UserError(shapes, hint="both need the same classes, in the same order")
         also: dict[str, Any] = {
             "labels": targets,
             "progress": progress,
-            "samples": torch.arange(len(inputs)) if samples is None else samples,
+            "samples": torch.arange(count) if samples is None else samples,
         }
         labelled = None if targets.is_floating_point() or int(targets.min()) >= 0 else targets >= 0
         found = {}
         for name, ((first, last), loss) in self.terms.items():
             least = getattr(loss, "least", 1)
-            if len(inputs) < least:
-                message = f'the loss "{name}" needs a batch of {least} or more, this one has {len(inputs)}'
+            if count < least:
+                message = f'the loss "{name}" needs a batch of {least} or more, this one has {count}'
                 raise UserError(message, hint="more training samples, or a loss on single samples")
             ours = own[loss.student] if loss.wants in MODULES else logits
             theirs: Any = {"labels": targets, "features": features.get(getattr(loss, "teacher", ""))}.get(
@@ -174,15 +182,16 @@ class Objective:
         return parts[name]
 
     def _asked(
-        self, inputs: torch.Tensor, known: torch.Tensor | None
+        self, inputs: torch.Tensor, known: torch.Tensor | None, world: World, count: int
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
-        """The teacher's logits and features: what is wanted and not yet known is asked of the teacher."""
+        """The teacher's logits and features [count, …]: what is wanted and not yet known is asked of the teacher."""
         features: dict[str, torch.Tensor] = {}
         if self.wants("features"):
             logits, features = self._teacher().features(inputs, self._modules("teacher", ("features",)))
-            known = logits if known is None else known
+            known = world.whole(logits, count) if known is None else known
+            features = {name: world.whole(value, count) for name, value in features.items()}
         elif self.wants("logits") and known is None:
-            known = self._teacher().outputs(inputs)
+            known = world.whole(self._teacher().outputs(inputs), count)
         for what, x in {**{f'output of "{name}" is': x for name, x in features.items()}, "logits are": known}.items():
             if x is not None and not bool(torch.isfinite(x).all()):
                 raise UserError(f"the teacher's {what} NaN or infinite", hint="check its weights, and its inputs")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress
     from edgekd.student import Student
     from edgekd.teacher import Teacher
+    from edgekd.world import World
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ def taught(losses: Iterable[Use]) -> bool:
     return any(registry.constant("losses", use.use, "wants") != "labels" for use in losses)
 
 
+def _alone() -> World:
+    from edgekd.world import World
+
+    return World.alone()
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage is given when it runs. It may call `data`, `teacher` and `calibration` only if it says that it reads them."""
@@ -91,6 +98,10 @@ class Context:
     """Name of the number grid that the target's backends have fast kernels for: "affine", "symmetric"."""
     arrays: Callable[[], list[np.ndarray]] = list
     """Of a student that is an ONNX file: what to calibrate on, [n, ...] for each of its inputs."""
+    world: Callable[[], World] = _alone
+    """The processes that train together. All of them run the stage; what the first one alone should do it asks of this."""
+    accumulate: int = 1
+    """In so many parts a batch is computed, one after another."""
 
 
 class Stage(ABC):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekd.store import Store
     from edgekd.target import Calibration
     from edgekd.teacher import Teacher
+    from edgekd.world import World
 
 BATCH = 64
 
@@ -38,15 +39,34 @@ def stage_context(
     progress: Progress,
     channel_multiple: int,
     grid: str,
+    world: World,
 ) -> Context:
-    """A Context whose teacher, data and logits are made when first asked for; `inputs` are those to calibrate on."""
+    """A Context whose teacher, data and logits are made when first asked for; `inputs` are those to calibrate on.
+
+    Of several processes (`world`) each asks the teacher about its part, and the first one keeps the answers in the store.
+    """
     teacher = cache(teacher)
 
-    def teacher_logits(name: str, inputs: Callable[[], torch.Tensor]) -> torch.Tensor:
-        def make(out: Path) -> None:
-            write_tensors(out / "logits.safetensors", {"logits": _logits(teacher(), inputs(), progress, name)})
+    def answered(name: str, inputs: torch.Tensor) -> torch.Tensor:
+        """Each process asks the teacher about its part."""
+        before = world.bounds(len(inputs))[0] if len(inputs) >= world.size else 0
+        return world.shared(lambda part: _logits(teacher(), part, progress, name, before), inputs)
 
-        entry = store.make(logits_key(name), f"teacher outputs: {name}", make)
+    def teacher_logits(name: str, inputs: Callable[[], torch.Tensor]) -> torch.Tensor:
+        key, known = logits_key(name), None
+
+        def make(out: Path) -> None:
+            logits = answered(name, inputs()) if known is None else known
+            write_tensors(out / "logits.safetensors", {"logits": logits})
+
+        if world.size > 1 and not world.agreed(lambda: store.get(key) is not None):
+            known = answered(name, inputs())
+            if not world.first:
+                return known
+        if not world.first and store.get(key) is None:
+            message = f'process {world.rank + 1} of {world.size} does not find what the teacher says of "{name}"'
+            raise UserError(message, hint="--store must be a folder that every process sees")
+        entry = store.make(key, f"teacher outputs: {name}", make)
         return load_file(entry.path / "logits.safetensors")["logits"]
 
     def batches() -> list[torch.Tensor]:
@@ -68,10 +88,13 @@ def stage_context(
         seed=roots.values.seed,
         channel_multiple=channel_multiple,
         grid=grid,
+        world=lambda: world,
+        accumulate=roots.values.train.accumulate,
     )
 
 
-def _logits(teacher: Teacher, inputs: torch.Tensor, progress: Progress, name: str) -> torch.Tensor:
+def _logits(teacher: Teacher, inputs: torch.Tensor, progress: Progress, name: str, before: int) -> torch.Tensor:
+    """The teacher's logits [n, classes] of inputs [n, ...] that follow `before` others."""
     with progress.task(f"teacher: {name}", len(inputs)) as task:
         found = []
         for batch in inputs.split(teacher.chunk):
@@ -79,7 +102,7 @@ def _logits(teacher: Teacher, inputs: torch.Tensor, progress: Progress, name: st
             task.advance(len(batch))
     logits = torch.cat(found)
     if not bool(torch.isfinite(logits).all()):
-        first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
+        first = before + int((~torch.isfinite(logits)).any(1).nonzero()[0])
         raise UserError(
             f"the teacher's output for input {first} of {name} is NaN or infinite", hint="check its weights"
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgekd.errors import EdgekdError, RefusedError, StoreError
-from edgekd.pipeline import calibration
+from edgekd.pipeline import calibration, ranks
 from edgekd.pipeline.engine_steps import add_race
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.step import Candidate, Step
@@ -83,6 +83,7 @@ def _ended_at(candidate: Candidate, reason: str) -> bool:
 
 def _check(plan: Plan) -> None:
     """Build what the recipe's tables name, so that a wrong value is said before any work; say what looks unwise."""
+    ranks.check(plan)
     threads = plan.values.targets.threads
     for target in plan.targets:
         if threads > target.cores:
