@@ -167,7 +167,7 @@ def _origin(run: TrainingState, label: str, training: Training, context: Context
 def _epoch(run: TrainingState, epoch: int, training: Training, context: Context, where: str, task: Task) -> dict[str, Any]:
     """One pass over the training split. Returns the mean loss, the mean of each of its terms, and the last learning rate."""
     data, world = context.data(), context.world()
-    inputs, logits = _inputs(data, epoch, training, context, run.objective.wants("logits"))
+    inputs, known = _inputs(data, epoch, training, context, run.objective)
     targets = data.train[1]
     least = max(run.objective.least, world.size)
     order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), least))
@@ -184,18 +184,19 @@ def _epoch(run: TrainingState, epoch: int, training: Training, context: Context,
         for number, part in enumerate(parts(batch, context.accumulate, max(least, 2))):
             world.draw(derive(context.seed, "draws", epoch, step, number))
             x = inputs[world.own(part)].contiguous(memory_format=run.layout)
-            known = None if logits is None else logits[part]
+            told = {name: rows[part] for name, rows in known.items()}
             also = {"progress": done / steps, "samples": part, "world": world}
-            terms = run.objective(run.model, x, targets[part], known, **also)
+            terms = run.objective(run.model, x, targets[part], **told, **also)
             share = len(part) / len(batch)
             loss = torch.stack(list(terms.values())).sum()
             world.backward(loss if share == 1 else share * loss)
             for name, term in terms.items():
                 values[name] += share * float(term.detach())
-        world.reduce(run.model.parameters(), run.objective.learned.parameters())
+        world.reduce(*run.objective.gradients(run.model))
         norm = nn.utils.clip_grad_norm_(run.parameters, training.clip)
         _finite(values, float(norm), f"{where}, step {step + 1}")
         run.optimizer.step()
+        run.objective.companions.follow(run.model)
         for name, value in values.items():
             sums[name] += value * len(batch)
         task.advance(note=run.note(sum(values.values())))
@@ -205,15 +206,20 @@ def _epoch(run: TrainingState, epoch: int, training: Training, context: Context,
 
 
 def _inputs(
-    data: Dataset, epoch: int, training: Training, context: Context, wanted: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The inputs of an epoch [n, ...], and the teacher's logits [n, classes] if wanted and known for all of them at once."""
+    data: Dataset, epoch: int, training: Training, context: Context, objective: Objective
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The inputs of an epoch [n, ...], and what the teacher says of them, where it is wanted and known of all at once:
+    "teacher" [n, classes], "members" [n, members, classes].
+    """
     if data.augment is not None and training.views == 0:
-        return view(data, derive(context.seed, "fresh", epoch)), None
+        return view(data, derive(context.seed, "fresh", epoch)), {}
     number = epoch % max(training.views, 1)
     name = f"train view {number} seed {context.seed}" if data.augment else "train"
     inputs = view(data, derive(context.seed, "view", number))
-    return inputs, context.teacher_logits(name, lambda: inputs) if wanted else None
+    known = {"teacher": context.teacher_logits(name, lambda: inputs)} if objective.wants("logits") else {}
+    if objective.wants("members"):
+        known["members"] = context.teacher_logits(name, lambda: inputs, each=True)
+    return inputs, known
 
 
 def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:

@@ -52,7 +52,8 @@ class TrainingState:
         """What this run began from: a checkpoint that began from anything else is of another run."""
         own = {f.name: getattr(training, f.name) for f in fields(Training)}
         terms = {name: [weight, repr(loss)] for name, (weight, loss) in self.objective.terms.items()}
-        facts = {"label": label, "training": own, "terms": terms, "seed": seed, **ways}
+        of = {"of": self.objective.of} if self.objective.of else {}
+        facts = {"label": label, "training": own, "terms": terms, "seed": seed, **of, **ways}
         return hashlib.sha256(checkpoint.encode(self.model.state_dict(), facts)).hexdigest()
 
     def state(self, origin: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

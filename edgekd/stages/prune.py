@@ -206,7 +206,7 @@ class Prune(Training, Stage):
         from edgekd.objective import Objective
         from edgekd.training import train
 
-        objective = Objective(self.objective()[1], context.teacher)
+        objective = Objective(self.objective()[1], context.teacher, context.factory)
         return train(network, objective, context, self, label="prune: recovery")
 
 

@@ -29,8 +29,10 @@ NOT_ZERO = {
     "wasserstein": "the plan's entropy carries some of it astray",
     "sampled": "draws from the teacher are not the teacher",
     "sinkhorn": "other samples are near too",
+    "teacher_dropping": "the other teachers differ",
+    "teacher_routing": "its gate is not balanced",
 }
-RANDOM = {"crd", "permuted_dark", "sampled"}
+RANDOM = {"crd", "permuted_dark", "sampled", "teacher_dropping"}
 
 
 def made(name: str) -> Any:
@@ -44,7 +46,8 @@ def compared(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     generator, wants = torch.Generator().manual_seed(0), made(name).wants
     logits, features = (SAMPLES, CLASSES), SHAPES.get(name, (SAMPLES, 3, 4, 4))
     student = torch.randn(features if wants in ("features", "branch") else logits, generator=generator)
-    teacher = torch.randn(features if wants == "features" else logits, generator=generator)
+    theirs = {"features": features, "members": (SAMPLES, 3, CLASSES)}.get(wants, logits)
+    teacher = torch.randn(theirs, generator=generator)
     return student.requires_grad_(), torch.arange(SAMPLES) % CLASSES if wants == "labels" else teacher
 
 
