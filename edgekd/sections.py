@@ -122,6 +122,7 @@ class TrainSection(Section):
     accumulate: int = Field(
         1, ge=1, description="parts in which a batch is computed one after another, where memory is short"
     )
+    fused: bool = Field(False, description="the optimizer's steps in one kernel: other rounding, perhaps faster")
 
 
 class MeasureSection(Section):

@@ -122,6 +122,8 @@ class Context:
     """The processes that train together. All of them run the stage; what the first one alone should do it asks of this."""
     accumulate: int = 1
     """In so many parts a batch is computed, one after another."""
+    fused: bool = False
+    """Whether the optimizer takes its steps in one kernel."""
 
 
 class Stage(ABC):

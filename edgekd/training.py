@@ -27,6 +27,8 @@ from edgekd.training_state import Load, TrainingState, optimizer_of
 
 CHUNK = 512
 """Samples augmented together: part of what a view is."""
+USUAL = [1, "32", False]
+"""A batch at once, in float32, by an optimizer that is not fused."""
 
 
 def train(
@@ -62,7 +64,8 @@ def train(
         for name, (student, teacher) in objective.pairs.items():
             theirs = teacher if teacher == "logits" else f'"{teacher}"'
             context.progress.say(f'  {label}: {name} compares "{student}" with the teacher\'s {theirs}')
-        run = TrainingState(model, objective, optimizer_of(model, objective, training), layout, load)
+        optimizer = optimizer_of(model, objective, training, context.fused)
+        run = TrainingState(model, objective, optimizer, layout, load)
         least = _least(run, training, context, label)
         origin = _origin(run, label, training, context)
         run.resume(path, origin)
@@ -160,8 +163,8 @@ def _origin(run: TrainingState, label: str, training: Training, context: Context
     if world.size > 1:
         run.load(run.model, world.same(run.model.state_dict()))
         run.objective.learned.load_state_dict(world.same(run.objective.learned.state_dict()))
-    ways = {} if context.accumulate == 1 and world.precision == "32" else {"ways": [context.accumulate, world.precision]}
-    return str(world.agreed(lambda: run.origin(label, training, context.seed, ways)))
+    ways = [context.accumulate, world.precision, context.fused]
+    return str(world.agreed(lambda: run.origin(label, training, context.seed, {} if ways == USUAL else {"ways": ways})))
 
 
 def _epoch(run: TrainingState, epoch: int, training: Training, context: Context, where: str, task: Task) -> dict[str, Any]:

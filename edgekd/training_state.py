@@ -85,12 +85,15 @@ class TrainingState:
         self.best, self.best_epoch, self.epochs = parts["best"], found[1]["best"], found[1]["epochs"]
 
 
-def optimizer_of(model: nn.Module, objective: Objective, training: Training) -> torch.optim.Optimizer:
+def optimizer_of(
+    model: nn.Module, objective: Objective, training: Training, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer of what the model and its losses learn; biases and normalisation do not decay."""
     trained = [p for module in (model, objective.learned) for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=training.lr)
+        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True, fused=fused or None)
+    return torch.optim.AdamW(groups, lr=training.lr, fused=fused or None)

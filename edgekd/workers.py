@@ -76,7 +76,7 @@ def call_all(
         for number, member in enumerate(members):
             try:
                 if member.answer or member.code is not None:
-                    results.append(judged(member.answer, member.code or 0, doing, member.said))
+                    results.append(judged(member.answer, member.code or 0, "training", member.said))
             except EdgekdError as error:
                 failures.append((LOST in error.message, number, error))
     if not failures:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from rank_functions import mixed, trained
 from safetensors.torch import load_file
-from short_training import KL, LABELS, run
+from short_training import KL, LABELS, run, same, stop_at
 from tiny import accuracy, tiny_context, tiny_data
 from torch import nn
 from torch.nn.functional import batch_norm
@@ -238,3 +238,18 @@ def test_in_one_process_nothing_is_asked_of_fabric(tmp_path: Path) -> None:
     assert world.agreed(lambda: (1, 2)) == (1, 2)
     context = replace(tiny_context(tmp_path), world=lambda: world)
     assert run(context)[1] == run(tiny_context(tmp_path / "b"))[1]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_fused_optimizer_makes_the_same_student_and_goes_on_too(tmp_path: Path, optimizer: str) -> None:
+    training = Training(epochs=3, batch=64, lr=0.01, optimizer=optimizer)  # type: ignore[arg-type]
+    plain, _ = run(tiny_context(tmp_path / "plain"), training)
+    fused, history = run(tiny_context(tmp_path / "fused", fused=True), training)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[name], value, rtol=2e-2, atol=2e-3)
+    context = tiny_context(tmp_path / "cut", fused=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, training, on_epoch=stop_at(2))
+    resumed, same_history = run(context, training)
+    assert same(fused, resumed)
+    assert same_history == history

@@ -92,6 +92,7 @@ def stage_context(
         grid=grid,
         world=lambda: world,
         accumulate=roots.values.train.accumulate,
+        fused=roots.values.train.fused,
     )
 
 
