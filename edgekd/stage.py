@@ -73,7 +73,9 @@ def _of(given: Any, where: str) -> tuple[str, float]:
             return "average", float(decay)
     elif given in OF:
         return str(given), Use.decay
-    raise UserError(f"{where} is {given!r}", hint='"teacher", "average", "peer", or { average = 0.99 }, from 0 to below 1')
+    raise UserError(
+        f"{where} is {given!r}", hint='"teacher", "average", "peer", or { average = 0.99 }, from 0 to below 1'
+    )
 
 
 def taught(losses: Iterable[Use]) -> bool:

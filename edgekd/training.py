@@ -154,7 +154,7 @@ def _least(run: TrainingState, training: Training, context: Context, label: str)
     if min(training.batch, count) < size:
         few = f"a batch of {training.batch}" if training.batch < size else f"{count} training samples"
         raise UserError(f"{label}: {few} cannot be shared by {size} processes", hint="fewer devices in [train]")
-    return max(run.objective.least, size)
+    return max(int(run.objective.least), size)
 
 
 def _origin(run: TrainingState, label: str, training: Training, context: Context) -> str:
@@ -167,7 +167,9 @@ def _origin(run: TrainingState, label: str, training: Training, context: Context
     return str(world.agreed(lambda: run.origin(label, training, context.seed, {} if ways == USUAL else {"ways": ways})))
 
 
-def _epoch(run: TrainingState, epoch: int, training: Training, context: Context, where: str, task: Task) -> dict[str, Any]:
+def _epoch(
+    run: TrainingState, epoch: int, training: Training, context: Context, where: str, task: Task
+) -> dict[str, Any]:
     """One pass over the training split. Returns the mean loss, the mean of each of its terms, and the last learning rate."""
     data, world = context.data(), context.world()
     inputs, known = _inputs(data, epoch, training, context, run.objective)
@@ -188,8 +190,8 @@ def _epoch(run: TrainingState, epoch: int, training: Training, context: Context,
             world.draw(derive(context.seed, "draws", epoch, step, number))
             x = inputs[world.own(part)].contiguous(memory_format=run.layout)
             told = {name: rows[part] for name, rows in known.items()}
-            also = {"progress": done / steps, "samples": part, "world": world}
-            terms = run.objective(run.model, x, targets[part], **told, **also)
+            also: dict[str, Any] = {"progress": done / steps, "samples": part, "world": world, **told}
+            terms = run.objective(run.model, x, targets[part], **also)
             share = len(part) / len(batch)
             loss = torch.stack(list(terms.values())).sum()
             world.backward(loss if share == 1 else share * loss)

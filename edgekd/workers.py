@@ -81,12 +81,14 @@ def call_all(
                 failures.append((LOST in error.message, number, error))
     if not failures:
         return results[0]
-    _, number, error = min(failures, key=lambda failure: failure[:2])
-    if isinstance(error, UserError):
-        raise error
-    hint = "; ".join(filter(None, [error.hint, "the same command goes on from the last finished epoch"]))
-    reason = error.reason if isinstance(error, WorkerError) else "failed"
-    message = f"{doing}: process {number + 1} of {len(members)} {'' if reason == 'crashed' else 'failed: '}{error.message}"
+    _, number, worst = min(failures, key=lambda failure: failure[:2])
+    if isinstance(worst, UserError):
+        raise worst
+    hint = "; ".join(filter(None, [worst.hint, "the same command goes on from the last finished epoch"]))
+    reason = worst.reason if isinstance(worst, WorkerError) else "failed"
+    message = (
+        f"{doing}: process {number + 1} of {len(members)} {'' if reason == 'crashed' else 'failed: '}{worst.message}"
+    )
     raise EdgekdError(message, hint=hint)
 
 

@@ -36,7 +36,8 @@ class World:
 
     def __init__(self, fabric: Any = None, precision: Precision = "32") -> None:
         self._fabric, self.precision = fabric, precision
-        self.rank, self.size = (fabric.global_rank, fabric.world_size) if fabric is not None else (0, 1)
+        self.rank = 0 if fabric is None else int(fabric.global_rank)
+        self.size = 1 if fabric is None else int(fabric.world_size)
         self._draws: int | None = None
 
     @classmethod
@@ -92,7 +93,9 @@ class World:
             message = f"what {end - begin} samples give is {list(own.shape)}: its first dimension is not the batch"
             raise UserError(message, hint="train it in one process, or name another module")
         with self._noticed():
-            gathered: torch.Tensor = _Gathered.apply(own, begin * times, count * times)
+            gathered: torch.Tensor = _Gathered.apply(  # type: ignore[no-untyped-call]
+                own, begin * times, count * times
+            )
         return gathered
 
     def shared(self, compute: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
@@ -157,7 +160,7 @@ class World:
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, whose results all depend on it: so does its gradient, which is summed too."""
         with self._noticed():
-            found: torch.Tensor = _Summed.apply(values)
+            found: torch.Tensor = _Summed.apply(values)  # type: ignore[no-untyped-call]
         return found
 
     def backward(self, loss: torch.Tensor) -> None:

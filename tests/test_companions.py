@@ -28,8 +28,7 @@ def nobody() -> Module:
 
 
 def objective(*tables: dict[str, Any]) -> Objective:
-    made = Objective(uses(tables, "losses"), nobody, lambda seed: tiny_student(seed=seed % 1000))
-    return made
+    return Objective(uses(tables, "losses"), nobody, lambda seed: tiny_student(seed=seed % 1000))
 
 
 def test_the_average_follows_by_hand() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,11 +43,11 @@ def together(folder: Path, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes trained, of which one was killed in the second epoch, and trained again to the end."""
     if ABSENT:
         pytest.skip(INSTALL)
-    yield tmp_path_factory.mktemp("together")
+    return tmp_path_factory.mktemp("together")
 
 
 @needs_fabric

@@ -92,7 +92,9 @@ def _check(plan: Plan) -> None:
         try:
             stage.check()
             if index == 0 and getattr(stage, "teacher", "") == "student" and plan.values.student.weights is None:
-                raise UserError("teacher: the student before it is untrained", hint="a stage before it, or [student] weights")
+                raise UserError(
+                    "teacher: the student before it is untrained", hint="a stage before it, or [student] weights"
+                )
             if stage.calibration:
                 calibration.check(find_calibration(stage.calibration, plan.recipe.folder), plan.roots)
         except EdgekdError as error:

@@ -91,7 +91,9 @@ def weighed(
         return {}
     inputs, targets = data.train
     if targets.is_floating_point():
-        raise UserError("teachers are weighed by similarity with classes, the targets are numbers", hint='by = "shares"')
+        raise UserError(
+            "teachers are weighed by similarity with classes, the targets are numbers", hint='by = "shares"'
+        )
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     chosen = order[targets[order] >= 0][:PROBE]
     found = []

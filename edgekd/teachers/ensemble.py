@@ -39,13 +39,18 @@ class Ensemble(Teacher):
         if not self.members:
             raise UserError("an ensemble has no members", hint='members = [{ use = "onnx", weights = "a.onnx" }, …]')
         if self.by == "similarity" and not self.shares:
-            message = "an ensemble by similarity has its shares from the data: only a recipe's [teacher] itself can be one"
+            message = (
+                "an ensemble by similarity has its shares from the data: only a recipe's [teacher] itself can be one"
+            )
             raise UserError(message, hint='by = "shares", "entropy" or "surest"')
         least = 0 if self.by == "similarity" else 1e-300
         if self.shares and (len(self.shares) != len(self.members) or not all(s >= least for s in self.shares)):
             message = f"an ensemble of {len(self.members)} teachers has the shares {list(self.shares)}"
             raise UserError(message, hint="a number above zero for each member")
-        for field, known in (("by", ("shares", "entropy", "surest", "similarity")), ("mean", ("probabilities", "logits"))):
+        for field, known in (
+            ("by", ("shares", "entropy", "surest", "similarity")),
+            ("mean", ("probabilities", "logits")),
+        ):
             if getattr(self, field) not in known:
                 raise UserError(
                     f"an ensemble's `{field}` is {getattr(self, field)!r}", hint=f"one of {', '.join(known)}"
