@@ -39,14 +39,13 @@ class WholeBatch(TorchFunctionMode):
         if func in ORDERS:
             given = {**DEFAULTS, **dict(zip(ORDERS[func], args, strict=False)), **(kwargs or {})}
             if given["training"]:
-                given = {name: given[name] for name in MODULES if name != "training"}
-                return batch_norm(self.total, **given)
+                return batch_norm(self.total, *(given[name] for name in MODULES if name != "training"))
         return func(*args, **(kwargs or {}))
 
 
 def batch_norm(
     total: Total,
-    input: torch.Tensor,
+    x: torch.Tensor,
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
     weight: torch.Tensor | None,
@@ -59,7 +58,7 @@ def batch_norm(
     The running statistics move to μ and to the unbiased variance by `momentum`, as torch's own do, in every process alike.
     Source: Ioffe, Szegedy 2015, arXiv 1502.03167, algorithm 1.
     """
-    x = input.float()
+    kind, x = x.dtype, x.float()
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1, *[1] * (x.dim() - 2)]
     seen = total(torch.cat([x.sum(dims), x.new_tensor([x.numel() / x.shape[1]])]))
@@ -76,4 +75,4 @@ def batch_norm(
         normal = normal * weight.view(shape)
     if bias is not None:
         normal = normal + bias.view(shape)
-    return normal.to(input.dtype)
+    return normal.to(kind)

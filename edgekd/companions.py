@@ -15,7 +15,9 @@ DECAY = 0.999
 
 @final
 class Companions(nn.Module):
-    """ "average": weights θ' ← α θ' + (1 − α) θ after each step, α = min(`decay`, 1 − 1 / (t + 1)) at step t = 0, 1, …, so that
+    """Of the kinds "average" and "peer", those that the losses of a recipe name.
+
+    "average": weights θ' ← α θ' + (1 − α) θ after each step, α = min(`decay`, 1 − 1 / (t + 1)) at step t = 0, 1, …, so that
     the first ones are not led by the random weights of the beginning; what batch norm remembers is the student's own.
     Source: Tarvainen, Valpola 2017, arXiv 1703.01780 (Mean Teacher), section 2, with the start of the authors' code.
 

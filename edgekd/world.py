@@ -225,13 +225,13 @@ class _Summed(torch.autograd.Function):
     """The sum over the processes. The loss depends on it through what each of them makes of it."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
         total = values.clone()
         distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
         total = gradient.clone()
         distributed.all_reduce(total)
         return total

@@ -93,8 +93,10 @@ class Prune(Training, Stage):
         groups = find(network, context.data().train[0][:2])
         criterion = self._criterion()
         samples = self._samples(criterion, context)
-        plan = context.world().agreed(lambda: self._planned(student, network, groups, criterion, samples, context))
-        keep, facts = plan["keep"], plan["facts"]
+        plan: dict[str, Any] = context.world().agreed(
+            lambda: self._planned(student, network, groups, criterion, samples, context)
+        )
+        keep, facts = plan["keep"], dict(plan["facts"])
         widths = {g.name: {"before": g.channels, "after": len(keep[g.name])} for g in groups.prunable if g.name in keep}
         before, after = (sum(width[when] for width in widths.values()) for when in ("before", "after"))
         edit = {
