@@ -178,14 +178,14 @@ def _epoch(
     order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), least))
     steps = training.epochs * len(order)
     warmup = min(round(training.warmup_epochs * len(order)), steps // 2)
-    sums = dict.fromkeys(run.objective.terms, 0.0)
+    sums: dict[str, float] = {}
     for step, batch in enumerate(order):
         done = epoch * len(order) + step
         lr = rate(done, steps, warmup, training.lr)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         run.optimizer.zero_grad()
-        values = dict.fromkeys(sums, 0.0)
+        values: dict[str, float] = {}
         for number, part in enumerate(parts(batch, context.accumulate, max(least, 2))):
             world.draw(derive(context.seed, "draws", epoch, step, number))
             x = inputs[world.own(part)].contiguous(memory_format=run.layout)
@@ -196,14 +196,14 @@ def _epoch(
             loss = torch.stack(list(terms.values())).sum()
             world.backward(loss if share == 1 else share * loss)
             for name, term in terms.items():
-                values[name] += share * float(term.detach())
+                values[name] = values.get(name, 0.0) + share * float(term.detach())
         world.reduce(*run.objective.gradients(run.model))
         norm = nn.utils.clip_grad_norm_(run.parameters, training.clip)
         _finite(values, float(norm), f"{where}, step {step + 1}")
         run.optimizer.step()
         run.objective.companions.follow(run.model)
         for name, value in values.items():
-            sums[name] += value * len(batch)
+            sums[name] = sums.get(name, 0.0) + value * len(batch)
         task.advance(note=run.note(sum(values.values())))
     count = sum(map(len, order))
     means = {name: value / count for name, value in sums.items()}

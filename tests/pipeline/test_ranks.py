@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from project import BRIEF, command, new_project
-from safetensors.torch import load_file
+from project import BRIEF, new_project
 
 from edgekd.errors import UserError
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.ranks import check
+from edgekd.pipeline.run import cached
 from edgekd.progress import Progress
 from edgekd.recipe import load
 from edgekd.store import Store
@@ -67,31 +69,54 @@ def test_what_is_not_installed_is_said_with_the_command(tmp_path: Path, setting:
 
 @pytest.mark.slow
 @pytest.mark.skipif(ABSENT, reason=INSTALL)
-def test_a_recipe_in_two_processes_makes_the_student_of_one(tmp_path: Path) -> None:
-    """Distilled, pruned and quantized: started by edgekd, and by torchrun; then found by one process."""
-    recipe = new_project(tmp_path / "shared")
-    (recipe.parent / "out").mkdir()
-    arguments = ["compile", recipe, *BRIEF, "--out", recipe.parent / "out"]
-    arguments += [word for one in ONE for word in ("--set", one)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "edgekd"]
-    ways = {
-        "one": command(*arguments),
-        "two": command(*arguments, "--set", "train.devices=2"),
-        "torchrun": [*torchrun, *map(str, arguments)],
-    }
-    weights = {}
-    for name, words in ways.items():
-        store = tmp_path / name
-        done = subprocess.run(
-            [*words, "--store", str(store)],
-            capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode in (0, 1), done.stderr  # 1: none keeps the budget
-        plan = planned(recipe, store)
-        entries = {step: plan.store.get(plan.steps[step].key) for step in ("distill", "prune", "quantize")}
-        assert None not in entries.values(), done.stderr
-        weights[name] = load_file(entries["distill"].path / "weights.safetensors")  # type: ignore[union-attr]
-        assert not list((store / "tmp").iterdir())
-    for way in ("two", "torchrun"):
-        for name, value in weights["one"].items():
-            torch.testing.assert_close(weights[way][name], value, rtol=0.05, atol=0.02)
+def test_a_recipe_in_two_processes_makes_the_students_of_one(tmp_path: Path) -> None:
+    """Distilled, pruned and quantized; what two made is found by one."""
+    recipe, weights = new_project(tmp_path / "shared"), []
+    for name, *sets in (("one",), ("two", "train.devices=2")):
+        plan = planned(recipe, tmp_path / name, *sets)
+        for step in plan.steps.values():
+            plan.entries[step.label] = plan.store.make(step.key, step.label, step.make)
+            if step.label == "quantize":
+                break
+        assert not list((tmp_path / name / "tmp").iterdir())
+        weights.append([plan.student(stage).weights() for stage in ("distill", "prune", "quantize")])
+        facts = plan.entry("quantize").facts
+        assert len(facts["qat"]["epochs"]) == 1
+        assert facts["qat"]["epochs"][0]["validation"] > 0.5
+    assert cached(planned(recipe, tmp_path / "two"))["quantize"]
+    for name, value in weights[0][0].items():
+        torch.testing.assert_close(weights[1][0][name], value, rtol=0.05, atol=0.02)
+    assert [{k: v.shape for k, v in one.items()} for one in weights[0]] == [
+        {k: v.shape for k, v in two.items()} for two in weights[1]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ABSENT, reason=INSTALL)
+def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
+    """Two nodes of one process each: the first runs the recipe, the second trains with it, and both end."""
+    recipe = new_project(tmp_path / "nodes")
+    text = recipe.read_text()
+    stages = text.split("[[stage]]")
+    recipe.write_text(stages[0] + "[[stage]]" + stages[1] + '[targets]\nbackends = ["null"]\n')
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--master-port"]
+    words += [port, "--master-addr", "127.0.0.1", "--node-rank"]
+    asked = ["compile", recipe, "--store", tmp_path / "store", "--out", tmp_path / "out", *BRIEF]
+    nodes = [
+        subprocess.Popen(
+            [*words, str(rank), "-m", "edgekd", *map(str, asked)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [node.communicate(timeout=300) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "distill" in said[0][1]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["ledger"][-1]["row"] == "distill"
