@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from edgekd.wordpiece import WordPiece
 from quantization_recipe import quantized
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import edgekd
-from edgekd.wordpiece import WordPiece
 
 LENGTH, TRAIN, VALIDATION, TEST = 64, 2000, 500, 1000
 WIDTH, HEADS, LAYERS = 384, 12, 6

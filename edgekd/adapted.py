@@ -32,6 +32,11 @@ class Adapted(Teacher):
         """Logits [batch, the student's classes]. Raises UserError for a class that the teacher does not have."""
         return self._mapped(self.teacher.outputs(self._resized(inputs)))
 
+    def each(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of each teacher [batch, members, the student's classes]. Raises UserError as `outputs` does."""
+        said = self.teacher.each(self._resized(inputs))
+        return torch.stack([self._mapped(member) for member in said.unbind(1)], 1)
+
     def features(self, inputs: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits, found = self.teacher.features(self._resized(inputs), names)
         return self._mapped(logits), found

@@ -77,6 +77,7 @@ def compile(
     Raises UserError for the user's mistakes (before any work where they can be known), EdgekdError for what failed.
     """
     from edgekd.output import write_output
+    from edgekd.pipeline.ranks import of_torchrun
     from edgekd.pipeline.results import report_of
     from edgekd.pipeline.run import run
 
@@ -95,7 +96,8 @@ def compile(
         recipe, overrides=overrides, backends=backends, store=store, quiet=quiet, compile_timeout=compile_timeout,
         calibration=calibration, teacher=teacher, targets=targets,
     )  # fmt: skip
-    outcome = run(plan, fresh)
+    with of_torchrun(plan):
+        outcome = run(plan, fresh)
     report = report_of(plan, outcome)
     write_output(folder, plan, report)
     if debug == "parity":

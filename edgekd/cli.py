@@ -113,10 +113,16 @@ def compile(
     quantized, compiled and raced as it comes: without labels, agreement with the float file stands in for a metric.
     """
     from edgekd import api, registry
+    from edgekd.pipeline import ranks
 
     for spec in plugin or []:
         registry.add_plugin(spec)
     with redirect_stdout(sys.stderr):  # stdout is data: what the user's code prints is talk
+        if ranks.follows():
+            ranks.follow(api.prepare(
+                recipe, overrides=overrides or [], backends=backend or [], store=store, quiet=True, targets=target or []
+            ))  # fmt: skip
+            return
         report = api.compile(
             recipe, out, overrides=overrides or [], backends=backend or [], store=store, quiet=quiet, fresh=fresh,
             compile_timeout=compile_timeout, calibration=calibration, teacher=teacher, targets=target or [], debug=debug,

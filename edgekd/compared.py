@@ -30,7 +30,8 @@ class Masked(NamedTuple):
 class Batch:
     """Samples, and what was made of them; modules are called by their names."""
 
-    inputs: torch.Tensor
+    inputs: torch.Tensor | None
+    """None where several processes have a part of them each."""
     targets: torch.Tensor
     samples: torch.Tensor
     """Their indices in the training split [batch]."""
@@ -44,10 +45,20 @@ class Batch:
     """What they are given."""
     features: dict[str, torch.Tensor]
     """What the teacher's modules give."""
+    members: torch.Tensor | None
+    """The logits of each of several teachers [batch, members, classes], where a loss wants them."""
+    answers: dict[str, torch.Tensor]
+    """The logits of whom the student learns with, without gradient."""
 
-    def compared(self, loss: Any) -> tuple[Any, Any]:
-        """What a loss is given of student and teacher: tensors, or lists of them where it names several modules."""
+    def compared(self, loss: Any, of: str = "teacher") -> tuple[Any, Any]:
+        """What a loss is given of student and teacher, or of whom else it learns `of`: tensors, or lists of them where it
+        names several modules.
+        """
         theirs: Any = self.targets if loss.wants in TARGETS else self.teacher
+        if of != "teacher":
+            theirs = self.answers[of]
+        elif loss.wants == "members":
+            theirs = self.members
         if loss.wants not in MODULES:
             return self.logits, theirs
         if loss.wants == "head":
@@ -67,14 +78,21 @@ class Batch:
         def some(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             return {name: x[which] for name, x in found.items()}
 
-        inputs, targets, samples, logits = (
-            self.inputs[which],
-            self.targets[which],
-            self.samples[which],
-            self.logits[which],
+        def one(x: torch.Tensor | None) -> torch.Tensor | None:
+            return None if x is None else x[which]
+
+        return Batch(
+            inputs=one(self.inputs),
+            targets=self.targets[which],
+            samples=self.samples[which],
+            logits=self.logits[which],
+            teacher=one(self.teacher),
+            own=some(self.own),
+            fed=some(self.fed),
+            features=some(self.features),
+            members=one(self.members),
+            answers=some(self.answers),
         )
-        teacher = None if self.teacher is None else self.teacher[which]
-        return Batch(inputs, targets, samples, logits, teacher, some(self.own), some(self.fed), some(self.features))
 
 
 def _named(found: dict[str, torch.Tensor], names: Names) -> Any:

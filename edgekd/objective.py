@@ -2,107 +2,92 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from edgekd import registry
+from edgekd.companions import Companions
 from edgekd.compared import MODULES, TARGETS, Batch, Masked, Names, listed
-from edgekd.errors import EdgekdError, UserError, nearest
+from edgekd.errors import EdgekdError, UserError
 from edgekd.features import capture, classifier, deepest, pair, pair_several, shapes, spread
 from edgekd.partway import untouched, upto
 from edgekd.stage import Use
+from edgekd.terms import build, named
+from edgekd.world import World
 
 if TYPE_CHECKING:
     from edgekd.teacher import Teacher
 
-WANTS = ("labels", "logits", "features", "branch", "self", "masked", "head")
-ALSO = ("labels", "targets", "progress", "samples", "own", "logits", "tail", "layer")
-
-
-class Loss(Protocol):
-    """The contract of a file in `edgekd/losses/`, told there."""
-
-    wants: ClassVar[str]
-
-    def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor: ...
-
-
-def build(losses: Sequence[Use]) -> dict[str, tuple[tuple[float, float], Any]]:
-    """{name: (weight at the beginning and at the end, loss)}; the second use of "kl" is called "kl 2".
-
-    Raises UserError for a loss that does not exist, a field of it that is wrong, or a file that breaks the contract.
-    """
-    terms: dict[str, tuple[tuple[float, float], Any]] = {}
-    for use in losses:
-        loss = registry.build("losses", use.use, use.fields)
-        for field, value, known in (
-            *[("wants", getattr(loss, "wants", None), WANTS)],
-            *[("also", name, ALSO) for name in getattr(loss, "also", ())],
-        ):
-            if value not in known:
-                message = f"{registry.file_of('losses', use.use)}: `{field}` is {value!r}"
-                raise UserError(message, hint=nearest("", known))
-        count = sum(name.partition(" ")[0] == use.use for name in terms)
-        terms[f"{use.use} {count + 1}" if count else use.use] = use.weight, loss
-    return terms
-
-
-def check(losses: Sequence[Use], batch: int, *, modules: bool = True) -> None:
-    """What can be said of a recipe's losses without a network. `modules`: whether the student will have any.
-
-    Raises UserError as `build` does, for a batch too small for a loss, and for a loss on features where there are none.
-    """
-    for name, (_, loss) in build(losses).items():
-        if batch < (least := getattr(loss, "least", 1)):
-            message = f'the loss "{name}" compares the samples of a batch, {least} at least; batch is {batch}'
-            raise UserError(message, hint="a larger batch, or a loss on single samples")
-        if loss.wants in MODULES and not modules:
-            message = f'the loss "{name}" wants features, and a quantized program keeps no modules'
-            raise UserError(message, hint="use losses on logits")
+ALONE = World()
+PEER = "peer"
+"""What a peer's own losses are called."""
+PARTS = ("projector", "state", "classifiers")
+"""What a loss may learn or remember."""
 
 
 class Objective:
     """Made once for a stage, called for each batch. `learned` holds what its losses learn or remember, which ends with it.
 
-    `losses`: what `stage.uses` reads from a recipe. `teacher` is called only where a loss wants what is not given.
-    Raises UserError as `build` does.
+    `losses`: what `stage.uses` reads from a recipe. `teacher` is called only where a loss wants what is not given; `peer`
+    makes a new student from a seed, where a loss learns from one. Raises UserError as `build` does.
     """
 
-    def __init__(self, losses: Sequence[Use], teacher: Callable[[], Teacher]) -> None:
+    def __init__(
+        self, losses: Sequence[Use], teacher: Callable[[], Teacher], peer: Callable[[int], nn.Module] | None = None
+    ) -> None:
         self.terms = build(losses)
-        self.learned = nn.ModuleDict({kind: nn.ModuleDict() for kind in ("projector", "state", "classifiers")})
+        self.of = {name: (use.of, use.decay) for name, use in named(losses).items() if use.of != "teacher"}
+        self.learned = nn.ModuleDict({kind: nn.ModuleDict() for kind in PARTS})
+        self.companions = Companions()
+        if self.of:
+            self.learned["companions"] = self.companions
         self.least = max(getattr(loss, "least", 1) for _, loss in self.terms.values())
         self.pairs: dict[str, tuple[str, str]] = {}
-        self._teacher = teacher
+        self._teacher, self._peer = teacher, peer
         self._count = 0
 
     def wants(self, kind: str) -> bool:
-        """Whether some loss wants the teacher's "logits" or "features"."""
+        """Whether some loss wants the teacher's "logits" or "features", or each "members" of several."""
         kinds = ("logits", "branch", "head") if kind == "logits" else (kind,)
-        return any(loss.wants in kinds or kind in getattr(loss, "also", ()) for _, loss in self.terms.values())
+        return any(
+            (loss.wants in kinds and name not in self.of) or kind in getattr(loss, "also", ())
+            for name, (_, loss) in self.terms.items()
+        )
+
+    @property
+    def losses(self) -> dict[str, Any]:
+        """By name, without their weights."""
+        return {name: loss for name, (_, loss) in self.terms.items()}
+
+    def gradients(self, model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters of what is run on a process's rows alone, and of what every process runs on the whole batch."""
+        rows = [*model.parameters(), *self.companions.parameters()]
+        return rows, [p for kind in PARTS for p in self.learned[kind].parameters()]
 
     def prepare(
         self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, seed: int, count: int | None = None
     ) -> None:
         """Run once on a few samples [n, ...] of a training split of `count`: pair modules that the recipe does not name, make
-        what the losses learn, from `seed`, and find what does not fit.
+        what the losses learn and whom the student learns with, from `seed`, and find what does not fit.
 
         Raises UserError as a call does, and for a loss that nothing of the model has a gradient of.
         """
         self._count = count or len(inputs)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
+            peer = self._peer
+            self.companions.make(dict(self.of.values()), model, lambda: peer(seed) if peer else copy.deepcopy(model))
+            self.companions.eval()
             self._pair(model, inputs)
             terms = self(model, inputs, targets if targets.is_floating_point() else targets.clamp(min=0))
             trained = [p for p in model.parameters() if p.requires_grad]
             for name, value in terms.items():
-                if not trained or not _reached(value, trained):
+                if name != PEER and (not trained or not _reached(value, trained)):
                     raise _no_gradient(name)
         self.learned.train()
 
@@ -115,75 +100,102 @@ class Objective:
         *,
         progress: float = 0.0,
         samples: torch.Tensor | None = None,
+        members: torch.Tensor | None = None,
+        world: World = ALONE,
     ) -> dict[str, torch.Tensor]:
-        """{loss: weight times its value} for inputs [batch, ...], targets [batch]; `teacher`: its logits if already known.
+        """{loss: weight times its value} for inputs [batch, ...], targets [batch]; `teacher`, `members`: its logits and those
+        of each of several teachers, if already known. A peer's own losses are summed as "peer".
 
         `progress` and `samples` are told to the losses that want them; without `samples` they are the first of the split.
+        Of several processes (`world`) each gives its own rows as `inputs`, and all else of the whole batch; the losses are
+        of the whole batch, in all of them the same.
         A target of −1 is of a sample without a label: losses that want labels see the others, and where these are too few
         for one, it counts zero.
         Raises UserError where teacher and student do not fit each other, where the teacher's output is not finite, where the
         batch is too small, and for a loss without a gradient.
         """
+        count = len(targets)
         with (
             capture(model, self._modules("student", ("features", "branch", "self")), "student") as own,
             capture(model, self._modules("student", ("head",)), "student", inputs=True) as fed,
+            world.forward(),
         ):
             logits = model(inputs)
-        known, features = self._asked(inputs, teacher)
-        if known is not None and known.shape != logits.shape:
-            shapes = f"the teacher gives logits {list(known.shape)}, the student {list(logits.shape)}"
-            raise UserError(shapes, hint="both need the same classes, in the same order")
-        samples = torch.arange(len(inputs)) if samples is None else samples
-        batch = Batch(inputs, targets, samples, logits, known, own, fed, features)
+            answers = self.companions.answers(inputs)
+
+        def whole(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: world.whole(value, count) for name, value in found.items()}
+
+        logits, answers = world.whole(logits, count), whole(answers)
+        known, members, features = self._asked(inputs, teacher, members, world, count)
+        for said in (known, None if members is None else members[:, 0]):
+            if said is not None and said.shape != logits.shape:
+                shapes = f"the teacher gives logits {list(said.shape)}, the student {list(logits.shape)}"
+                raise UserError(shapes, hint="both need the same classes, in the same order")
+        samples = torch.arange(count) if samples is None else samples
+        batch = Batch(
+            inputs=inputs if world.size == 1 else None,
+            targets=targets,
+            samples=samples,
+            logits=logits,
+            teacher=known,
+            own=whole(own),
+            fed=whole(fed),
+            features=features,
+            members=members,
+            answers={name: value.detach() for name, value in answers.items()},
+        )
+        found = self._terms(model, batch, progress)
+        if "peer" in answers:
+            turned = replace(batch, logits=answers["peer"], answers={"peer": logits.detach()})
+            found[PEER] = torch.stack(list(self._terms(model, turned, progress, learns=False).values())).sum()
+        return found
+
+    def _terms(
+        self, model: nn.Module, batch: Batch, progress: float, *, learns: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """The losses of a student that made this of a batch, or (not `learns`) those that a peer has too: on labels and
+        logits, from the teacher and from the student, without anything learned.
+        """
+        targets = batch.targets
         labelled = None if targets.is_floating_point() or int(targets.min()) >= 0 else targets >= 0
         found = {}
         for name, ((first, last), loss) in self.terms.items():
+            of = self.of.get(name, ("teacher", 0.0))[0]
+            stays = loss.wants in ("labels", "logits") and not any(hasattr(loss, part) for part in PARTS)
+            if not learns and (not stays or of == "average"):
+                continue
             least = getattr(loss, "least", 1)
-            if len(inputs) < least:
-                message = f'the loss "{name}" needs a batch of {least} or more, this one has {len(inputs)}'
+            if len(targets) < least:
+                message = f'the loss "{name}" needs a batch of {least} or more, this one has {len(targets)}'
                 raise UserError(message, hint="more training samples, or a loss on single samples")
             some = batch
             if labelled is not None and (loss.wants in TARGETS or "labels" in getattr(loss, "also", ())):
                 if int(labelled.sum()) < least:
-                    found[name] = 0.0 * logits.sum()
+                    found[name] = 0.0 * batch.logits.sum()
                     continue
                 some = batch.of(labelled)
-            value = self._value(name, loss, model, some, progress)
+            value = self._value(name, loss, model, some, progress, of)
             found[name] = (first + (last - first) * progress) * value
             if torch.is_grad_enabled() and not found[name].requires_grad:
                 raise _no_gradient(name)
         return found
 
-    def divide(self, model: nn.Module) -> None:
-        """Before training: give the layers that a loss divides the parameters that it trains. Raises UserError for two at one."""
-        for name, (_, loss) in self.terms.items():
-            if not hasattr(loss, "divided"):
-                continue
-            layer = model.get_submodule(loss.student)
-            if parametrize.is_parametrized(layer, "weight"):
-                message = f'the loss "{name}" divides the layer "{loss.student}", whose weight is parametrised already'
-                raise UserError(message, hint="name the loss once")
-            for part in ("weight", "bias"):
-                if isinstance(getattr(layer, part, None), torch.Tensor):
-                    parametrize.register_parametrization(layer, part, loss.divided())
-
-    def unite(self, model: nn.Module) -> None:
-        """After training: such layers keep what their parts were together."""
-        for _, loss in self.terms.values():
-            layer = model.get_submodule(loss.student) if hasattr(loss, "divided") else nn.Identity()
-            for part in ("weight", "bias"):
-                if parametrize.is_parametrized(layer, part):
-                    parametrize.remove_parametrizations(layer, part)
-
-    def _value(self, name: str, loss: Any, model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
-        ours, theirs = self._masked(loss, model, batch.inputs) if loss.wants == "masked" else batch.compared(loss)
+    def _value(self, name: str, loss: Any, model: nn.Module, batch: Batch, progress: float, of: str) -> torch.Tensor:
+        also = getattr(loss, "also", ())
+        inputs: Any = batch.inputs
+        again = loss.wants == "masked" or hasattr(loss, "divided") or {"tail", "layer"} & set(also)
+        if again and inputs is None:
+            message = f'the loss "{name}" runs a part of a network again, which several processes do not share'
+            raise UserError(message, hint="devices = 1 in [train], or another loss")
+        ours, theirs = self._masked(loss, model, inputs) if loss.wants == "masked" else batch.compared(loss, of)
         known = batch.known(progress)
-        if "tail" in (also := getattr(loss, "also", ())):
-            known["tail"] = partial(self._teacher().onwards, batch.inputs, loss.teacher)
+        if "tail" in also:
+            known["tail"] = partial(self._teacher().onwards, inputs, loss.teacher)
         if "layer" in also:
             known["layer"] = model.get_submodule(loss.student)
         given = {key: known[key] for key in also}
-        count, classes = self._count or len(batch.inputs), batch.logits.shape[1]
+        count, classes = self._count or len(batch.samples), batch.logits.shape[1]
         if hasattr(loss, "state"):
             given["state"] = self._made("state", name, lambda: loss.state(ours, theirs, count))
         if hasattr(loss, "classifiers"):
@@ -201,7 +213,7 @@ class Objective:
             parts[name] = make().eval()
         return parts[name]
 
-    def _masked(self, loss: Any, model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, Masked]:
+    def _masked(self, loss: Any, model: nn.Module, inputs: Any) -> tuple[torch.Tensor, Masked]:
         """What both modules give where a part of the inputs is hidden."""
         hidden = loss.mask(inputs)
         shown = inputs.masked_fill(hidden, 0)
@@ -212,17 +224,26 @@ class Objective:
         return ours, Masked(theirs, inputs, hidden)
 
     def _asked(
-        self, inputs: torch.Tensor, known: torch.Tensor | None
-    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
-        """The teacher's logits and features: what is wanted and not yet known is asked of the teacher."""
+        self,
+        inputs: torch.Tensor,
+        known: torch.Tensor | None,
+        members: torch.Tensor | None,
+        world: World,
+        count: int,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, dict[str, torch.Tensor]]:
+        """The teacher's logits, each member's, and features [count, …]: what is wanted and not known is asked of it."""
         features: dict[str, torch.Tensor] = {}
         if self.wants("features"):
             logits, features = self._teacher().features(inputs, self._modules("teacher", ("features",)))
-            known = logits if known is None else known
+            known = world.whole(logits, count) if known is None else known
+            features = {name: world.whole(value, count) for name, value in features.items()}
         elif self.wants("logits") and known is None:
-            known = self._teacher().outputs(inputs)
-        _finite({**{f'output of "{name}" is': x for name, x in features.items()}, "logits are": known})
-        return known, features
+            known = world.whole(self._teacher().outputs(inputs), count)
+        if self.wants("members") and members is None:
+            members = world.whole(self._teacher().each(inputs), count)
+        told = {"logits are": known, "members' logits are": members}
+        _finite({**{f'output of "{name}" is': x for name, x in features.items()}, **told})
+        return known, members, features
 
     def _modules(self, whose: str, kinds: Sequence[str]) -> list[str]:
         wanting = (loss for _, loss in self.terms.values() if loss.wants in kinds)

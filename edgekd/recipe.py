@@ -16,7 +16,15 @@ from pydantic import BaseModel, ValidationError
 from edgekd import onnx_recipe, registry
 from edgekd.errors import EdgekdError, UserError, nearest
 from edgekd.factory import Factory
-from edgekd.sections import BudgetSection, Made, MeasureSection, Recipe, TargetsSection, TeacherSection
+from edgekd.sections import (
+    BudgetSection,
+    Made,
+    MeasureSection,
+    Recipe,
+    TargetsSection,
+    TeacherSection,
+    TrainSection,
+)
 
 if TYPE_CHECKING:
     from edgekd.stage import Stage
@@ -232,6 +240,7 @@ def _fields_at(keys: Sequence[str | int]) -> list[str]:
         "targets": TargetsSection,
         "budget": BudgetSection,
         "measure": MeasureSection,
+        "train": TrainSection,
     }
     return list((sections[str(keys[0])] if keys and keys[0] in sections else Recipe).model_fields)
 

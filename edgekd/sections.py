@@ -118,6 +118,19 @@ class BudgetSection(Section):
     )
 
 
+class TrainSection(Section):
+    """How the stages train. A stage's `batch` is what a step sees, however many share it, at once or one after another."""
+
+    devices: int = Field(1, ge=1, description="processes of this machine that share each batch")
+    precision: Literal["32", "bf16-mixed"] = Field(
+        "32", description='"bf16-mixed": the student computes in bfloat16 where that is safe; its weights stay float32'
+    )
+    accumulate: int = Field(
+        1, ge=1, description="parts in which a batch is computed one after another, where memory is short"
+    )
+    fused: bool = Field(False, description="the optimizer's steps in one kernel: other rounding, perhaps faster")
+
+
 class MeasureSection(Section):
     """How long to measure. More seconds give narrower intervals."""
 
@@ -134,6 +147,7 @@ class Recipe(Section):
     teacher: TeacherSection | None = None
     data: DataSection
     stage: tuple[dict[str, Any], ...] = Field((), description="in order; `use` names a file in edgekd/stages/")
+    train: TrainSection = TrainSection()
     targets: TargetsSection = TargetsSection()
     budget: BudgetSection = BudgetSection()
     measure: MeasureSection = MeasureSection()

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress
     from edgekd.student import Student
     from edgekd.teacher import Teacher
+    from edgekd.world import World
+
+
+OF = ("teacher", "average", "peer")
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,15 @@ class Use:
     """A registry file named in a recipe, with its fields: `{ use = "kl", temperature = 4.0, weight = 0.5 }`.
 
     `weight`: at the beginning and at the end of the training, linear between; a recipe that gives one number gives both.
+    `of`: whom a loss on logits compares the student with: "teacher", "average" (the student's own over the steps, with its
+    `decay`) or "peer" (edgekd/companions.py); in a recipe `from = "peer"`, `from = { average = 0.99 }`.
     """
 
     use: str
     weight: tuple[float, float]
     fields: Mapping[str, Any]
+    of: str = "teacher"
+    decay: float = 0.999
 
 
 def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
@@ -45,7 +53,7 @@ def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
     found = []
     for table in tables:
         rest = dict(table)
-        name, weight = rest.pop("use", None), rest.pop("weight", 1.0)
+        name, weight, of = rest.pop("use", None), rest.pop("weight", 1.0), rest.pop("from", "teacher")
         if not isinstance(name, str):
             raise UserError(f"{where}: an entry has no `use`")
         ends = list(weight) if isinstance(weight, list | tuple) else [weight, weight]
@@ -53,32 +61,54 @@ def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
         if len(ends) != 2 or not numbers or not max(ends) > 0:
             hint = "a number above zero, or two, at the beginning and at the end: [1.0, 0.0]"
             raise UserError(f'{where}: weight of "{name}" is {weight!r}', hint=hint)
-        found.append(Use(name, (float(ends[0]), float(ends[1])), rest))
+        found.append(Use(name, (float(ends[0]), float(ends[1])), rest, *_of(of, f'{where}: from of "{name}"')))
     return tuple(found)
+
+
+def _of(given: Any, where: str) -> tuple[str, float]:
+    """(whom to learn from, the decay of an average)."""
+    if isinstance(given, Mapping) and list(given) == ["average"]:
+        decay = given["average"]
+        if isinstance(decay, int | float) and not isinstance(decay, bool) and 0 <= decay < 1:
+            return "average", float(decay)
+    elif given in OF:
+        return str(given), Use.decay
+    raise UserError(
+        f"{where} is {given!r}", hint='"teacher", "average", "peer", or { average = 0.99 }, from 0 to below 1'
+    )
 
 
 def taught(losses: Iterable[Use]) -> bool:
     """Whether some loss wants a teacher, read from its file without importing it."""
 
-    def asks(name: str) -> bool:
-        also = registry.constant("losses", name, "also") or ()
-        return registry.constant("losses", name, "wants") not in ("labels", "self") or "logits" in also
+    def asks(use: Use) -> bool:
+        also = registry.constant("losses", use.use, "also") or ()
+        wants = registry.constant("losses", use.use, "wants")
+        return (use.of == "teacher" and wants not in ("labels", "self")) or "logits" in also
 
-    return any(asks(use.use) for use in losses)
+    return any(asks(use) for use in losses)
+
+
+def _alone() -> World:
+    from edgekd.world import World
+
+    return World.alone()
 
 
 @dataclass(frozen=True)
 class Context:
     """What a stage is given when it runs. It may call `data`, `teacher` and `calibration` only if it says that it reads them."""
 
-    factory: Callable[[], nn.Module]
-    """A fresh student, as the user's factory makes it, unpruned, with random weights."""
+    factory: Callable[..., nn.Module]
+    """A fresh student, as the user's factory makes it, unpruned, its random weights from the seed given first, else from the
+    recipe's; with other arguments of the factory by keyword."""
     data: Callable[[], Dataset]
     metric: Callable[[np.ndarray, np.ndarray], float]
     """(outputs [n, classes], targets [n]) -> score, higher is better."""
     teacher: Callable[[], Teacher]
-    teacher_logits: Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]
-    """(name of the inputs, how to make them) -> the teacher's logits [n, classes], computed once and kept in the store.
+    teacher_logits: Callable[..., torch.Tensor]
+    """(name of the inputs, how to make them) -> the teacher's logits [n, classes], computed once and kept in the store; with
+    `each=True` those of each of several teachers, [n, members, classes].
     The name, with the teacher and the data, is the key: "train view 3 seed 0"."""
     calibration: Callable[[], list[torch.Tensor]]
     """Batches of inputs, as the calibration recipe says."""
@@ -96,6 +126,12 @@ class Context:
     """Name of the number grid that the target's backends have fast kernels for: "affine", "symmetric"."""
     arrays: Callable[[], list[np.ndarray]] = list
     """Of a student that is an ONNX file: what to calibrate on, [n, ...] for each of its inputs."""
+    world: Callable[[], World] = _alone
+    """The processes that train together. All of them run the stage; what the first one alone should do it asks of this."""
+    accumulate: int = 1
+    """In so many parts a batch is computed, one after another."""
+    fused: bool = False
+    """Whether the optimizer takes its steps in one kernel."""
 
 
 class Stage(ABC):

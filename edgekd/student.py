@@ -1,6 +1,6 @@
 """The student: a factory, the edits made to what it builds, and weights. Nothing is pickled.
 
-    student.json          where it comes from: factory, arguments
+    student.json          where it comes from: factory, arguments; `instead`: those that a stage put in their place
     edits.json            in order: {"edit": "prune", …}, {"edit": "quantize", …}
     weights.safetensors   of the edited network
     signature.json        inputs and outputs with names, shapes, dtypes; preprocessing; labels
@@ -27,10 +27,10 @@ Edit = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Student:
-    """A student's folder. `factory()` makes the network that the edits are replayed on."""
+    """A student's folder. `factory()` makes the network that the edits are replayed on; further arguments by keyword."""
 
     path: Path
-    factory: Callable[[], nn.Module]
+    factory: Callable[..., nn.Module]
 
     @property
     def edits(self) -> list[dict[str, Any]]:
@@ -44,6 +44,11 @@ class Student:
     @property
     def signature(self) -> dict[str, Any]:
         return dict(self._json("signature.json"))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What student.json says."""
+        return dict(self._json("student.json"))
 
     def _json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text("utf-8"))
@@ -63,7 +68,7 @@ class Student:
         """The float network as the edits leave it, weights not loaded."""
         from edgekd.edits import replay
 
-        module = self.factory()
+        module = self.factory(**self.origin.get("instead", {}))
         for edit in self.edits:
             if edit["edit"] == "prune":
                 replay(module, edit)
@@ -114,7 +119,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def save_next(out: Path, before: Student, weights: Mapping[str, torch.Tensor], *edits: Edit) -> None:
     """Write what a stage made of `before`: new weights, and the edits that it added."""
-    save(out, weights, [*before.edits, *edits], before.signature, before._json("student.json"))
+    save(out, weights, [*before.edits, *edits], before.signature, before.origin)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:

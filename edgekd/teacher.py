@@ -30,6 +30,10 @@ class Teacher(ABC):
     def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs [batch, ...] -> logits [batch, classes], without gradients."""
 
+    def each(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of each of several teachers [batch, members, classes]; any other kind is its only member."""
+        return self.outputs(inputs)[:, None]
+
     def features(self, inputs: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits, and the outputs of the modules called `names`. Raises UserError if this kind of teacher has none."""
         raise self._black_box()

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -19,17 +18,19 @@ from torch import nn
 
 from edgekd import checkpoint
 from edgekd.data import Dataset
+from edgekd.divided import divide, unite
 from edgekd.errors import EdgekdError, UserError
 from edgekd.mixing import mixed
 from edgekd.objective import Objective
 from edgekd.progress import Task
 from edgekd.schedule import Training, rate
 from edgekd.stage import Context
-
-Load = Callable[[nn.Module, Mapping[str, torch.Tensor]], Any]
+from edgekd.training_state import Load, TrainingState, optimizer_of
 
 CHUNK = 512
 """Samples augmented together: part of what a view is."""
+USUAL = [1, "32", False]
+"""A batch at once, in float32, by an optimizer that is not fused."""
 
 
 def train(
@@ -47,13 +48,15 @@ def train(
 
     `label` names the work to the user, and its checkpoint in `context.work`. `on_epoch(epoch)` is called before each epoch;
     a run that goes on calls it first with the epoch where it goes on, so compare with ≥. `set_mode(model, training)` and
-    `load(model, tensors)` are for models with their own ways.
+    `load(model, tensors)` are for models with their own ways. Where `context.world` is several processes, all call this
+    alike, and all end with the same model.
 
     Returns {"best": index of the best epoch, "epochs": [{"loss", "terms", "validation", "lr"}]} and, where modules were paired
     by depth and shape, "pairs": {loss: [student's, teacher's]}.
-    Raises EdgekdError, naming epoch, step and loss, when the loss is not finite; UserError for mixtures that nothing tells of.
+    Raises EdgekdError, naming epoch, step and loss, when the loss is not finite; UserError for mixtures that nothing tells of,
+    and for too small a batch to share.
     """
-    data = context.data()
+    data, world = context.data(), context.world()
     inputs, targets = data.train
     if training.mix in ("mixup", "cutmix") and not (objective.wants("logits") or objective.wants("features")):
         message = f'{label}: mix = "{training.mix}" makes samples that no label is for'
@@ -64,15 +67,20 @@ def train(
         layout = fastest_layout(model, inputs[:2])
         few = slice(max(2, objective.least))
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
-        objective.divide(model)
+        divide(model, objective.losses, "average" in objective.companions.networks)
         for name, (student, teacher) in objective.pairs.items():
             theirs = "logits" if teacher == "logits" else f'"{teacher}"'
             what = f'compares "{student}" with the teacher\'s {theirs}' if teacher else f'reads "{student}"'
             context.progress.say(f"  {label}: {name} {what}")
-        run = _Run(model, objective, _optimizer(model, objective, training), layout, load)
-        origin = run.origin(label, training, context.seed)
+        optimizer = optimizer_of(model, objective, training, context.fused)
+        run = TrainingState(model, objective, optimizer, layout, load)
+        least = _least(run, training, context, label)
+        origin = _origin(run, label, training, context)
         run.resume(path, origin)
-        steps = sum(1 for _ in batches(len(inputs), training.batch, 0, objective.least))
+        if world.agreed(lambda: len(run.epochs)) != len(run.epochs):
+            message = f"{label}: process {world.rank + 1} of {world.size} does not see the checkpoint {path}"
+            raise UserError(message, hint="--store must be a folder that every process sees")
+        steps = sum(1 for _ in batches(len(inputs), training.batch, 0, least))
         with context.progress.task(label, total=steps * training.epochs) as task:
             task.advance(steps * len(run.epochs))
             for epoch in range(len(run.epochs), training.epochs):
@@ -82,11 +90,12 @@ def train(
                 facts = _epoch(run, epoch, training, context, f"{label}: epoch {epoch + 1}", task)
                 set_mode(model, False)
                 run.finish({**facts, "validation": _score(model, data, context, label)})
-                checkpoint.write(path, *run.state(origin))
+                if world.first:
+                    checkpoint.write(path, *run.state(origin))
                 task.advance(0, run.note())
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the stub lacks this form
     load(model, run.best)
-    objective.unite(model)
+    unite(model, objective.losses.values())
     set_mode(model, False)
     history = {"best": run.best_epoch, "epochs": run.epochs}
     return {**history, "pairs": objective.pairs} if objective.pairs else history
@@ -125,6 +134,15 @@ def batches(count: int, size: int, seed: int, least: int = 2) -> Iterator[torch.
             yield batch
 
 
+def parts(batch: torch.Tensor, count: int, least: int) -> tuple[torch.Tensor, ...]:
+    """The batch in `count` parts that are computed one after another, or in fewer where one would have less than `least`.
+
+    >>> [len(part) for part in parts(torch.arange(10), 4, 2)], [len(part) for part in parts(torch.arange(5), 4, 2)]
+    ([3, 3, 2, 2], [3, 2])
+    """
+    return batch.tensor_split(max(1, min(count, len(batch) // least)))
+
+
 def fastest_layout(model: nn.Module, inputs: torch.Tensor) -> torch.memory_format:
     """Put a network of images [batch, channels, height, width] into channels-last, where its code allows that.
 
@@ -139,108 +157,61 @@ def fastest_layout(model: nn.Module, inputs: torch.Tensor) -> torch.memory_forma
     return torch.contiguous_format
 
 
-@dataclass
-class _Run:
-    """What changes while training, and how it becomes a checkpoint."""
-
-    model: nn.Module
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    layout: torch.memory_format
-    load: Load
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def note(self, loss: float | None = None) -> str:
-        """What the progress bar shows: the loss (of the last epoch, unless given), and the last validation metric."""
-        if not self.epochs:
-            return "" if loss is None else f"loss {loss:.3f}"
-        last = self.epochs[-1]
-        return f"loss {last['loss'] if loss is None else loss:.3f}  validation {last['validation']:.4f}"
-
-    def finish(self, facts: dict[str, Any]) -> None:
-        """Close an epoch. Of two that are equally good, the first is the best."""
-        self.epochs.append(facts)
-        if not self.best or facts["validation"] > self.epochs[self.best_epoch]["validation"]:
-            self.best_epoch = len(self.epochs) - 1
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-
-    def origin(self, label: str, training: Training, seed: int) -> str:
-        """What this run began from: a checkpoint that began from anything else is of another run."""
-        own = {f.name: getattr(training, f.name) for f in fields(Training)}
-        terms = {name: [weight, repr(loss)] for name, (weight, loss) in self.objective.terms.items()}
-        facts = {"label": label, "training": own, "terms": terms, "seed": seed}
-        return hashlib.sha256(checkpoint.encode(self.model.state_dict(), facts)).hexdigest()
-
-    def state(self, origin: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        tensors |= {f"learned/{name}": value for name, value in self.objective.learned.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                if value is not None:
-                    tensors[f"optimizer/{index}/{name}"] = value
-        return tensors, {"origin": origin, "epochs": self.epochs, "best": self.best_epoch}
-
-    def resume(self, path: Any, origin: str) -> None:
-        """Go on from a checkpoint, if there is a whole one of this run."""
-        found = checkpoint.read(path)
-        if found is None or found[1]["origin"] != origin:
-            return
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "learned": {}, "optimizer": {}}
-        for key, value in found[0].items():
-            kind, _, name = key.partition("/")
-            parts[kind][name] = value
-        self.load(self.model, parts["model"])
-        self.objective.learned.load_state_dict(parts["learned"])
-        for key, value in parts["optimizer"].items():
-            index, _, name = key.partition("/")
-            parameter = self.parameters[int(index)]
-            like = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-            self.optimizer.state[parameter][name] = like  # in the parameter's own layout, as before
-        self.best, self.best_epoch, self.epochs = parts["best"], found[1]["best"], found[1]["epochs"]
+def _least(run: TrainingState, training: Training, context: Context, label: str) -> int:
+    """The smallest batch. Raises UserError where a batch, or all samples, are too few for every process to have one."""
+    size, count = context.world().size, len(context.data().train[0])
+    if min(training.batch, count) < size:
+        few = f"a batch of {training.batch}" if training.batch < size else f"{count} training samples"
+        raise UserError(f"{label}: {few} cannot be shared by {size} processes", hint="fewer devices in [train]")
+    return max(int(run.objective.least), size)
 
 
-def _optimizer(model: nn.Module, objective: Objective, training: Training) -> torch.optim.Optimizer:
-    trained = [p for module in (model, objective.learned) for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=training.lr)
+def _origin(run: TrainingState, label: str, training: Training, context: Context) -> str:
+    """What this run began from; where several processes train, all begin from what the first one has."""
+    world = context.world()
+    if world.size > 1:
+        run.load(run.model, world.same(run.model.state_dict()))
+        run.objective.learned.load_state_dict(world.same(run.objective.learned.state_dict()))
+    ways = [context.accumulate, world.precision, context.fused]
+    return str(world.agreed(lambda: run.origin(label, training, context.seed, {} if ways == USUAL else {"ways": ways})))
 
 
-def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: str, task: Task) -> dict[str, Any]:
+def _epoch(
+    run: TrainingState, epoch: int, training: Training, context: Context, where: str, task: Task
+) -> dict[str, Any]:
     """One pass over the training split. Returns the mean loss, the mean of each of its terms, and the last learning rate."""
-    data = context.data()
-    inputs, targets, logits = _inputs(data, epoch, training, context, run.objective.wants("logits"))
-    order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), run.objective.least))
+    data, world = context.data(), context.world()
+    inputs, targets, known = _inputs(data, epoch, training, context, run.objective)
+    least = max(run.objective.least, world.size)
+    order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), least))
     steps = training.epochs * len(order)
     warmup = min(round(training.warmup_epochs * len(order)), steps // 2)
-    sums = dict.fromkeys(run.objective.terms, 0.0)
+    sums: dict[str, float] = {}
     for step, batch in enumerate(order):
         done = epoch * len(order) + step
         lr = rate(done, steps, warmup, training.lr)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
-        x = inputs[batch].contiguous(memory_format=run.layout)
-        known = None if logits is None else logits[batch]
-        terms = run.objective(run.model, x, targets[batch], known, progress=done / steps, samples=batch)
         run.optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
+        values: dict[str, float] = {}
+        for number, part in enumerate(parts(batch, context.accumulate, max(least, 2))):
+            world.draw(derive(context.seed, "draws", epoch, step, number))
+            x = inputs[world.own(part)].contiguous(memory_format=run.layout)
+            told = {name: rows[part] for name, rows in known.items()}
+            also: dict[str, Any] = {"progress": done / steps, "samples": part, "world": world, **told}
+            terms = run.objective(run.model, x, targets[part], **also)
+            share = len(part) / len(batch)
+            loss = torch.stack(list(terms.values())).sum()
+            world.backward(loss if share == 1 else share * loss)
+            for name, term in terms.items():
+                values[name] = values.get(name, 0.0) + share * float(term.detach())
+        world.reduce(*run.objective.gradients(run.model))
         norm = nn.utils.clip_grad_norm_(run.parameters, training.clip)
-        values = {name: float(term.detach()) for name, term in terms.items()}
         _finite(values, float(norm), f"{where}, step {step + 1}")
         run.optimizer.step()
+        run.objective.companions.follow(run.model)
         for name, value in values.items():
-            sums[name] += value * len(batch)
+            sums[name] = sums.get(name, 0.0) + value * len(batch)
         task.advance(note=run.note(sum(values.values())))
     count = sum(map(len, order))
     means = {name: value / count for name, value in sums.items()}
@@ -248,10 +219,10 @@ def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: s
 
 
 def _inputs(
-    data: Dataset, epoch: int, training: Training, context: Context, wanted: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The inputs of an epoch [n, ...], their targets [n], and the teacher's logits [n, classes] if wanted and known for all of them
-    at once.
+    data: Dataset, epoch: int, training: Training, context: Context, objective: Objective
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """The inputs of an epoch [n, ...], their targets [n], and what the teacher says of them, where it is wanted and known of all
+    at once: "teacher" [n, classes], "members" [n, members, classes].
     """
     mix = training.mix != "none"
     varied = mix or data.augment is not None
@@ -259,11 +230,16 @@ def _inputs(
     number = epoch if fresh else epoch % max(training.views, 1)
     seed = derive(context.seed, "fresh" if fresh else "view", number)
     inputs, targets = mixed(training.mix, view(data, seed), data.train[1], training.mix_share, derive(seed, "mix"))
-    if fresh or not wanted:
-        return inputs, targets, None
+    known: dict[str, torch.Tensor] = {}
+    if fresh:
+        return inputs, targets, known
     name = f"train view {number} seed {context.seed}" if varied else "train"
     name += f" {training.mix} {training.mix_share}" if mix else ""
-    return inputs, targets, context.teacher_logits(name, lambda: inputs)
+    if objective.wants("logits"):
+        known["teacher"] = context.teacher_logits(name, lambda: inputs)
+    if objective.wants("members"):
+        known["members"] = context.teacher_logits(name, lambda: inputs, each=True)
+    return inputs, targets, known
 
 
 def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:
@@ -275,9 +251,10 @@ def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:
 
 
 def _score(model: nn.Module, data: Dataset, context: Context, label: str) -> float:
-    """The metric on the validation split, higher is better."""
+    """The metric on the validation split, higher is better: of all outputs, whichever process computed them."""
     inputs, targets = data.validation
-    score = float(context.metric(logits_of(model, inputs).numpy(), targets.numpy()))
+    outputs = context.world().shared(lambda part: logits_of(model, part), inputs)
+    score = float(context.world().agreed(lambda: float(context.metric(outputs.numpy(), targets.numpy()))))
     if not math.isfinite(score):
         raise EdgekdError(f"{label}: the validation metric is {score}", hint="a lower lr, or look at the metric")
     return score

@@ -85,14 +85,14 @@ def call(
             stdin=asked,
             stdout=subprocess.PIPE,
             stderr=said,
-            env=_environment(env or {}),
+            env=environment_with(env or {}),
             start_new_session=True,
         )
         assert child.stdout is not None
         answer: dict[str, Any] = {}
         try:
             for line in _lines(child, child.stdout, timeout):
-                message = _parsed(line, doing, said)
+                message = parsed(line, doing, said)
                 if "progress" in message:
                     doing = str(message["progress"].get("doing", doing))
                     if on_progress:
@@ -107,11 +107,11 @@ def call(
         except subprocess.TimeoutExpired:
             code = 0  # it has answered; that its threads do not end is not the caller's concern
         finally:
-            _end(child)
-        return _judged(answer, code, doing, said)
+            end(child)
+        return judged(answer, code, doing, said)
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+def environment_with(extra: Mapping[str, str]) -> dict[str, str]:
     merged = {**os.environ, **extra}
     root = str(Path(__file__).resolve().parent.parent)
     merged["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [merged.get("PYTHONPATH")])])
@@ -151,7 +151,7 @@ def _lines(child: subprocess.Popen[bytes], pipe: IO[bytes], timeout: float | Non
                 return
 
 
-def _parsed(line: bytes, doing: str, said: IO[bytes]) -> dict[str, Any]:
+def parsed(line: bytes, doing: str, said: IO[bytes]) -> dict[str, Any]:
     try:
         message = json.loads(line)
     except ValueError:
@@ -163,7 +163,7 @@ def _parsed(line: bytes, doing: str, said: IO[bytes]) -> dict[str, Any]:
     return message
 
 
-def _judged(answer: Mapping[str, Any], code: int, doing: str, said: IO[bytes]) -> dict[str, Any]:
+def judged(answer: Mapping[str, Any], code: int, doing: str, said: IO[bytes]) -> dict[str, Any]:
     """The result in `answer`, or the error that it or the exit code tells of. A result sent before a crash counts."""
     if "result" in answer:
         return dict(answer["result"])
@@ -194,7 +194,7 @@ def _tail(said: IO[bytes]) -> str:
     return "\n".join(f"  | {line[:300]}" for line in lines[-TAIL_LINES:])
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes]) -> None:
     """Kill the worker and whatever it started (its own session), and reap it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -28,7 +28,7 @@ def run(
         with torch.random.fork_rng():
             torch.manual_seed(5)
             model = TinyNet(dropout=0.2)
-    objective = Objective(uses(losses or [KL], "losses"), context.teacher)
+    objective = Objective(uses(losses or [KL], "losses"), context.teacher, context.factory)
     return model, train(model, objective, context, training, label="distill", **more)
 
 

@@ -14,10 +14,11 @@ from edgekd.losses.attention_map import AttentionMap
 from edgekd.losses.cross_entropy import CrossEntropy
 from edgekd.losses.dkd import Dkd
 from edgekd.losses.kl import Kl
-from edgekd.objective import Objective, check
+from edgekd.objective import Objective
 from edgekd.stage import uses
 from edgekd.teacher import Teacher
 from edgekd.teachers.module import Module
+from edgekd.terms import check
 
 INPUTS, TARGETS = (x[:6] for x in tiny_data().train)
 HINT = {"use": "hint", "student": "block", "teacher": "down"}

@@ -23,6 +23,7 @@ from edgekd.latency.table import Pricing
 from edgekd.progress import Progress
 from edgekd.stage import Context
 from edgekd.student import Student, save
+from edgekd.teacher import Teacher
 from edgekd.teachers.module import Module
 
 CLASSES = 4
@@ -116,7 +117,7 @@ def tiny_saved(folder: Path, width: int = 8, seed: int = 0, trained: bool = Fals
         "labels": ["nw", "ne", "sw", "se"],
     }
     save(folder, tiny_student(width, seed, trained).state_dict(), [], signature, {"factory": "tiny:tiny_student"})
-    return Student(folder, lambda: tiny_student(width, seed))
+    return Student(folder, lambda **arguments: tiny_student(**{"width": width, "seed": seed, **arguments}))
 
 
 def _unpriced() -> Pricing:
@@ -124,24 +125,25 @@ def _unpriced() -> Pricing:
 
 
 def tiny_context(
-    folder: Path, *, data: Dataset | None = None, teacher: Module | None = None, **changes: Any
+    folder: Path, *, data: Dataset | None = None, teacher: Teacher | None = None, **changes: Any
 ) -> Context:
     """A context whose teacher is a trained TinyNet of width 16 and whose checkpoints are in `folder / "work"`.
 
     `changes` replaces any field of Context: seed=1, channel_multiple=4, metric=…
     """
     data, teacher = data or tiny_data(), teacher or Module(tiny_student(16, 7, trained=True))
-    known: dict[str, torch.Tensor] = {}
+    known: dict[tuple[str, bool], torch.Tensor] = {}
 
-    def teacher_logits(name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        if name not in known:
-            known[name] = torch.cat([teacher.outputs(batch) for batch in make().split(64)])
-        return known[name]
+    def teacher_logits(name: str, make: Callable[[], torch.Tensor], each: bool = False) -> torch.Tensor:
+        if (name, each) not in known:
+            asked = teacher.each if each else teacher.outputs
+            known[name, each] = torch.cat([asked(batch) for batch in make().split(64)])
+        return known[name, each]
 
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     context = Context(
-        factory=tiny_student,
+        factory=lambda seed=0, /, **arguments: tiny_student(seed=seed, **arguments),
         data=lambda: data,
         metric=accuracy,
         teacher=lambda: teacher,

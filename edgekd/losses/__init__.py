@@ -8,6 +8,8 @@ Each file exports one frozen dataclass. Its contract:
     wants        student                   teacher
     "labels"     logits [batch, classes]   targets [batch], int64; no teacher is asked
     "logits"     logits [batch, classes]   logits [batch, classes], without gradient
+    "members"    logits [batch, classes]   logits of each teacher [batch, members, classes], without gradient; one that is not an
+                                           ensemble is its only member
     "features"   output of the student's   output of the teacher's module called by the field `teacher`, without gradient
                  module called by the field `student`
     "branch"     the same                  logits [batch, classes], without gradient

@@ -8,7 +8,7 @@ Nothing here imports torch: a plan whose every step is in the store never does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
-from edgekd.pipeline import layers, onnx_steps, tables
+from edgekd.pipeline import layers, onnx_steps, ranks, tables
 from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
 from edgekd.pipeline.place_steps import add_placements
 from edgekd.pipeline.sources import digests_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from edgekd.pipeline.ranks import Run
     from edgekd.pipeline.roots import Roots
     from edgekd.progress import Progress
     from edgekd.recipe import Loaded
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from edgekd.store import Entry, Store
     from edgekd.student import Student
     from edgekd.target import Target
+    from edgekd.world import World
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
@@ -58,6 +60,9 @@ class Plan:
         self.digests = digests_of(recipe, store, lambda: self.roots.data)
         self.versions: list[Version] = []
         self.placed: list[Candidate] = []
+        self.runs: dict[str, Run] = {}
+        self.world: World | None = None  # the processes that torchrun started
+        self.shared = ""  # the stage that they are in
         self._roots_and_stages()
         add_judges(self)
         add_placements(self)
@@ -231,10 +236,12 @@ class Plan:
             files["target"] = digest.of_json([multiple, grid])
         reads = ["data", "metric"] if "data" in stage.reads or "calibration" in stage.reads else []
         fields = {"seed": self.values.seed, **asdict(stage)}  # type: ignore[call-overload]  # every stage is a dataclass
+        if ways := ranks.ways(self.values.train, stage):
+            fields["train"] = ways
         code = [registry.file_of("stages", use)]
         key = self.key(use, inputs, fields, reads, code, digests=files, packages=stage.packages)
 
-        def make(out: Path) -> dict[str, Any]:
+        def run(out: Path, world: Callable[[], World]) -> dict[str, Any]:
             student = self.student(before)
             if self.of_file:
                 return stage.run(student, onnx_steps.context(self, self.store.work(key), grid), out)
@@ -254,11 +261,13 @@ class Plan:
                 progress=self.progress,
                 channel_multiple=multiple,
                 grid=grid,
+                world=world(),
             )
             return stage.run(student, context, out)
 
+        self.runs[name] = run
         reads = sorted(stage.reads - {"teacher", "calibration"})
-        self.add(name, Step(name, key, (*inputs, *reads), make))
+        self.add(name, Step(name, key, (*inputs, *reads), lambda out: ranks.made(self, name, stage, out)))
 
     def _calibration(self, stage: str, recipe: Calibration, before: str) -> str:
         name, digests = calibrations.step_of(stage), calibrations.digests_of(recipe)

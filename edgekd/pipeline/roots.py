@@ -62,13 +62,13 @@ class Roots:
 
         return score
 
-    def student_factory(self) -> nn.Module:
-        """A fresh student, its random weights from the recipe's seed."""
-        return self._network(self.values.student)
+    def student_factory(self, seed: int | None = None, /, **arguments: Any) -> nn.Module:
+        """A fresh student, its random weights from `seed`, else from the recipe's; `arguments` over those of its section."""
+        return self._network(self.values.student, seed, arguments)
 
-    def _network(self, section: Made) -> nn.Module:
-        torch.manual_seed(self.values.seed)
-        network = self.recipe.factory(section)(**section.arguments)
+    def _network(self, section: Made, seed: int | None = None, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+        torch.manual_seed(self.values.seed if seed is None else seed)
+        network = self.recipe.factory(section)(**{**section.arguments, **(arguments or {})})
         if not isinstance(network, nn.Module):
             raise UserError(f'"{section.factory}" returned a {type(network).__name__}', hint="return a torch.nn.Module")
         return network
@@ -103,7 +103,7 @@ class Roots:
             return signature(data, _forward(network, data.train[0][:2], section.factory))
 
         teachers.keep(self.recipe, section, out, self._network, about)
-        return {}
+        return teachers.weighed(self.recipe, section, out, self._network, data, self.values.seed)
 
     def teacher(self, folder: Path) -> Teacher:
         """The teacher that `make_teacher` wrote."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgekd.errors import EdgekdError, RefusedError, StoreError
-from edgekd.pipeline import calibration
+from edgekd.errors import EdgekdError, RefusedError, StoreError, UserError
+from edgekd.pipeline import calibration, ranks
 from edgekd.pipeline.engine_steps import add_race
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.step import Candidate, Step
@@ -83,6 +83,7 @@ def _ended_at(candidate: Candidate, reason: str) -> bool:
 
 def _check(plan: Plan) -> None:
     """Build what the recipe's tables name, so that a wrong value is said before any work; say what looks unwise."""
+    ranks.check(plan)
     threads = plan.values.targets.threads
     for target in plan.targets:
         if threads > target.cores:
@@ -90,6 +91,10 @@ def _check(plan: Plan) -> None:
     for index, stage in enumerate(plan.recipe.stages):
         try:
             stage.check()
+            if index == 0 and getattr(stage, "teacher", "") == "student" and plan.values.student.weights is None:
+                raise UserError(
+                    "teacher: the student before it is untrained", hint="a stage before it, or [student] weights"
+                )
             if stage.calibration:
                 calibration.check(find_calibration(stage.calibration, plan.recipe.folder), plan.roots)
         except EdgekdError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,18 @@ from torch import nn
 from edgekd import registry
 from edgekd.adapted import Adapted
 from edgekd.errors import EdgekdError, UserError
+from edgekd.members import parc, shares_by
 from edgekd.student import Student, load_weights, read_weights, save
 
 if TYPE_CHECKING:
+    from edgekd.data import Dataset
     from edgekd.recipe import Loaded
     from edgekd.sections import TeacherSection
     from edgekd.teacher import Teacher
 
+SHARES = "shares.json"
+PROBE = 500
+"""Samples by which teachers are weighed."""
 Make = Callable[["TeacherSection"], nn.Module]
 """The network that the section's factory returns."""
 
@@ -62,11 +68,42 @@ def opened(recipe: Loaded, section: TeacherSection, folder: Path, make: Make) ->
         first = recipe.folder
     else:
         raise UserError(f"{registry.file_of('teachers', section.use)}: `made_from` is {kind!r}")
+    fields = {} if kind in ("network", "function") else _fields(section)
+    if (folder / SHARES).is_file():
+        fields["shares"] = tuple(json.loads((folder / SHARES).read_text("utf-8"))["shares"])
     try:
-        teacher = found(first, **({} if kind in ("network", "function") else _fields(section)))
+        teacher = found(first, **fields)
     except TypeError as error:  # a field that is a word where it should be a number
         raise UserError(f'the teacher "{section.use}": {error}', hint=f"edgekd list teachers {section.use}") from None
     return Adapted(teacher, section.classes, section.resize) if section.classes or section.resize else teacher
+
+
+def weighed(
+    recipe: Loaded, section: TeacherSection, folder: Path, make: Make, data: Dataset, seed: int
+) -> dict[str, Any]:
+    """Write the shares of an ensemble `by` similarity into what `keep` wrote, and return them with the similarities.
+
+    Each teacher is compared with the labels of the same training samples, as the data gives them: `PROBE` drawn from `seed`.
+    What it gives stands for what the method's authors take, the features before its last layer, which a black box has not.
+    Raises UserError for data without classes, and for a teacher that is alike to none.
+    """
+    if section.made_from != "teachers" or section.arguments.get("by") != "similarity":
+        return {}
+    inputs, targets = data.train
+    if targets.is_floating_point():
+        raise UserError(
+            "teachers are weighed by similarity with classes, the targets are numbers", hint='by = "shares"'
+        )
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    chosen = order[targets[order] >= 0][:PROBE]
+    found = []
+    for number, member in enumerate(_members(recipe, section, folder, make)):
+        with _Member(number):
+            said = torch.cat([member.outputs(part) for part in inputs[chosen].split(member.chunk)])
+            found.append(parc(said.numpy(), targets[chosen].numpy()))
+    facts = {"similarity": found, "shares": list(shares_by(found, float(section.arguments.get("power", 1.0))))}
+    (folder / SHARES).write_text(json.dumps(facts), "utf-8")
+    return facts
 
 
 def _members(recipe: Loaded, section: TeacherSection, folder: Path, make: Make) -> list[Teacher]:

@@ -6,7 +6,7 @@ A module that no network has, a teacher that gives NaN, a loss that reaches noth
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from edgekd.errors import EdgekdError
@@ -27,8 +27,8 @@ def try_losses(plan: Plan, names: Collection[str]) -> None:
     network = cache(lambda: plan.student("student").network())
 
     @cache
-    def teacher() -> Teacher:
-        if "teacher" in plan.entries:
+    def teacher(own: bool) -> Teacher:
+        if "teacher" in plan.entries and not own:
             return plan.roots.teacher(plan.entry("teacher").path)
         return Module(plan.student("student").network())  # of a stage whose teacher is the student before it
 
@@ -37,7 +37,7 @@ def try_losses(plan: Plan, names: Collection[str]) -> None:
         if plan.trained[index] not in names or not losses:
             continue
         try:
-            objective = Objective(losses, teacher)
+            objective = Objective(losses, partial(teacher, getattr(stage, "teacher", "") == "student"))
             inputs, targets = (x[: max(2, objective.least)] for x in plan.roots.data().train)
             objective.prepare(network(), inputs, targets, plan.values.seed)
         except EdgekdError as error:

@@ -29,6 +29,9 @@ class _Both(Teacher):
     def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
         return (self.first.outputs(inputs) + self.second.outputs(inputs)) / 2
 
+    def each(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.first.each(inputs), self.second.each(inputs)], 1)
+
     def features(self, inputs: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits, caught = self.first.features(inputs, names)
         return (logits + self.second.outputs(inputs)) / 2, caught
@@ -45,12 +48,19 @@ def with_student(context: Context, student: Student, *, alone: bool) -> Context:
     def teacher() -> Teacher:
         return own if alone else _Both(context.teacher(), own)
 
-    known: dict[str, torch.Tensor] = {}
+    known: dict[tuple[str, bool], torch.Tensor] = {}
 
-    def logits(name: str, inputs: Callable[[], torch.Tensor]) -> torch.Tensor:
-        if name not in known:
-            mine = torch.cat([own.outputs(part) for part in inputs().split(256)])
-            known[name] = mine if alone else (context.teacher_logits(name, inputs) + mine) / 2
-        return known[name]
+    def answers(rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([own.outputs(part) for part in rows.split(256)])
+
+    def logits(name: str, inputs: Callable[[], torch.Tensor], each: bool = False) -> torch.Tensor:
+        if (name, each) not in known:
+            mine = context.world().shared(answers, inputs())
+            if each:
+                others = [] if alone else [context.teacher_logits(name, inputs, each=True)]
+                known[name, each] = torch.cat([*others, mine[:, None]], 1)
+            else:
+                known[name, each] = mine if alone else (context.teacher_logits(name, inputs) + mine) / 2
+        return known[name, each]
 
     return replace(context, teacher=teacher, teacher_logits=logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from edgekd.groups import Group
+    from edgekd.groups import Group, Groups
     from edgekd.scoring import Batch, Criterion
     from edgekd.student import Student
 
@@ -74,7 +74,7 @@ class Prune(Training, Stage):
 
     def check(self) -> None:
         """Build criterion and losses. Raises UserError for an unknown field, a value out of range, or too small a batch."""
-        from edgekd.objective import check
+        from edgekd.terms import check
 
         self._criterion()
         check(self.objective()[1], self.batch)
@@ -85,20 +85,18 @@ class Prune(Training, Stage):
         Raises UserError for a student of which nothing can be pruned.
         """
         from edgekd.edits import replay
-        from edgekd.groups import find, kept_sides, nothing
+        from edgekd.groups import find, kept_sides
         from edgekd.pipeline.judge import size
-        from edgekd.scoring import scores
         from edgekd.student import save_next
 
         network = student.network()
         groups = find(network, context.data().train[0][:2])
         criterion = self._criterion()
-        found, unscored = scores(network, groups.prunable, criterion, self._samples(criterion, context))
-        whole = {**groups.whole, **unscored}
-        if not found:
-            raise nothing(whole)
-        facts: dict[str, Any] = {}
-        keep = self._keep(student, groups.prunable, found, context, whole, facts)
+        samples = self._samples(criterion, context)
+        plan: dict[str, Any] = context.world().agreed(
+            lambda: self._planned(student, network, groups, criterion, samples, context)
+        )
+        keep, facts = plan["keep"], dict(plan["facts"])
         widths = {g.name: {"before": g.channels, "after": len(keep[g.name])} for g in groups.prunable if g.name in keep}
         before, after = (sum(width[when] for width in widths.values()) for when in ("before", "after"))
         edit = {
@@ -107,7 +105,7 @@ class Prune(Training, Stage):
             "criterion": self.criterion,
             "ratio": self.ratio or 1 - after / before,
         }
-        facts |= {"groups": widths, "whole": whole}
+        facts |= {"groups": widths, "whole": plan["whole"]}
         facts["before"] = {**size(network, student.example()), "validation": _validation(network, context)}
         replay(network, edit)
         facts["pruned"] = {**size(network, student.example()), "validation": _validation(network, context)}
@@ -116,6 +114,27 @@ class Prune(Training, Stage):
             facts["recovered"] = {"validation": _validation(network, context)}
         save_next(out, student, network.state_dict(), edit)
         return facts
+
+    def _planned(
+        self,
+        student: Student,
+        network: nn.Module,
+        groups: Groups,
+        criterion: Criterion,
+        samples: Iterable[Batch],
+        context: Context,
+    ) -> dict[str, Any]:
+        """{"keep": {group: channels}, "whole": what was left whole and why, "facts"}, all of JSON: one process finds it."""
+        from edgekd.groups import nothing
+        from edgekd.scoring import scores
+
+        found, unscored = scores(network, groups.prunable, criterion, samples)
+        whole = {**groups.whole, **unscored}
+        if not found:
+            raise nothing(whole)
+        facts: dict[str, Any] = {}
+        keep = self._keep(student, groups.prunable, found, context, whole, facts)
+        return {"keep": keep, "whole": whole, "facts": facts}
 
     def _keep(
         self,
@@ -160,7 +179,7 @@ class Prune(Training, Stage):
             raise UserError(message, hint=nearest("", NEEDS))
         return made
 
-    def _samples(self, criterion: Criterion, context: Context) -> Iterator[Batch]:
+    def _samples(self, criterion: Criterion, context: Context) -> Iterable[Batch]:
         """The calibration samples one by one, the same for the same seed; the teacher is asked only if it is needed."""
         import torch
 
@@ -175,17 +194,21 @@ class Prune(Training, Stage):
         logits = None
         if criterion.needs == "teacher_gradient":
             logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])
-        with context.progress.task(f"prune: {self.criterion}", len(chosen)) as task:
-            for row, sample in enumerate(chosen.tolist()):
-                teacher = None if logits is None else logits[row : row + 1]
-                yield inputs[sample : sample + 1], targets[sample : sample + 1], teacher
-                task.advance()
+
+        def one_by_one() -> Iterator[Batch]:
+            with context.progress.task(f"prune: {self.criterion}", len(chosen)) as task:
+                for row, sample in enumerate(chosen.tolist()):
+                    teacher = None if logits is None else logits[row : row + 1]
+                    yield inputs[sample : sample + 1], targets[sample : sample + 1], teacher
+                    task.advance()
+
+        return one_by_one()
 
     def _recover(self, network: nn.Module, context: Context) -> dict[str, Any]:
         from edgekd.objective import Objective
         from edgekd.training import train
 
-        objective = Objective(self.objective()[1], context.teacher)
+        objective = Objective(self.objective()[1], context.teacher, context.factory)
         return train(network, objective, context, self, label="prune: recovery")
 
 

@@ -169,7 +169,7 @@ class Quantize(Stage):
 
     def check(self) -> None:
         """Build the losses. Raises UserError for a wrong field, too small a batch, or a loss on features: none are kept."""
-        from edgekd.objective import check
+        from edgekd.terms import check
 
         if self.qat is not None:
             check(self.objective()[1], self.qat.batch, modules=False)
@@ -189,7 +189,10 @@ class Quantize(Stage):
 
         if self.bits is not None:
             plain = calibrated({}, {})
-            layers, facts["bits"] = choose_bits(plain, batches, self.bits, precision, observer, context)
+            bits = self.bits
+            layers, facts["bits"] = context.world().agreed(
+                lambda: choose_bits(plain, batches, bits, precision, observer, context)
+            )
             precision = replace(precision, layers=layers)
         prepared = calibrated(precision.layers, facts)
         if self.sensitivity:
@@ -274,6 +277,8 @@ class Quantize(Stage):
             context = with_student(context, student, alone=qat.teacher == "student")
         if qat.step_size == "learned":
             learn_steps(prepared)
+        exact = context.world().exact()  # the grids' steps are finer than what bfloat16 tells apart
+        context = replace(context, world=lambda: exact)
         objective = Objective(self.objective()[1], context.teacher)
         history = train(
             prepared,

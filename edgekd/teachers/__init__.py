@@ -3,6 +3,7 @@
 Each file exports one dataclass, a subclass of `edgekd.teacher.Teacher`, always in eval mode. Its contract:
 
     outputs(inputs)          inputs [batch, ...] → logits [batch, classes], float32, without gradients; any batch size
+    each(inputs)             → logits of each of several teachers [batch, members, classes]
     features(inputs, names)  → (logits, {name: output of the module called so}); a black box raises UserError
     shapes(inputs, named)    → {name: shape of what the module gives}, in order, for pairing; a black box raises UserError
     partial(inputs, name)    → output of the module called so, nothing behind it computed; a black box raises UserError

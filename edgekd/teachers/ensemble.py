@@ -21,7 +21,9 @@ class Ensemble(Teacher):
     """log Σ_k w_k p_k with p_k = softmax of teacher k: `mean` "probabilities"; or Σ_k w_k log p_k: "logits".
 
     The weights sum to one for each sample. By "shares" they are as the `shares` given (equal ones if none are), by "entropy" these
-    divided by the entropy of p_k, so that the sure teachers count more; by "surest" only the teacher of least entropy counts.
+    divided by the entropy of p_k, so that the sure teachers count more; by "surest" only the teacher of least entropy counts; by
+    "similarity" the shares are found before training: edgekd/members.py, by how like each teacher's task is to the labels, raised to
+    `power`.
     Source: Hinton et al. 2015, arXiv 1503.02531, section 2: the arithmetic or geometric mean of an ensemble's distributions;
     Kwon et al. 2020 (ICASSP, "Adaptive knowledge distillation based on entropy"): weights that fall with the entropy.
     """
@@ -29,16 +31,26 @@ class Ensemble(Teacher):
     made_from: ClassVar[str] = "teachers"
     members: tuple[Teacher, ...]
     shares: tuple[float, ...] = ()
-    by: Literal["shares", "entropy", "surest"] = "shares"
+    by: Literal["shares", "entropy", "surest", "similarity"] = "shares"
     mean: Literal["probabilities", "logits"] = "probabilities"
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.members:
             raise UserError("an ensemble has no members", hint='members = [{ use = "onnx", weights = "a.onnx" }, …]')
-        if self.shares and (len(self.shares) != len(self.members) or not all(s > 0 for s in self.shares)):
+        if self.by == "similarity" and not self.shares:
+            message = (
+                "an ensemble by similarity has its shares from the data: only a recipe's [teacher] itself can be one"
+            )
+            raise UserError(message, hint='by = "shares", "entropy" or "surest"')
+        least = 0 if self.by == "similarity" else 1e-300
+        if self.shares and (len(self.shares) != len(self.members) or not all(s >= least for s in self.shares)):
             message = f"an ensemble of {len(self.members)} teachers has the shares {list(self.shares)}"
             raise UserError(message, hint="a number above zero for each member")
-        for field, known in (("by", ("shares", "entropy", "surest")), ("mean", ("probabilities", "logits"))):
+        for field, known in (
+            ("by", ("shares", "entropy", "surest", "similarity")),
+            ("mean", ("probabilities", "logits")),
+        ):
             if getattr(self, field) not in known:
                 raise UserError(
                     f"an ensemble's `{field}` is {getattr(self, field)!r}", hint=f"one of {', '.join(known)}"
@@ -47,14 +59,19 @@ class Ensemble(Teacher):
     @torch.no_grad()
     def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [batch, classes], up to a constant for each sample. Raises UserError naming a member that fails."""
+        said = self.each(inputs).movedim(1, 0).contiguous()
+        weights = self._weights(said)[..., None]
+        return (said + weights.log()).logsumexp(0) if self.mean == "probabilities" else (weights * said).sum(0)
+
+    @torch.no_grad()
+    def each(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of each teacher [batch, members, classes]. Raises UserError naming a member that fails."""
         answers = [self._asked(number, inputs) for number in range(len(self.members))]
         for number, answer in enumerate(answers):
             if answer.shape != answers[0].shape:
                 message = f"teacher {number + 1} has {answer.shape[1]} classes, teacher 1 has {answers[0].shape[1]}"
                 raise UserError(message, hint="`classes` of a member names the student's among its own")
-        said = torch.stack(answers)
-        weights = self._weights(said)[..., None]
-        return (said + weights.log()).logsumexp(0) if self.mean == "probabilities" else (weights * said).sum(0)
+        return torch.stack(answers, 1)
 
     def _asked(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [batch, classes] of one member."""

@@ -13,9 +13,10 @@ from edgekd import registry
 from edgekd.compared import TARGETS, Masked
 from edgekd.errors import UserError
 from edgekd.features import vectors
-from edgekd.objective import ALSO, WANTS, Objective
+from edgekd.objective import Objective
 from edgekd.stage import uses
 from edgekd.teachers.module import Module
+from edgekd.terms import ALSO, WANTS
 
 LOSSES = registry.names("losses")
 SAMPLES, CLASSES = 6, 5
@@ -50,8 +51,10 @@ NOT_ZERO = {
     "wasserstein": "the plan's entropy carries some of it astray",
     "sampled": "draws from the teacher are not the teacher",
     "sinkhorn": "other samples are near too",
+    "teacher_dropping": "the other teachers differ",
+    "teacher_routing": "its gate is not balanced",
 }
-RANDOM = {"crd", "permuted_dark", "sampled"}
+RANDOM = {"crd", "permuted_dark", "sampled", "teacher_dropping"}
 HALF = {
     *["adaptive_mask", "auxiliary_heads", "cross_attention", "cross_head", "dual_head", "ladder", "layer_distribution"],
     *["local_structure", "masked_partial", "prototype", "structured", "task_filter", "task_units"],
@@ -72,8 +75,9 @@ def compared(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What the loss compares, where the student is not the teacher."""
     generator, wants = torch.Generator().manual_seed(0), made(name).wants
     logits, features = (SAMPLES, CLASSES), SHAPES.get(name, (SAMPLES, 3, 4, 4))
-    student = torch.randn(logits if wants in ("labels", "logits") else features, generator=generator)
-    teacher = torch.randn(features if wants in ("features", "masked") else logits, generator=generator)
+    student = torch.randn(logits if wants in ("labels", "logits", "members") else features, generator=generator)
+    theirs = {"features": features, "masked": features, "members": (SAMPLES, 3, CLASSES)}.get(wants, logits)
+    teacher = torch.randn(theirs, generator=generator)
     return student.requires_grad_(), torch.arange(SAMPLES) % CLASSES if wants in TARGETS else teacher
 
 
@@ -134,7 +138,8 @@ def test_it_says_what_it_wants_and_is_frozen(name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         loss.anything = 1
     named = {f.name: f.default for f in fields(loss) if f.name in ("student", "teacher")}
-    modules = {"features": ["student", "teacher"], "masked": ["student", "teacher"], "labels": [], "logits": []}
+    modules = {"features": ["student", "teacher"], "masked": ["student", "teacher"]}
+    modules |= {"labels": [], "logits": [], "members": []}
     assert list(named) == modules.get(loss.wants, ["student"])
     assert all(default in ("", ()) for default in named.values())
 

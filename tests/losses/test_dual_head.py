@@ -8,6 +8,7 @@ from tiny import tiny_data, tiny_student
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from edgekd.divided import divide, unite
 from edgekd.errors import UserError
 from edgekd.features import classifier
 from edgekd.losses.dual_head import DualHead
@@ -92,6 +93,8 @@ def test_the_head_is_found_and_given_what_it_is_given() -> None:
     twice = Objective(uses([{"use": "dual_head"}] * 2, "losses"), lambda: teach)
     twice.prepare(student, INPUTS, TARGETS, 0)
     with pytest.raises(UserError, match='"dual_head 2" divides the layer "head", whose weight is parametrised already'):
-        twice.divide(student)
-    twice.unite(student)
+        divide(student, twice.losses, averaged=False)
+    with pytest.raises(UserError, match="which an average of the student cannot follow"):
+        divide(student, twice.losses, averaged=True)
+    unite(student, twice.losses.values())
     assert student.state_dict().keys() == tiny_student().state_dict().keys()

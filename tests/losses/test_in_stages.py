@@ -13,13 +13,13 @@ from tiny import TinyNet, tiny_context, tiny_data, tiny_saved, tiny_student
 from edgekd import checkpoint, registry
 from edgekd.compared import MODULES
 from edgekd.errors import UserError
-from edgekd.objective import check
 from edgekd.pipeline.engines import export
 from edgekd.stage import uses
 from edgekd.stages.distill import Distill
 from edgekd.stages.prune import Prune
 from edgekd.student import Student
 from edgekd.teachers.module import Module
+from edgekd.terms import check
 
 ON_MODULES = [name for name in registry.names("losses") if registry.constant("losses", name, "wants") in MODULES]
 IMAGES = {"attention_relations", "class_attention"}

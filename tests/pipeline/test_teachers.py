@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from onnx_models import linear_teacher
 from project import new_project
 
 import edgekd
 from edgekd.errors import UserError
 from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.run import run
 from edgekd.progress import Progress
 from edgekd.recipe import load
 from edgekd.store import Store
@@ -135,3 +137,84 @@ def test_a_field_of_another_type_is_said(tmp_path: Path) -> None:
     recipe = project(tmp_path / "words", teacher)
     with pytest.raises(UserError, match='the teacher "ensemble": .*not supported'):
         edgekd.compile(recipe, tmp_path / "out", store=tmp_path / "store")
+
+
+SIMILAR = """use = "ensemble"
+by = "similarity"
+power = 2.0
+members = [
+    { factory = "alike:teacher" },
+    { use = "function", factory = "alike:rule", slope = 4.0, classes = [2, 3, 4, 5] },
+]"""
+
+
+def made(plan: Plan, *names: str) -> Plan:
+    """The plan with these steps made, one after another."""
+    for name in names:
+        step = plan.steps[name]
+        plan.entries[name] = plan.store.make(step.key, step.label, step.make)
+    return plan
+
+
+def test_teachers_are_weighed_by_how_like_the_task_theirs_is(tmp_path: Path) -> None:
+    """The rule knows the quarters, a random network does not: almost all of the share is the rule's, and is kept."""
+    plan = made(planned(project(tmp_path / "alike", SIMILAR), tmp_path / "store"), "teacher", "student")
+    facts = plan.entry("teacher").facts
+    assert facts["similarity"][1] > 0.5 > abs(facts["similarity"][0])
+    above = [max(s, 0) ** 2 for s in facts["similarity"]]
+    assert facts["shares"] == pytest.approx([a / sum(above) for a in above])
+    teacher, inputs = plan.roots.teacher(plan.entry("teacher").path), plan.roots.data().validation[0][:8]
+    said = teacher.each(inputs).exp()
+    expected = (torch.tensor(facts["shares"]).view(1, 2, 1) * said).sum(1)
+    torch.testing.assert_close(teacher.outputs(inputs).softmax(1), expected)
+
+
+def test_one_of_several_that_fails_is_named_with_what_is_kept(tmp_path: Path) -> None:
+    """The second teacher fails at the third chunk of the training data: said so, and the next run goes on."""
+    recipe = project(tmp_path / "failing", 'use = "ensemble"\nmembers = [{ factory = "failing:teacher" }, '
+                     '{ use = "function", factory = "failing:tired" }]\n')  # fmt: skip
+    module = recipe.parent / "failing.py"
+    module.write_text(
+        module.read_text()
+        + "\n\ndef tired():\n    def say(x):\n        say.asked += len(x)\n        assert say.asked < 600, 'too tired'\n"
+        + "        return x[:, 0, :4, 0]\n    say.asked = 0\n    return say\n"
+    )
+    plan = made(planned(recipe, tmp_path / "store"), "teacher", "student")
+    with pytest.raises(UserError) as caught:
+        made(plan, "distill")
+    assert "teacher 2 of 2: the teacher's function failed" in caught.value.message
+    assert "too tired (inputs 512 to 767 of train)" in caught.value.message
+    assert "the same command goes on from there" in caught.value.hint
+
+
+CHAIN = """use = "distill"
+losses = [{ use = "kl" }]
+epochs = 1
+fresh = true
+"""
+
+
+def test_a_chain_of_assistants_is_a_recipe(tmp_path: Path) -> None:
+    """Teacher to a wider assistant, to the student, to its second life; each stage's teacher is the one before."""
+    recipe = new_project(tmp_path / "chained")
+    text = recipe.read_text()
+    stages = [CHAIN + "arguments = { width = 24 }\n", CHAIN + 'teacher = "student"\n', CHAIN + 'teacher = "student"\n']
+    whole = text[: text.index("[[stage]]")] + "".join(f"[[stage]]\n{stage}" for stage in stages)
+    recipe.write_text(whole)
+    plan = made(planned(recipe, tmp_path / "store"), "teacher", "student", "distill 1", "distill 2", "distill 3")
+    widths = [plan.student(f"distill {n}").network()[0].out_channels for n in (1, 2, 3)]
+    assert widths == [24, 16, 16]
+    assert "teacher" in plan.steps["distill 1"].reads
+    assert "teacher" not in plan.steps["distill 2"].reads
+    assert len({plan.entry(f"distill {n}").digest for n in (1, 2, 3)}) == 3
+    recipe.write_text(text[: text.index("[[stage]]")] + f"[[stage]]\n{stages[1]}")
+    with pytest.raises(UserError, match="stage.0: teacher: the student before it is untrained"):
+        run(planned(recipe, tmp_path / "store"))
+
+
+def test_the_example_of_a_chain_is_read() -> None:
+    folder = Path(__file__).parents[2] / "examples" / "fashion"
+    loaded = load(folder / "chain.toml")
+    for stage in loaded.stages:
+        stage.check()
+    assert [getattr(stage, "teacher", "") for stage in loaded.stages] == ["teacher", "student", "student", ""]

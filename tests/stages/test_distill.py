@@ -192,3 +192,48 @@ def test_it_is_read_without_torch() -> None:
     code = "import sys, edgekd.stages.distill; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=False)
     assert done.returncode == 0
+
+
+def test_generations_are_born_again_and_assistants_stand_between(tmp_path: Path) -> None:
+    """The student of a stage teaches the next: a wider assistant, then the student itself from new random weights."""
+    labels, learn = ({"use": "cross_entropy"},), ({"use": "kl", "temperature": 2.0},)
+    assert Distill(losses=learn, teacher="student").reads == {"data"}
+    fields = {"epochs": 4, "batch": 32, "lr": 2e-2}
+    first, _ = distilled(
+        tmp_path / "a", Distill(losses=labels, fresh=True, arguments={"width": 12}, **fields), teacher=Nobody()
+    )
+    again = Distill(losses=learn, teacher="student", fresh=True, **fields)
+    second, facts = distilled(tmp_path / "b", again, first, teacher=Nobody())
+    third, _ = distilled(tmp_path / "c", again, second, teacher=Nobody())
+    assert [s.weights()["head.weight"].shape[1] for s in (first, second, third)] == [24, 16, 16]
+    assert first.network().head.in_features == 24 and third.network().head.in_features == 16
+    assert facts["epochs"][-1]["loss"] < facts["epochs"][0]["loss"]
+    inputs, targets = tiny_data().test
+    for student in (first, second, third):
+        assert (logits_of(student.network(), inputs).argmax(1) == targets).float().mean() > 0.6
+    assert not torch.equal(second.weights()["stem.0.weight"], third.weights()["stem.0.weight"])
+    same, _ = distilled(tmp_path / "d", again, first, teacher=Nobody())
+    assert all(torch.equal(value, same.weights()[name]) for name, value in second.weights().items())
+
+
+class Nobody(Module):
+    """A teacher that must not be asked."""
+
+    def __init__(self) -> None:
+        super().__init__(TinyNet())
+
+    def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the teacher was asked")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"losses": [{"use": "kl"}], "arguments": {"width": 9}}, "distill: arguments: they make a new student"),
+        ({"losses": [{"use": "cross_entropy"}], "teacher": "student"}, "distill: teacher: no loss asks a teacher"),
+        ({"losses": [{"use": "kl"}], "teacher": "pupil"}, 'stages "distill": teacher: .*student'),
+    ],
+)
+def test_a_wrong_chain_is_said_before_any_work(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        registry.build("stages", "distill", fields)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgekd.adapted import Adapted
 from edgekd.errors import UserError
 from edgekd.teachers.ensemble import Ensemble
 from edgekd.teachers.function import Function
@@ -61,3 +62,18 @@ def test_members_and_weights_must_fit() -> None:
             Ensemble((SURE, UNSURE), weights)
     with pytest.raises(UserError, match="`by` is 'luck'"):
         Ensemble((SURE,), by="luck")  # type: ignore[arg-type]
+
+
+def test_each_one_is_heard_by_itself_and_any_other_kind_is_its_only_member() -> None:
+    found = Ensemble((SURE, UNSURE)).each(INPUTS).exp()
+    torch.testing.assert_close(found, torch.tensor([[[0.9, 0.1], [0.5, 0.5]]]))
+    assert SURE.each(INPUTS).shape == (1, 1, 2)
+    mapped = Adapted(Ensemble((SURE, UNSURE)), classes=(1, 0)).each(INPUTS).softmax(2)
+    torch.testing.assert_close(mapped, torch.tensor([[[0.1, 0.9], [0.5, 0.5]]]))
+
+
+def test_one_of_no_similarity_does_not_count() -> None:
+    found = Ensemble((SURE, UNSURE), (1.0, 0.0), by="similarity")
+    torch.testing.assert_close(found.outputs(INPUTS).softmax(1), torch.tensor([[0.9, 0.1]]))
+    with pytest.raises(UserError, match="by similarity has its shares from the data"):
+        Ensemble((SURE, UNSURE), by="similarity")

@@ -1,0 +1,122 @@
+"""[train] in a recipe: what enters the keys, what is refused, and a whole recipe in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from project import BRIEF, new_project
+
+from edgekd.errors import UserError
+from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.ranks import check
+from edgekd.pipeline.run import cached
+from edgekd.progress import Progress
+from edgekd.recipe import load
+from edgekd.store import Store
+from edgekd.workers import INSTALL
+
+ABSENT = find_spec("lightning_fabric") is None
+ONE = ["distill.epochs=2", "quantize.qat.epochs=1"]
+
+
+def planned(recipe: Path, store: Path, *sets: str) -> Plan:
+    return Plan(load(recipe, [*ONE, *sets]), Store(store), Progress(quiet=True))
+
+
+def test_how_it_is_computed_is_in_the_key_and_who_computes_it_is_not(tmp_path: Path) -> None:
+    recipe = new_project(tmp_path / "keyed")
+    first, shared, parts, mixed = (
+        {name: step.key for name, step in planned(recipe, tmp_path / "store", *sets).steps.items()}
+        for sets in ([], ["train.devices=2"], ["train.accumulate=2"], ["train.precision=bf16-mixed"])
+    )
+    assert first == shared
+    assert first["student"] == parts["student"]
+    assert len({keys["distill"] for keys in (first, parts, mixed)}) == 3
+    bare = ["prune.epochs=0", "train.accumulate=2"]
+    pruned = [planned(recipe, tmp_path / "store", "prune.epochs=0", *more).steps for more in ([], bare[1:])]
+    assert pruned[0]["prune"].key != pruned[1]["prune"].key  # what is before it was trained
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.devices=0", "train.devices: Input should be greater than or equal to 1"),
+        ("train.device=2", 'train.device: unknown key hint: did you mean "devices"?'),
+        ("train.precision=fp8", "train.precision: Input should be '32' or 'bf16-mixed'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(tmp_path: Path, setting: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(new_project(tmp_path / "wrong"), tmp_path / "store", setting)
+    assert said in " ".join(str(caught.value).split())
+
+
+@pytest.mark.skipif(not ABSENT, reason="Lightning Fabric is installed")
+@pytest.mark.parametrize("setting", ["train.devices=2", "train.precision=bf16-mixed"])
+def test_what_is_not_installed_is_said_with_the_command(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(UserError, match=f"{setting.partition('=')[0]}: needs Lightning Fabric") as caught:
+        check(planned(new_project(tmp_path / "absent"), tmp_path / "store", setting))
+    assert caught.value.hint == INSTALL
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ABSENT, reason=INSTALL)
+def test_a_recipe_in_two_processes_makes_the_students_of_one(tmp_path: Path) -> None:
+    """Distilled, pruned and quantized; what two made is found by one."""
+    recipe, weights = new_project(tmp_path / "shared"), []
+    for name, *sets in (("one",), ("two", "train.devices=2")):
+        plan = planned(recipe, tmp_path / name, *sets)
+        for step in plan.steps.values():
+            plan.entries[step.label] = plan.store.make(step.key, step.label, step.make)
+            if step.label == "quantize":
+                break
+        assert not list((tmp_path / name / "tmp").iterdir())
+        weights.append([plan.student(stage).weights() for stage in ("distill", "prune", "quantize")])
+        facts = plan.entry("quantize").facts
+        assert len(facts["qat"]["epochs"]) == 1
+        assert facts["qat"]["epochs"][0]["validation"] > 0.5
+    assert cached(planned(recipe, tmp_path / "two"))["quantize"]
+    for name, value in weights[0][0].items():
+        torch.testing.assert_close(weights[1][0][name], value, rtol=0.05, atol=0.02)
+    assert [{k: v.shape for k, v in one.items()} for one in weights[0]] == [
+        {k: v.shape for k, v in two.items()} for two in weights[1]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ABSENT, reason=INSTALL)
+def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
+    """Two nodes of one process each: the first runs the recipe, the second trains with it, and both end."""
+    recipe = new_project(tmp_path / "nodes")
+    text = recipe.read_text()
+    stages = text.split("[[stage]]")
+    recipe.write_text(stages[0] + "[[stage]]" + stages[1] + '[targets]\nbackends = ["null"]\n')
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--master-port"]
+    words += [port, "--master-addr", "127.0.0.1", "--node-rank"]
+    asked = ["compile", recipe, "--store", tmp_path / "store", "--out", tmp_path / "out", *BRIEF]
+    nodes = [
+        subprocess.Popen(
+            [*words, str(rank), "-m", "edgekd", *map(str, asked)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [node.communicate(timeout=300) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "distill" in said[0][1]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["ledger"][-1]["row"] == "distill"
