@@ -256,6 +256,14 @@ def test_the_script_refuses_another_gpu_and_another_cache(tmp_path: Path) -> Non
     assert build_tensorrt.given_cache({"timing_cache": None}, tmp_path) == b""
 
 
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+def test_the_script_says_that_there_is_no_gpu() -> None:
+    with pytest.raises(
+        build_tensorrt.BuildError, match=r"no NVIDIA GPU here: (libcuda|the CUDA driver's cuInit fails)"
+    ):
+        build_tensorrt.gpu()
+
+
 def test_the_script_ends_with_its_input() -> None:
     code = "import time; from edgekd.devices import build_tensorrt as b; b.end_with_input(); time.sleep(60); print('slept')"
     ran = subprocess.run([sys.executable, "-c", code], input=b"", capture_output=True, timeout=30, check=False)
