@@ -25,6 +25,7 @@ import onnx
 import pytest
 from backends.folders import float_model, int8_model, symmetric_model, unoptimised, write_program
 from devices.boards import board, by_env, left
+from devices.sshd import needs_sshd, serving
 from project import new_project
 
 from edgekd import api, digest, doctor, listing
@@ -161,6 +162,20 @@ def test_this_machine_is_a_device_too(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
     with pytest.raises(EdgekdError, match=f"not built: this machine: {re.escape(sys.executable)} has no TensorRT"):
         compiled(tmp_path, board(tmp_path, 'kind = "local"', **ORIN), float_model())
+
+
+@absent
+@needs_sshd
+def test_over_a_real_ssh_too(tmp_path: Path) -> None:
+    with serving(tmp_path / "server") as server:
+        more = f'folder = "{tmp_path / "there"}"\npython = "{sys.executable}"'
+        target = board(tmp_path, server.reach(more), "orin", **ORIN)
+        with pytest.raises(EdgekdError) as caught:
+            compiled(tmp_path, target)
+    label = f"orin ({server.user}@127.0.0.1:{server.port})"
+    assert caught.value.message.startswith(f"not built: {label}: {sys.executable} has no TensorRT: ")
+    assert not list((tmp_path / "there" / "work").iterdir())
+    assert len(list((tmp_path / "there" / "files").iterdir())) == 3, "the model, the request and the script"
 
 
 STAND_IN = """
