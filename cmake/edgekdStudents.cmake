@@ -75,14 +75,8 @@ function(edgekd_add_student name)
   get_target_property(known edgekd::edgekd EDGEKD_SESSIONS)
   if(NOT backend IN_LIST known)
     list(JOIN known ", " known)
-    set(why "")
-    if(backend STREQUAL "tensorrt")
-      string(CONCAT why "For tensorrt none was built: TensorRT can be called in C++ only, and neither its wheels nor the package "
-        "indexes carry the headers (NvInfer.h) of the library in tensorrt-rtx, against which a session must be compiled. From "
-        "Python the bundle opens with edgekd.load(). ")
-    endif()
     message(FATAL_ERROR "edgekd_add_student(${name}): the bundle's engine is for ${backend}; this edgekd has C++ sessions for "
-      "${known}. ${why}Compile the recipe with one of these: --set 'target.backends=[...]'")
+      "${known}. Compile the recipe with one of these: --set 'target.backends=[...]'")
   endif()
 
   set(files "")

@@ -10,7 +10,6 @@
 
 A backend is one file in `edgekd/backends/`. Importing it imports no runtime; `load` and what it returns need numpy and
 the runtime; torch only where that is the runtime, or a part of it.
-the runtime; torch only where that is the runtime, or a part of it.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress
 
 __all__ = [
+    "BUILD",
     "Array",
     "Backend",
     "Port",
@@ -55,6 +55,8 @@ __all__ = [
 
 FORMAT = 1
 ABOUT = ("engine.json", "signature.json", "entry.json")  # the last is the store's
+BUILD = "build"
+"""The folder of an engine that holds what it was built from and with: nobody opens it, and an app need not carry it."""
 
 
 class Session(ABC):
@@ -131,8 +133,8 @@ class Backend(ABC):
     `environment` holds those that it compiles with and that cannot live beside the others: `unsupported` and `compile` are
     asked in a worker that sees them. `opens_with` are the import names that opening an engine needs, where compiling needs
     more: what a device installs. `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and
-    neither scored nor timed. `integers`: the ONNX operators that pairs turn into integer kernels; `rewrites`: those of
-    `rewrites/` to try.
+    neither scored nor timed. `on_device`: its compiler runs on the target's device, and what that needs, with the command.
+    `integers`: the ONNX operators that pairs turn into integer kernels; `rewrites`: those of `rewrites/` to try.
     """
 
     name: ClassVar[str]
@@ -141,6 +143,7 @@ class Backend(ABC):
     optional: ClassVar[Mapping[str, str]] = {}
     environment: ClassVar[Environment | None] = None
     compile_only: ClassVar[str] = ""
+    on_device: ClassVar[str] = ""
     integers: ClassVar[frozenset[str]] = frozenset()
     rewrites: ClassVar[tuple[str, ...]] = ()
 
@@ -239,7 +242,8 @@ def share(part: int, whole: int) -> float | None:
 
 def own_files(engine: Path) -> list[Path]:
     """What the backend wrote into an engine's folder: what an app must carry, beside the two files that describe it."""
-    return sorted(p for p in engine.rglob("*") if p.is_file() and p.relative_to(engine).as_posix() not in ABOUT)
+    beside = {*ABOUT, BUILD}
+    return sorted(p for p in engine.rglob("*") if p.is_file() and p.relative_to(engine).parts[0] not in beside)
 
 
 def write_engine(program: Path, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def examine() -> list[Check]:
         cure = backend.missing()
         versions = ", ".join(f"{k} {v}" for k, v in backend.versions().items())
         kind = "backend, compiles only" if backend.compile_only else "backend"
+        if backend.on_device:
+            kind = f"backend, compiles on the device, which needs {backend.on_device}"
         checks.append(Check(name, not cure, f"{kind}: {'not installed' if cure else versions or 'built in'}", cure))
     return [*checks, *_machine(), _store()]
 

@@ -41,6 +41,8 @@ def agreement(outputs: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
 def sqnr(outputs: np.ndarray, reference: np.ndarray) -> float:
     """Signal-to-quantization-noise ratio in dB, 10 log10(E[r²] / E[(r − y)²]), at most `EXACT`: float32's own.
 
+    −`EXACT` where an output is no finite number.
+
     Source: Sheng et al. 2018, arXiv 1803.08607, section 3, which judges quantized networks by it.
 
     >>> round(sqnr(np.array([1.0, 0.99]), np.array([1.0, 1.0])), 6), sqnr(np.ones(2), np.ones(2))
@@ -50,6 +52,8 @@ def sqnr(outputs: np.ndarray, reference: np.ndarray) -> float:
     signal, lost = float((theirs**2).mean()), float(((theirs - ours) ** 2).mean())
     if not lost:
         return EXACT
+    if not math.isfinite(lost):
+        return -EXACT
     return min(10 * math.log10(signal / lost), EXACT) if signal else -EXACT
 
 

@@ -66,7 +66,7 @@ class Costs:
 
 def seconds(links: Sequence[Link], costs: Costs, keep: Keep) -> float:
     """What a placement costs: Σ over sites in their form, and the conversions of the tensors between the forms."""
-    total = sum(costs.integers.get(s, 0.0) if s in keep else t for s, t in costs.floats.items())
+    total = sum(costs.integers.get(s, math.inf) if s in keep else t for s, t in costs.floats.items())
     for link in links:
         integer = [reader in keep for reader in link.readers]
         if link.producer in keep:
@@ -283,11 +283,10 @@ class _Quality:
         barred: set[str] = set()
         keep = make(frozenset())
         while keep and self.of(keep) < self._least:
-            left = sum(map(self._loss, keep))
-            for site in sorted(keep, key=lambda site: (-self._loss(site), site)):
+            noisiest = sorted(keep, key=lambda site: (-self._loss(site), site))
+            for count, site in enumerate(noisiest, 1):
                 barred.add(site)
-                left -= self._loss(site)
-                if left <= MARGIN * 10 ** (-self._least / 10):
+                if sum(map(self._loss, noisiest[count:])) <= MARGIN * 10 ** (-self._least / 10):
                     break
             keep = make(frozenset(barred))
         self.barred[keep] = frozenset(barred)

@@ -50,6 +50,8 @@ class Target(BaseModel):
     cores: int = Field(1, ge=1)
     memory: Annotated[Bytes, BeforeValidator(_bytes)] | None = None
     precisions: tuple[Literal["float32", "float16", "bfloat16", "int8"], ...] = ("float32", "int8")
+    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d$")], ...] = ()
+    timing_cache: str = ""
     channel_multiple: int = Field(1, ge=1)
     backends: tuple[str, ...] = Field(min_length=1)
     toolchain: str = ""
@@ -191,7 +193,8 @@ def find_target(name: str, folder: Path) -> Target:
         hint = nearest(where, fields) if first["type"] == "extra_forbidden" and where in facts else ""
         raise UserError(f"{path}: {where}: {said}", hint=hint or "see targets/README.md") from None
     try:
-        target = target.model_copy(update={"reach": target.reach.placed(path.parent)})
+        here = {"reach": target.reach.placed(path.parent), "timing_cache": _placed(target.timing_cache, path.parent)}
+        target = target.model_copy(update=here)
         target._folder = path.parent
     except ValueError as error:
         raise UserError(f"{path}: {error}", hint="paths are relative to the target's file") from None
@@ -210,6 +213,14 @@ def find_target(name: str, folder: Path) -> Target:
         hint = f"{nearest(target.toolchain, shipped)}; or the path of a CMake toolchain file"
         raise UserError(f'{path}: toolchain: no toolchain "{target.toolchain}"', hint=hint)
     return target
+
+
+def _placed(cache: str, folder: Path) -> str:
+    """The absolute path of a timing cache; empty where there is none. Raises ValueError for one that is not there."""
+    place = (folder / Path(cache).expanduser()).absolute()
+    if cache and not place.is_file():
+        raise ValueError(f"timing_cache: {place} does not exist")
+    return str(place) if cache else ""
 
 
 def find_device(name: str, folder: Path) -> Target:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgekd.metric import accuracy, agreement, log_softmax, parity
+from edgekd.metric import EXACT, accuracy, agreement, log_softmax, parity, sqnr
 
 LOGITS = np.array([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])  # softmax: [1/4, 3/4], [4/5, 1/5]
 
@@ -19,6 +19,12 @@ def test_log_softmax() -> None:
 
 def test_accuracy() -> None:
     assert accuracy(LOGITS, np.array([1, 1])) == 0.5
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_no_finite_number_is_all_noise(wrong: float) -> None:
+    """A comparison with NaN would call it good enough."""
+    assert sqnr(np.array([1.0, wrong]), np.ones(2)) == -EXACT
 
 
 def test_agreement_is_the_kl_from_the_teacher() -> None:

@@ -156,6 +156,12 @@ def test_what_loses_most_stays_in_float_until_the_rest_is_quiet_enough() -> None
     )
 
 
+def test_a_site_that_cannot_run_costs_no_other() -> None:
+    """Its engine alone fails: it loses everything, and it is the only one to stay in float for that."""
+    found = search(CHAIN, list("abc"), [], Simulated(CHAIN, chain(1e-6), {"b": math.inf}, {}), 20.0)
+    assert (found.keep, found.barred) == ({"a", "c"}, ("b",))
+
+
 def test_the_race_has_the_last_word_over_the_sum() -> None:
     """A placement whose parts are cheap, and whose whole is not: as where a fusion was lost that no profile shows."""
     bench = Simulated(CHAIN, chain(0.1e-6), {}, {frozenset("ac"): 9e-6})

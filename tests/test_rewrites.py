@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_models as models
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgekd import onnx_file, worker
+from edgekd.latency.statistics import Ratio
 from edgekd.onnx_slim import computes_the_same
+from edgekd.pipeline.place_steps import _no_rewrite
+from edgekd.rewrites import _rewritten
 from edgekd.rewrites.flat import flat
 
 
@@ -46,6 +49,30 @@ def test_convolutions_over_one_axis_become_ones_over_two_with_one_way_in_and_out
 
 def test_what_is_over_two_axes_already_is_left_alone(tmp_path: Path) -> None:
     assert flat(onnx_file.load(models.convnet(tmp_path / "net.onnx"))) is None
+
+
+def test_a_rewrite_that_fails_or_computes_something_else_says_so() -> None:
+    before, feed = audio(), {"x": np.ones((1, 4, 64), np.float32)}
+
+    def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        (weight,) = [t for t in copied.graph.initializer if t.name == "c"]
+        weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), "c"))
+        return copied
+
+    def broken(model: onnx.ModelProto) -> onnx.ModelProto:
+        raise KeyError
+
+    assert _rewritten(flat, before, before, feed)[1] == ""
+    assert _rewritten(lambda model: None, before, before, feed) == (None, "")
+    assert _rewritten(doubled, before, before, feed) == (None, "it computes something else")
+    assert _rewritten(broken, before, before, feed) == (None, "KeyError")
+    ratio = Ratio(1.1, 1.05, 1.15)
+    assert _no_rewrite({}, {}) == "no rewrite applies to this graph"
+    assert _no_rewrite({"flat": ratio}, {"fusions": "KeyError"}) == (
+        "no rewrite is faster: flat 1.10× (1.05 to 1.15); fusions: KeyError"
+    )
 
 
 def test_rewrites_are_written_by_a_worker_each_alone_and_both(tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def test_files_of_a_reach_lie_beside_the_target(tmp_path: Path) -> None:
         find_target("board.toml", tmp_path)
 
 
+def test_a_timing_cache_lies_beside_the_target(tmp_path: Path) -> None:
+    (tmp_path / "orin.cache").touch()
+    text = BOARD + 'compute_capabilities = ["8.7"]\ntiming_cache = "orin.cache"\n'
+    (tmp_path / "board.toml").write_text(text)
+    assert find_target("board.toml", tmp_path).timing_cache == str(tmp_path / "orin.cache")
+    (tmp_path / "board.toml").write_text(text.replace("orin", "gone"))
+    with pytest.raises(UserError, match=r"board.toml: timing_cache: \S+gone.cache does not exist"):
+        find_target("board.toml", tmp_path)
+    (tmp_path / "board.toml").write_text(BOARD + 'compute_capabilities = ["sm_87"]\n')
+    with pytest.raises(UserError, match=r"compute_capabilities\.0"):
+        find_target("board.toml", tmp_path)
+
+
 def test_the_runner_has_sessions_that_cmake_knows() -> None:
     """All that it is sent a runtime for; the library has more."""
     listed = re.search(r"set\(EDGEKD_BACKENDS ([\w ]+) CACHE", (data_dir("cmake") / "CMakeLists.txt").read_text())

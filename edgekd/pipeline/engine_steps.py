@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import registry
+from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import onnx_judge
@@ -79,8 +79,11 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
     fields = {
         "backend": backend,
         "threads": threads,
-        "target": {k: facts[k] for k in ("triple", "isa", "precisions")},
+        "target": {k: facts[k] for k in ("triple", "isa", "precisions", "compute_capabilities")},
     }
+    if open_backend(backend).on_device:
+        cache = candidate.target.timing_cache
+        fields |= {"reach": facts["reach"], "timing_cache": digest.of_file(Path(cache)) if cache else ""}
     code = [registry.file_of("backends", backend)]
     folded = plan.values.targets.preprocess == "in_engine"
     if folded:
@@ -108,8 +111,13 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
 
 
 def add_evaluate(plan: Plan, candidate: Candidate) -> None:
+    """The engine's outputs and score; of one that opens on its device only, what its bundle proves itself by there."""
+    if candidate.compile_only:
+        if open_backend(candidate.backend).on_device:
+            _add_golden(plan, candidate)
+        return
     engine = candidate.step("compile")
-    program = judged(candidate.version, candidate.version.judged_as[-1])
+    program = _program(candidate)
     inputs = [engine, program, *(["judge teacher"] if "judge teacher" in plan.steps else [])]
     key = plan.key("evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=())
 
@@ -130,6 +138,27 @@ def add_evaluate(plan: Plan, candidate: Candidate) -> None:
         return {**facts, "parity": parity_of(outputs["test"], torch_outputs["test"], candidate.version.precision)}
 
     plan.add(candidate.step("evaluate"), Step(candidate.step("evaluate"), key, (*inputs, "data"), make))
+
+
+def _add_golden(plan: Plan, candidate: Candidate) -> None:
+    """Golden inputs, and what the engine's program gives for them here."""
+    name, inputs = candidate.step("golden"), [candidate.step("compile"), _program(candidate)]
+    key = plan.key("golden", inputs, {}, ["data"], [HERE / "engines.py", HERE / "judge.py"], packages=())
+
+    def make(out: Path) -> None:
+        from edgekd.backend import Signature
+        from edgekd.pipeline.engines import read_arrays, write_golden
+
+        count = len(Signature.read(plan.entry(candidate.step("compile")).path).outputs)
+        outputs = read_arrays(plan.entry(_program(candidate)).path / "outputs.npz", "validation", count)
+        write_golden(out, plan.fed("validation"), outputs)
+
+    plan.add(name, Step(name, key, (*inputs, "data"), make))
+
+
+def _program(candidate: Candidate) -> str:
+    """The step that judged what the engine was compiled from."""
+    return judged(candidate.version, candidate.version.judged_as[-1])
 
 
 def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:

@@ -102,11 +102,16 @@ def evaluate(
             for file in (*files["inputs"], *files["outputs"]):
                 file.unlink()
     write_arrays(out / "outputs.npz", found)
-    total = len(found["validation"][0])
-    spread = np.linspace(0, total - 1, min(GOLDEN, total)).round().astype(int)  # the split may be sorted by class
-    golden = {"inputs": inputs["validation"], "outputs": found["validation"]}
-    write_arrays(out / "golden.npz", {side: [array[spread] for array in arrays] for side, arrays in golden.items()})
+    write_golden(out, inputs["validation"], found["validation"])
     return found
+
+
+def write_golden(out: Path, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    """`golden.npz`: some samples from all over the split, with their outputs; an array a port."""
+    total = len(outputs[0])
+    spread = np.linspace(0, total - 1, min(GOLDEN, total)).round().astype(int)  # the split may be sorted by class
+    golden = {"inputs": inputs, "outputs": outputs}
+    write_arrays(out / "golden.npz", {side: [array[spread] for array in arrays] for side, arrays in golden.items()})
 
 
 def write_arrays(file: Path, arrays: Mapping[str, Sequence[np.ndarray]]) -> None:

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import onnx
 
 from edgekd import digest, onnx_file, worker
+from edgekd.backend import open_backend, read_engine
 from edgekd.errors import EdgekdError, StoreError
 from edgekd.latency.race import race
 from edgekd.metric import sqnr
@@ -34,6 +35,7 @@ FIRST = 1e-6, 2e-10
 """Seconds of a conversion, and of each value in it, until one was measured."""
 
 
+@final
 @dataclass
 class Engines(Bench):
     """`model`: float, numbered; `feeds` are what quality is judged on; `folder` keeps the engines, also through a kill."""
@@ -78,7 +80,8 @@ class Engines(Bench):
         }
         request |= {"threads": self.threads, "plugins": plugins()}
         try:
-            worker.call("compile", request, env=worker.thread_env(self.threads), timeout=self.timeout)
+            variables = {**worker.thread_env(self.threads), **open_backend(self.backend).variables()}
+            worker.call("compile", request, env=variables, timeout=self.timeout)
         except EdgekdError as error:
             self.failed[keep] = error.message.partition("\n")[0]
             return None
@@ -94,9 +97,11 @@ class Engines(Bench):
             answer = worker.call("profile", request, env=worker.thread_env(self.threads), timeout=self.timeout)
         except EdgekdError:
             return None
-        rows = answer["operators"]
-        names = _names(onnx.load(engine / "model.onnx"), self.program(keep)) if rows else None
-        if names is None or not all("each" in row for row in rows):
+        rows = answer["operators"] or ()
+        if not all("each" in row for row in rows):
+            return None  # sums over nodes that cannot be told apart
+        names = _names(onnx.load(read_engine(engine, self.backend)[1]), self.program(keep)) if rows else None
+        if names is None:
             return None
         took: dict[str, float] = {}
         for row in rows:
@@ -155,7 +160,8 @@ def _names(engine: onnx.ModelProto, program: onnx.ModelProto) -> dict[str, str] 
 def costs_of(sites: Sequence[Site], spans: Mapping[str, Span], keep: Keep, took: Mapping[str, float]) -> Costs:
     """What a profile says. `took`: seconds by node of the program; what a kernel swallowed is not in it, and took nothing.
 
-    A tensor whose conversion is not in the profile is guessed by those that are: a fixed cost and one for each value, by least squares.
+    A tensor whose conversion is not in the profile is guessed by those that are: a fixed cost, and one for each value, by least
+    squares.
     """
     each = {site.name: sum(took.get(node, 0.0) for node in site.nodes) for site in sites}
     tables: dict[str, dict[str, float]] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from edgekd.pipeline.step import Candidate, Step, Version
 from edgekd.units import format_seconds
 
 if TYPE_CHECKING:
+    from edgekd.latency.statistics import Ratio
+    from edgekd.pipeline.place_bench import Engines
     from edgekd.pipeline.plan import Plan
     from edgekd.placement import Found
     from edgekd.quant.sites import Site
@@ -30,7 +33,6 @@ LEAST = 20.0
 """dB: what an engine's outputs keep of the float file's, where its integers are placed."""
 JUDGED = 16
 """Validation samples that each placement is judged on."""
-CODE = ("placement.py", "onnx_slim.py", "quant/sites.py", "quant/pairs.py", "latency/race.py")
 
 
 def add_placements(plan: Plan) -> None:
@@ -63,15 +65,14 @@ def _fields(plan: Plan, target: Target, backend: str) -> dict[str, Any]:
 
 
 def _key(plan: Plan, kind: str, inputs: list[str], target: Target, backend: str, **more: Any) -> str:
-    code = [registry.file_of("backends", backend), HERE / "place_bench.py", HERE / "place_steps.py"]
-    code += [PACKAGE / name for name in CODE]
-    code += [PACKAGE / "rewrites" / f"{name}.py" for name in ("__init__", *open_backend(backend).rewrites)]
+    rewrites = [PACKAGE / "rewrites" / f"{name}.py" for name in ("__init__", *open_backend(backend).rewrites)]
+    code = [registry.file_of("backends", backend), HERE / "place_steps.py", *rewrites]
     fields = {**_fields(plan, target, backend), "seed": plan.values.seed, **more}
     packages = {**open_backend(backend).versions(), **open_backend(onnx_steps.RUNTIME).versions()}
     return plan.key(kind, inputs, fields, [], code, packages=packages)
 
 
-def _bench(plan: Plan, folder: Path, target: Target, backend: str, **more: Any) -> Any:
+def _bench(plan: Plan, folder: Path, target: Target, backend: str, **more: Any) -> Engines:
     from edgekd.pipeline.place_bench import Engines
 
     return Engines(
@@ -111,6 +112,8 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
                     said["refused"][name] = bench.failed[FLOAT]
                 else:
                     engines[name] = folder
+            if "slim" not in engines:
+                raise EdgekdError(f"{backend}: {said['refused']['slim']}")
             ratios = _raced(plan, engines)
         rows = [{"rewrite": name, "versus_slim": asdict(ratio)} for name, ratio in ratios.items()]
         faster = {name: ratio.point for name, ratio in ratios.items() if ratio.high < 1}
@@ -119,23 +122,26 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
         model = models[best or "slim"]
         onnx_file.write_program(out, model, plan.student("student").signature, "float32")
         if best is None:
-            tried = ", ".join(f"{name} {r.point:.2f}× ({r.low:.2f} to {r.high:.2f})" for name, r in ratios.items())
-            return {
-                **facts,
-                "why_not": f"no rewrite is faster: {tried}" if tried else "no rewrite applies to this graph",
-            }
+            return {**facts, "why_not": _no_rewrite(ratios, said["refused"])}
         found = onnx_judge.computed(plan, out, out, version.program)
         return {**facts, **onnx_judge.scores(plan, version, found), "why_not": "", "note": f"rewritten: {best}"}
 
     return Step(version.program, key, (*inputs, "target"), make)
 
 
-def _raced(plan: Plan, engines: Mapping[str, Path]) -> dict[str, Any]:
+def _no_rewrite(ratios: Mapping[str, Ratio], refused: Mapping[str, str]) -> str:
+    """Why the slimmed graph stays as it is."""
+    tried = ", ".join(f"{name} {r.point:.2f}× ({r.low:.2f} to {r.high:.2f})" for name, r in ratios.items())
+    failed = "".join(f"; {name}: {why}" for name, why in refused.items())
+    return (f"no rewrite is faster: {tried}" if tried else "no rewrite applies to this graph") + failed
+
+
+def _raced(plan: Plan, engines: Mapping[str, Path]) -> dict[str, Ratio]:
     """Each rewrite's latency over that of "slim"."""
     from edgekd.latency.race import race
     from edgekd.pipeline.engines import plugins
 
-    if len(engines) < 2 or "slim" not in engines:
+    if len(engines) < 2:
         return {}
     timing = plan.values.measure
     found = race(
@@ -172,23 +178,21 @@ def _placing(
         signature = Signature.read(plan.entry("student").path)
         names = [port.name for port in signature.inputs]
         model = onnx.load(plan.entry(base).path / onnx_file.FILE)
-        samples = {
-            s: list(feeds(model, dict(zip(names, onnx_steps.arrays(plan, s), strict=True))))
-            for s in ("train", "validation")
-        }
-        model = model if rewritten else slimmed(model, samples["train"][0])
+        train, validation = (
+            list(islice(feeds(model, dict(zip(names, onnx_steps.arrays(plan, split), strict=True))), most))
+            for split, most in (("train", None), ("validation", JUDGED))
+        )
+        model = model if rewritten else slimmed(model, train[0])
         reductions_to_pools(model)
         model = numbered(model)
         with plan.progress.task(version.program):
-            spans = ranges(model, samples["train"], plan.entry(quantized.name).facts["observer"])
+            spans = ranges(model, train, plan.entry(quantized.name).facts["observer"])
             sites = sites_of(model, open_backend(backend).integers, spans)
             if not any(site.weight or site.kind in DYNAMIC for site in sites):
                 raise EdgekdError(f"no operator with weights has an integer kernel on {backend}")
             links = links_of(model, sites)
-            bench = _bench(
-                plan, plan.store.work(key), target, backend, model=model, sites=sites, spans=spans,
-                feeds=samples["validation"][:JUDGED],
-            )  # fmt: skip
+            given = {"model": model, "sites": sites, "spans": spans, "feeds": validation}
+            bench = _bench(plan, plan.store.work(key), target, backend, **given)
             found = search(links, [site.name for site in sites], seeds(sites), bench, LEAST)
         facts: dict[str, Any] = {"precision": "int8", "placement": _told(found, sites)}
         onnx_file.write_program(out, bench.program(found.keep), plan.student("student").signature, "int8")
@@ -241,7 +245,7 @@ def _why_not(found: Found) -> str:
         return f"every placement loses more than {LEAST:g} dB allow"
     said = f"no quantize/dequantize pair pays: the best of {len(found.tried)} placements takes"
     if not found.keep:
-        nearest = min(seconds for _, seconds, _ in found.tried)
-        return f"{said} {format_seconds(nearest)}, float {format_seconds(found.float_seconds)}"
+        fastest = min(seconds for _, seconds, _ in found.tried)
+        return f"{said} {format_seconds(fastest)}, float {format_seconds(found.float_seconds)}"
     ratio = found.versus_float
     return f"{said} {ratio.point:.2f}× float ({ratio.low:.2f} to {ratio.high:.2f})"

@@ -78,8 +78,7 @@ class Plan:
         for candidate in self.candidates:
             add_compile(self, candidate)
         for candidate in self.candidates:
-            if not candidate.compile_only:
-                add_evaluate(self, candidate)
+            add_evaluate(self, candidate)
         for target in self.targets:
             if racing := self.racing(target):
                 add_race(self, target, racing)

@@ -102,7 +102,7 @@ def _check(plan: Plan) -> None:
 
 
 def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | None, fresh: bool) -> None:
-    an_engines = name.startswith(("compile ", "evaluate ", "race ", "rewritten on ", "placed on "))
+    an_engines = name.startswith(("compile ", "evaluate ", "golden ", "race ", "rewritten on ", "placed on "))
     if any(before in outcome.failed for before in step.reads):
         outcome.failed[name] = outcome.failed[next(before for before in step.reads if before in outcome.failed)]
         return

@@ -19,19 +19,21 @@ from edgekd.quant.sites import DYNAMIC, FREE, Site, Span
 
 __all__ = ["place"]
 
-OPSET = 13
-"""The first whose DequantizeLinear takes a scale for each channel."""
+DOMAIN = "com.microsoft"
+"""Of ONNX Runtime's own operators: the integer forms of recurrent ones."""
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def place(
     model: onnx.ModelProto, sites: Sequence[Site], keep: Collection[str], ranges: Mapping[str, Span]
 ) -> onnx.ModelProto:
-    """A copy of the numbered float model in which the sites named in `keep` run as integers."""
-    placed = onnx.ModelProto()
+    """A copy of the numbered float model, of opset 13 or newer, in which the sites named in `keep` run as integers."""
+    placed, kept = onnx.ModelProto(), [site for site in sites if site.name in keep]
     placed.CopyFrom(model)
-    if "com.microsoft" not in {entry.domain for entry in placed.opset_import}:
-        placed.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    _Writer(placed, [site for site in sites if site.name in keep], ranges).write()
+    own = any(site.kind in DYNAMIC for site in kept)
+    if own and DOMAIN not in {entry.domain for entry in placed.opset_import}:
+        placed.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    _Writer(placed, kept, ranges).write()
     return placed
 
 
@@ -130,12 +132,12 @@ class _Writer:
 
     def _dynamic(self, node: onnx.NodeProto) -> None:
         """ONNX Runtime's integer form of a recurrent operator: weights s8, transposed; their scales behind the eight inputs."""
-        node.op_type, node.domain = f"DynamicQuantize{node.op_type}", "com.microsoft"
+        node.op_type, node.domain = f"DynamicQuantize{node.op_type}", DOMAIN
         node.input.extend([""] * (8 - len(node.input)))
         for index in (1, 2):
             name = node.input[index]
             values = self._array(name)  # [directions, gates, inputs]
-            scale = np.maximum(np.abs(values).max(2), np.finfo(np.float32).tiny) / np.float32(127)
+            scale = np.maximum(np.abs(values).max(2) / np.float32(127), np.float32(TINY))
             held = np.clip(np.rint(values / scale[..., None]), -127, 127).astype(np.int8).transpose(0, 2, 1)
             node.input[index] = self._constant(f"{name}_i", np.ascontiguousarray(held))
             zeros = np.zeros(scale.shape, np.int8)
@@ -173,7 +175,7 @@ def affine(low: float, high: float) -> tuple[Array, Array]:
     >>> affine(-1.0, 4.1)
     (array(0.02, dtype=float32), array(50, dtype=uint8))
     """
-    scale = max((high - low) / 255, float(np.finfo(np.float32).tiny) * 2**24)
+    scale = max((high - low) / 255, TINY * 2**24)
     return np.asarray(scale, np.float32), np.asarray(round(-low / scale), np.uint8)
 
 
@@ -185,4 +187,4 @@ def symmetric(values: Array, axis: int | None) -> Array:
     """
     others = None if axis is None else tuple(i for i in range(values.ndim) if i != axis)
     most = np.abs(values.astype(np.float64)).max(axis=others)
-    return np.asarray(np.where(most > 0, most / 127, 1.0), np.float32)
+    return np.asarray(np.where(most > 0, np.maximum(most / 127, TINY), 1.0), np.float32)

@@ -30,6 +30,8 @@ class Span(NamedTuple):
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 """Operators whose output holds values of their input: integers pass through them on the input's grid."""
+OF_ONE = frozenset({"Softmax", "Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
+"""Operators of one activation; what else they are given are settings."""
 BEHIND = frozenset({"Relu", "Clip"})
 """What a quantization right behind it does by itself, so that it costs nothing behind an integer kernel."""
 DYNAMIC = frozenset({"LSTM"})
@@ -147,16 +149,7 @@ def _weighted(graph: _Graph, node: onnx.NodeProto) -> Site | None:
 
 def _other(graph: _Graph, node: onnx.NodeProto) -> Site | None:
     """What has no weights: it reads activations, and of an addition or product one float constant at most."""
-    if node.op_type in MOVING or node.op_type in (
-        "Softmax",
-        "Sigmoid",
-        "LeakyRelu",
-        "AveragePool",
-        "GlobalAveragePool",
-    ):
-        reads: Sequence[str] = node.input[:1]
-    else:
-        reads = node.input
+    reads: Sequence[str] = node.input[:1] if node.op_type in MOVING | OF_ONE else node.input
     constants = tuple(name for name in reads if name in graph.constants)
     variable = tuple(dict.fromkeys(name for name in reads if name not in graph.constants))
     if not variable or len(constants) > 1 or not all(map(graph.floats, constants)):
@@ -207,7 +200,8 @@ def links_of(model: onnx.ModelProto, sites: Sequence[Site]) -> list[Link]:
 def ranges(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], observer: str = "minmax") -> dict[str, Span]:
     """Least and largest value of each float tensor that the graph's nodes read or make, over the samples.
 
-    `observer`: "percentile" and "entropy" are drawn by ONNX Runtime's calibrators, for the tensors that they cover.
+    One that was not finite has none. `observer`: "percentile" and "entropy" are drawn by ONNX Runtime's calibrators, for the
+    tensors that they cover.
     """
     from edgekd.onnx_slim import outputs_of
 
@@ -222,7 +216,8 @@ def ranges(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], observe
     def see(name: str, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.dtype == np.float32 and value.size:
             low, high, _ = found.get(name, Span(0.0, 0.0))
-            found[name] = Span(min(low, float(value.min())), max(high, float(value.max())), value.size)
+            least, most = np.minimum(low, value.min()), np.maximum(high, value.max())  # NaN stays NaN
+            found[name] = Span(float(least), float(most), value.size)
 
     names = [name for name in dict.fromkeys(made) if name not in stored]
     for feed, values in zip(feeds, outputs_of(seen, names, feeds), strict=True):
@@ -257,7 +252,10 @@ def _calibrated(
 
 
 def seeds(sites: Sequence[Site]) -> list[frozenset[str]]:
-    """Placements to begin with: all that has weights or moves values; convolutions and what joins them; all but what is a curve."""
+    """Placements to begin with: all that has weights or moves values; what is recurrent; convolutions and what joins them;
+
+    all but what is a curve. Only such as hold something with weights, and not the one of all sites.
+    """
     chosen = [
         WEIGHTED | DYNAMIC | MOVING,
         DYNAMIC,

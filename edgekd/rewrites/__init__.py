@@ -7,14 +7,17 @@ with everyday names.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from edgekd.backend import Signature
+from edgekd.backend import Array, Signature
 from edgekd.onnx_slim import computes_the_same, slimmed
+
+Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto | None]
 
 
 def write(request: dict[str, Any], _: Any) -> dict[str, Any]:
@@ -27,23 +30,33 @@ def write(request: dict[str, Any], _: Any) -> dict[str, Any]:
     feed = Signature.read(program).feed(0)
     slim = slimmed(onnx.load(program / "model.onnx"), feed)
     made, refused = {"slim": slim}, {}
-    every, names = slim, []
+    every, names = slim, list[str]()
     for name in request["rewrites"]:
         rewrite = getattr(import_module(f"edgekd.rewrites.{name}"), name)
-        try:
-            alone, after = rewrite(slim), rewrite(every)
-            if alone is None or after is None:
-                continue
-            if not (computes_the_same(alone, slim, feed) and computes_the_same(after, slim, feed)):
-                refused[name] = "it computes something else"
-                continue
-        except Exception as error:  # whatever a third party's rewriting or the runtime raises costs this one rewrite
-            refused[name] = " ".join(str(error).split()) or type(error).__name__
+        alone, why = _rewritten(rewrite, slim, slim, feed)
+        if alone is None:
+            if why:
+                refused[name] = why
             continue
-        made[name], every = alone, after
-        names.append(name)
+        made[name] = alone
+        after = _rewritten(rewrite, every, slim, feed)[0] if names else alone
+        if after is not None:
+            every, names = after, [*names, name]
     if len(names) > 1:
         made["+".join(names)] = every
     for name, model in made.items():
         onnx.save(model, out / f"{name}.onnx")
     return {"made": list(made), "refused": refused}
+
+
+def _rewritten(
+    rewrite: Rewrite, model: onnx.ModelProto, reference: onnx.ModelProto, feed: Mapping[str, Array]
+) -> tuple[onnx.ModelProto | None, str]:
+    """The model rewritten, or None, and why it is refused; "" where there was nothing to rewrite."""
+    try:
+        made = rewrite(model)
+        if made is None or computes_the_same(made, reference, feed):
+            return made, ""
+    except Exception as error:  # whatever a third party's rewriting or the runtime raises costs this one rewrite
+        return None, " ".join(str(error).split()) or type(error).__name__
+    return None, "it computes something else"

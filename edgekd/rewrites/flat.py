@@ -14,7 +14,7 @@ __all__ = ["flat"]
 OPSET = 13
 """The first whose Squeeze and Unsqueeze take their axes as an input."""
 WINDOWED = frozenset({"Conv", "MaxPool", "AveragePool"})
-ELEMENTWISE = frozenset(
+ALIKE = frozenset(
     {
         "Relu",
         "Clip",
@@ -33,6 +33,7 @@ ELEMENTWISE = frozenset(
     }
     | {"BatchNormalization", "InstanceNormalization", "GlobalAveragePool", "GlobalMaxPool"}
 )
+"""Operators that compute each value, or each channel, from their first input alone: one axis more changes nothing."""
 JOINING = frozenset({"Add", "Mul", "Sub", "Div", "Pow"})
 
 
@@ -92,7 +93,7 @@ class _Flat:
         if node.op_type in WINDOWED:
             return self._window(new)
         first = node.input[0] if node.input else ""
-        if node.op_type in ELEMENTWISE and first in self.lifted:
+        if node.op_type in ALIKE and first in self.lifted:
             new.input[0] = self.lifted[first]
             return new
         channels = node.op_type == "Concat" and [a.i for a in node.attribute] == [1]

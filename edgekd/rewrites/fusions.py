@@ -16,9 +16,10 @@ def fusions(model: onnx.ModelProto) -> onnx.ModelProto | None:
     before = {(node.domain, node.op_type) for node in model.graph.node}
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
+    before_level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         fused: onnx.ModelProto = optimize_model(copied, model_type="bert", opt_level=0).model
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before_level)
     return fused if {(node.domain, node.op_type) for node in fused.graph.node} - before else None

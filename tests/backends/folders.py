@@ -84,6 +84,16 @@ def int8_model() -> onnx.ModelProto:
     return _model(nodes, kept, 1)
 
 
+def symmetric_model() -> onnx.ModelProto:
+    """The int8 model with every zero point at zero and float biases: what the symmetric grid gives."""
+    model = int8_model()
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.int8 and values.size == 1:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(values), tensor.name))
+    return model
+
+
 def _model(nodes: list[onnx.NodeProto], held: list[onnx.TensorProto], batch: int | str) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from backends.folders import float_model, int8_model, write_program
-from onnx import numpy_helper
+from backends.folders import float_model, int8_model, symmetric_model, write_program
 
 from edgekd.backend import open_backend
 from edgekd.errors import UserError
 
 BACKEND = open_backend("tensorrt_rtx")
 pytestmark = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"tensorrt_rtx is an extra: {BACKEND.missing()}")
-CARD = {"name": "card", "isa": ["sm_86"]}
-
-
-def symmetric_model() -> onnx.ModelProto:
-    """The int8 model with every zero point at zero and float biases: what the symmetric grid gives."""
-    model = int8_model()
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype == np.int8 and values.size == 1:
-            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(values), tensor.name))
-    return model
+CARD = {"name": "card", "compute_capabilities": ["8.6"]}
 
 
 @pytest.mark.parametrize(("half", "note"), [(False, ""), (True, "computes in half floats")])
@@ -63,4 +50,5 @@ def test_what_its_parser_refuses_is_named_by_node(tmp_path: Path) -> None:
 
 def test_a_card_that_it_does_not_know(tmp_path: Path) -> None:
     program = write_program(tmp_path / "p", float_model())
-    assert "sm_87" in BACKEND.unsupported(program, {**CARD, "isa": ["sm_87"]})[0]
+    (line,) = BACKEND.unsupported(program, {**CARD, "compute_capabilities": ["8.7"]})
+    assert line == "compute capability 8.7 is none of an RTX card that this version builds for"

@@ -8,9 +8,9 @@ from typing import Any
 import onnx_models as models
 import pytest
 
-from edgekd import api
-from edgekd.pipeline.place_bench import costs_of
-from edgekd.quant.sites import Site, Span
+from edgekd import api, onnx_file
+from edgekd.pipeline.place_bench import FIRST, _line, _names, costs_of
+from edgekd.quant.sites import Site, Span, numbered
 
 BRIEF = ["measure.seconds=0.05", "measure.processes=1", "measure.wait=0", "data.count=32", "budget.metric_drop=1000"]
 
@@ -25,6 +25,25 @@ def test_a_profile_is_read_by_site_and_what_it_lacks_is_on_a_line_through_what_i
     assert found.quantize["x"] == 2e-6
     assert found.quantize["c"] == pytest.approx(11e-6)  # 1 µs, and 10 ns a value
     assert found.dequantize["b"] == pytest.approx(1e-6 + 400 * 2e-10)  # none was seen
+
+
+def test_conversions_that_grow_no_slower_with_size_have_no_negative_cost() -> None:
+    """A line through them would cost less than nothing for large tensors, or for none: a fixed cost and the middle slope then."""
+    assert _line([]) == FIRST
+    assert _line([(100, 2e-6), (200, 3e-6)]) == (pytest.approx(1e-6), pytest.approx(1e-8))
+    fixed, slope = _line([(100, 3e-6), (200, 2e-6)])  # at most 1 µs of nothing; then 20 ns and 5 ns a value
+    assert (fixed, slope) == (1e-6, pytest.approx(12.5e-9))
+    assert _line([(100, 0.5e-6)]) == (0.5e-6, 0.0)
+
+
+def test_an_engines_nodes_are_the_programs_or_unknown(tmp_path: Path) -> None:
+    program = numbered(onnx_file.load(models.convnet(tmp_path / "net.onnx")))
+    engine = onnx_file.load(tmp_path / "net.onnx")
+    engine.graph.node[0].name = "theirs"
+    found = _names(engine, program)
+    assert found is not None and found["theirs"] == found[engine.graph.node[0].output[0]] == "n0"
+    del engine.graph.node[1]
+    assert _names(engine, program) is None
 
 
 def compiled(tmp_path: Path, *more: str) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from project import new_project
 from rich.console import Console
 
-from edgekd import api, bundle, target
+from edgekd import api, bundle, registry, target
 from edgekd.errors import UserError
 from edgekd.report import headline, html, markdown, terminal
 from edgekd.report.schema import Report
@@ -79,6 +80,36 @@ def test_the_bundle_of_the_nearest_proves_itself(done: tuple[dict[str, Any], lis
         for x, y in zip(golden["inputs"], golden["outputs"], strict=True):
             (found,) = session.run([x[None]])
             assert np.allclose(found[0], y, atol=manifest["tolerance"]["absolute"])
+
+
+def test_what_only_its_device_opens_comes_as_a_bundle(
+    done: tuple[dict[str, Any], list[str]], recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its golden outputs are its program's, which it is held to where it runs."""
+    monkeypatch.setattr(registry, "_plugins", {})
+    registry.add_plugin(f"backends={Path(__file__).with_name('far.py')}")
+    out = recipe.parent / "far"
+    report = api.compile(recipe, out, backends=["far"], store=recipe.parent / "store")
+    (board,) = report["targets"]
+    (built,) = board["candidates"]
+    assert (built["verdict"], built["latency"], built["metric"]) == ("built", None, None)
+    assert built["reason"] == "built, not measured: a far engine opens on its device only"
+    assert (board["chosen"], board["nearest"], board["race"]) == (None, None, None)
+    folder = out / "built" / "raspberry-pi-5" / "student-far"
+    manifest = bundle.read(folder)
+    assert {"engine/model.onnx", "engine/build/script.py", "golden.npz", "edgekd.lock"} <= set(manifest["files"])
+    assert manifest["keeps_budget"] is False and manifest["promised"]["latency"] is None
+    assert built["bytes"] == (folder / "engine" / "model.onnx").stat().st_size, "the script is no part of the engine"
+    with pytest.raises(UserError, match="opens on its device only"):
+        bundle.load(folder)
+    session = ort.InferenceSession(folder / "engine" / "model.onnx")
+    with np.load(folder / "golden.npz") as golden:
+        assert len(golden["inputs"]) == 8
+        for x, y in zip(golden["inputs"], golden["outputs"], strict=True):
+            (found,) = session.run(None, {session.get_inputs()[0].name: x[None]})
+            assert np.allclose(found[0], y, atol=1e-4)
+        span = float(golden["outputs"].max() - golden["outputs"].min())
+    assert manifest["tolerance"] == {"top1": 0.875, "absolute": pytest.approx(0.1 * span)}
 
 
 def test_no_backend_left_is_refused_before_any_work(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
