@@ -10,7 +10,6 @@
 
 A backend is one file in `edgekd/backends/`. Importing it imports no runtime; `load` and what it returns need numpy and
 the runtime; torch only where that is the runtime, or a part of it.
-the runtime; torch only where that is the runtime, or a part of it.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from edgekd.environment import Environment
     from edgekd.processing import Class
     from edgekd.progress import Progress
+    from edgekd.tokenizer import Tokenizer
 
 __all__ = [
     "Array",
@@ -60,12 +60,13 @@ ABOUT = ("engine.json", "signature.json", "entry.json")  # the last is the store
 class Session(ABC):
     """An opened engine. `run` checks what it is given; `clock` reads nanoseconds, and is what latency is timed with.
 
-    Threads may share one: their calls take turns.
+    Threads may share one: their calls take turns. `tokenizer`: of a bundle whose student takes text.
     """
 
     def __init__(self, signature: Signature, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.signature = signature
         self.clock = clock
+        self.tokenizer: Tokenizer | None = None
         self._closed = False
         self._turn = Lock()
 
@@ -105,6 +106,22 @@ class Session(ABC):
         from edgekd.processing import preprocess
 
         return preprocess(self.signature, raw)
+
+    @final
+    def tokenize(self, text: str | bytes, pair: str | bytes | None = None) -> list[Array]:
+        """What the inputs are for a text, or for two that are read together; see `edgekd.tokenizer.Tokenizer.inputs`.
+
+        Raises UserError for a student that takes none, and one whose tokenizer edgekd does not apply.
+        """
+        from edgekd.tokenizer import Tokenizer
+
+        reader = self.tokenizer or Tokenizer.of(self.signature.preprocessing, {})
+        return reader.inputs(self.signature.inputs, text, pair)
+
+    @final
+    def run_text(self, text: str | bytes, pair: str | bytes | None = None) -> list[Array]:
+        """The outputs for a text, or for two. Raises UserError as `tokenize` and `run`."""
+        return self.run(self.tokenize(text, pair))
 
     @final
     def postprocess(self, outputs: Sequence[Array]) -> list[Class]:
