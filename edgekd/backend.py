@@ -99,20 +99,14 @@ class Session(ABC):
 
     @final
     def preprocess(self, raw: Array) -> Array:
-        """What the first input is for raw data, an image [height, width, channels] or a sound [samples].
-
-        As the signature says; see `edgekd.processing.preprocess`.
-        """
+        """The input for an image [height, width, channels] or a sound [samples]; see `edgekd.processing.preprocess`."""
         from edgekd.processing import preprocess
 
         return preprocess(self.signature, raw)
 
     @final
     def tokenize(self, text: str | bytes, pair: str | bytes | None = None) -> list[Array]:
-        """What the inputs are for a text, or for two that are read together; see `edgekd.tokenizer.Tokenizer.inputs`.
-
-        Raises UserError for a student that takes none, and one whose tokenizer edgekd does not apply.
-        """
+        """What the inputs are for a text, or for two read together; see `edgekd.tokenizer.Tokenizer`, and what that raises."""
         from edgekd.tokenizer import Tokenizer
 
         reader = self.tokenizer or Tokenizer.of(self.signature.preprocessing, {})
