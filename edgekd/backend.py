@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from edgekd.environment import Environment
     from edgekd.processing import Class
     from edgekd.progress import Progress
+    from edgekd.tokenizer import Tokenizer
 
 __all__ = [
     "BUILD",
@@ -62,12 +63,13 @@ BUILD = "build"
 class Session(ABC):
     """An opened engine. `run` checks what it is given; `clock` reads nanoseconds, and is what latency is timed with.
 
-    Threads may share one: their calls take turns.
+    Threads may share one: their calls take turns. `tokenizer`: of a bundle whose student takes text.
     """
 
     def __init__(self, signature: Signature, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.signature = signature
         self.clock = clock
+        self.tokenizer: Tokenizer | None = None
         self._closed = False
         self._turn = Lock()
 
@@ -100,13 +102,23 @@ class Session(ABC):
 
     @final
     def preprocess(self, raw: Array) -> Array:
-        """What the first input is for raw data, an image [height, width, channels] or a sound [samples].
-
-        As the signature says; see `edgekd.processing.preprocess`.
-        """
+        """The input for an image [height, width, channels] or a sound [samples]; see `edgekd.processing.preprocess`."""
         from edgekd.processing import preprocess
 
         return preprocess(self.signature, raw)
+
+    @final
+    def tokenize(self, text: str | bytes, pair: str | bytes | None = None) -> list[Array]:
+        """What the inputs are for a text, or for two read together; see `edgekd.tokenizer.Tokenizer`, and what that raises."""
+        from edgekd.tokenizer import Tokenizer
+
+        reader = self.tokenizer or Tokenizer.of(self.signature.preprocessing, {})
+        return reader.inputs(self.signature.inputs, text, pair)
+
+    @final
+    def run_text(self, text: str | bytes, pair: str | bytes | None = None) -> list[Array]:
+        """The outputs for a text, or for two. Raises UserError as `tokenize` and `run`."""
+        return self.run(self.tokenize(text, pair))
 
     @final
     def postprocess(self, outputs: Sequence[Array]) -> list[Class]:

@@ -7,7 +7,7 @@
     licences/       of the model's data, of edgekd and of the runtime
     sbom.cdx.json   what it is made of (edgekd/sbom.py)
     edgekd.lock     what makes it again; where a recipe made it
-    tokenizer/      the files of a tokenizer, where there is one
+    tokenizer/      the files of a tokenizer, where there is one (edgekd/tokenizer.py)
     bundle.sig      who made it, where it was signed (edgekd/signing.py)
 
 `load` needs numpy and the runtime, not torch. It checks every digest first and runs no code from the bundle. The same in C++
@@ -171,5 +171,20 @@ def load(folder: str | os.PathLike[str], *, public_key: str | os.PathLike[str] |
     from edgekd.backend import load_engine
 
     path = Path(folder)
-    read(path, None if public_key is None else Path(public_key))
-    return load_engine(path / "engine")
+    manifest = read(path, None if public_key is None else Path(public_key))
+    session = load_engine(path / "engine")
+    if (session.signature.preprocessing.get("tokenizer") or {}).get("kind") == "wordpiece":
+        from edgekd import tokenizer
+
+        try:
+            prefix = f"{tokenizer.FOLDER}/"
+            held = {
+                name.removeprefix(prefix): (path / name).read_bytes()
+                for name in manifest["files"]
+                if name.startswith(prefix)
+            }
+            session.tokenizer = tokenizer.Tokenizer.of(session.signature.preprocessing, held)
+        except BaseException:
+            session.close()
+            raise
+    return session

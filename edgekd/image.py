@@ -34,7 +34,7 @@ def resized(image: Floats, height: int, width: int, method: str, whole: bool) ->
     are rounded, halves to even. Shrinking by more than 2 skips input pixels: shrink with a decoder that averages first.
     """
     if method == "nearest":
-        return image[_nearest(len(image), height)][:, _nearest(image.shape[1], width)]
+        return image[nearest(len(image), height)][:, nearest(image.shape[1], width)]
     left, right, across = _taps(image.shape[1], width)
     top, bottom, down = _taps(len(image), height)
     across, down = across[:, None], down[:, None, None]
@@ -51,7 +51,7 @@ def cropped(image: Floats, height: int, width: int) -> Floats:
     return image[top : top + height, left : left + width]
 
 
-def _nearest(size: int, wanted: int) -> NDArray[np.int64]:
+def nearest(size: int, wanted: int) -> NDArray[np.int64]:
     """Which of `size` pixels holds the centre of each of `wanted`: floor((i + ½) · size / wanted)."""
     return (2 * np.arange(wanted) + 1) * size // (2 * wanted)
 

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import bundle
+from edgekd import bundle, tokenizer
 from edgekd.backend import open_backend
 from edgekd.errors import StoreError
 from edgekd.pipeline.calibration import PREVIEW, step_of
-from edgekd.processing import processing_of, tokenizer_files
+from edgekd.processing import processing_of
 from edgekd.store import ENTRY, write_whole
 
 if TYPE_CHECKING:
@@ -116,14 +116,19 @@ def _bundle(final: Path, plan: Plan, candidate: Candidate, report: dict[str, Any
     engine = plan.entry(candidate.step("compile")).path
     licences = [p for p in sorted(plan.recipe.folder.iterdir()) if p.name.upper().startswith(bundle.LICENCE_NAMES)]
     around = processing_of(plan.values, json.loads((engine / "signature.json").read_text("utf-8")))
-    files = {
-        f"tokenizer/{Path(name).name}": plan.recipe.file(name) for name in tokenizer_files(around["preprocessing"])
-    }
+    before = around["preprocessing"]
+    named = {name: plan.recipe.file(name) for name in tokenizer.files_of(before)}
+    around["preprocessing"], held = tokenizer.resolve(before, named)
     with tempfile.TemporaryDirectory() as scratch:
-        lock = Path(scratch) / LOCK
-        lock.write_text(_json(_lock(report)), "utf-8")
+        made = {
+            LOCK: _json(_lock(report)).encode(),
+            **{f"{tokenizer.FOLDER}/{name}": content for name, content in held.items()},
+        }
+        files = {name: Path(scratch) / str(index) for index, name in enumerate(made)}
+        for name, content in made.items():
+            files[name].write_bytes(content)
         packages = ["edgekd", *backend.versions()]
-        bundle.write(final, engine, facts, golden, licences, packages, around=around, files={**files, LOCK: lock})
+        bundle.write(final, engine, facts, golden, licences, packages, around=around, files=files)
 
 
 def _golden(plan: Plan, candidate: Candidate) -> dict[str, Any]:

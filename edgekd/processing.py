@@ -3,7 +3,8 @@
 `preprocessing` of a signature, each key as far as it is wanted, applied in this order:
 
     image  [height, width, channels] or [height, width], uint8 or float32
-           resize {size, method}   size: [height, width], or one number for the shorter side; "bilinear" or "nearest"
+           resize {size, method}   size: [height, width], or one number for the shorter side; "bilinear" or "nearest";
+                  from             what size images come in, for preprocess = "in_engine" only (edgekd/in_engine.py)
            crop {size}             the middle
            scale, mean, std        (pixel · scale − mean) / std; one number, or one a channel
            layout                  "NCHW" (the default) or "NHWC"
@@ -14,7 +15,7 @@
            log                     log(x + this)
            mean, std               one number, or one a column of a frame
            layout                  "NTF" (time first, the default) or "NFT"
-    text   tokenizer {kind, files} carried in the bundle, not applied
+    text   tokenizer {kind, files, …}   edgekd/tokenizer.py; `Session.tokenize` applies it
 
 then rounded and cut, for an integer input, to its dtype. `postprocessing`: softmax or sigmoid (true), threshold, top.
 Further keys are the app's own: they travel too, and `preprocess` then refuses, for it cannot know what they mean.
@@ -28,12 +29,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekd import audio, image
+from edgekd import audio, image, tokenizer
 from edgekd.errors import UserError
 from edgekd.settings import Settings
 from edgekd.signature import Array, Port, Signature
@@ -46,6 +46,7 @@ SOUND = ("scale", "framing", "mel", "log", "mean", "std", "layout")
 TEXT = ("tokenizer",)
 BEHIND = ("softmax", "sigmoid", "threshold", "top")
 LAYOUTS = {"image": ("NCHW", "NHWC"), "sound": ("NTF", "NFT")}
+MOST = 2**25  # values of a picture or of frames on their way, and of a mel table
 RAW = {"image": ("uint8", "float32"), "sound": ("int16", "float32")}
 
 
@@ -69,7 +70,7 @@ def check(preprocessing: Mapping[str, Any], postprocessing: Mapping[str, Any]) -
     known = {"text": TEXT, "sound": SOUND, "image": IMAGE}[kind]
     settings = Settings({k: v for k, v in preprocessing.items() if k in known}, "preprocessing")
     if kind == "text":
-        tokenizer_files(preprocessing)
+        tokenizer.settings_of(preprocessing)
     else:
         settings.choice("layout", LAYOUTS[kind])
         _affine(settings)
@@ -93,20 +94,6 @@ def processing_of(recipe: Recipe, signature: Mapping[str, Any]) -> dict[str, dic
     return found
 
 
-def tokenizer_files(preprocessing: Mapping[str, Any]) -> list[str]:
-    """The files of a tokenizer, which travel in the bundle's folder tokenizer/. Raises UserError if they are not named."""
-    found = Settings(preprocessing, "preprocessing").within("tokenizer", ("kind", "files"))
-    if found is None:
-        return []
-    files = found.found.get("files")
-    plain = isinstance(files, list | tuple) and all(isinstance(name, str) and name for name in files)
-    if not plain or not files or not isinstance(found.found.get("kind"), str):
-        raise found.wrong("files", 'a list of files, as in {"kind": "wordpiece", "files": ["vocab.txt"]}')
-    if len({Path(name).name for name in files}) < len(files):
-        raise found.wrong("files", "a list of files of different names: they travel in one folder")
-    return list(files)
-
-
 def _affine(settings: Settings) -> tuple[float, list[float], list[float]]:
     scale, mean, std = settings.number("scale", 1.0), settings.numbers("mean", 0.0), settings.numbers("std", 1.0)
     if 0.0 in std:
@@ -115,7 +102,9 @@ def _affine(settings: Settings) -> tuple[float, list[float], list[float]]:
 
 
 def _geometry(settings: Settings) -> tuple[tuple[tuple[int, ...], str] | None, tuple[int, ...] | None]:
-    resize, crop = settings.within("resize", ("size", "method")), settings.within("crop", ("size",))
+    resize, crop = settings.within("resize", ("size", "method", "from")), settings.within("crop", ("size",))
+    if resize is not None and "from" in resize.found:
+        resize.size("from", square=True)
     to = (resize.size(square=False), resize.choice("method", image.METHODS)) if resize is not None else None
     return to, crop.size(square=True) if crop is not None else None
 
@@ -155,13 +144,12 @@ def preprocess(signature: Signature, raw: Array) -> Array:
     Raises UserError for a student of several inputs or of text, a setting that edgekd does not apply, and raw data that
     do not become the input's shape.
     """
+    kind = kind_of(signature.preprocessing)
+    if kind == "text":
+        raise UserError("the student takes text", hint="student.tokenize(text), or student.run_text(text)")
     if len(signature.inputs) != 1:
         raise UserError(f"preprocessing makes one input, the student has {len(signature.inputs)}")
     (port,) = signature.inputs
-    kind = kind_of(signature.preprocessing)
-    if kind == "text":
-        files = ", ".join(tokenizer_files(signature.preprocessing))
-        raise UserError("edgekd does not tokenize", hint=f"the bundle carries what your tokenizer needs: {files}")
     settings = Settings(signature.preprocessing, "preprocessing")
     settings.only(IMAGE if kind == "image" else SOUND)
     if raw.dtype.name not in RAW[kind] or raw.ndim not in ((2, 3) if kind == "image" else (1,)) or not raw.size:
@@ -169,7 +157,7 @@ def preprocess(signature: Signature, raw: Array) -> Array:
         raise UserError(f"the {kind} is {raw.dtype} {list(raw.shape)}, not {' or '.join(RAW[kind])} {wanted}")
     found = _image(settings, raw) if kind == "image" else _sound(settings, raw)
     shape = port.concrete(1)
-    fits = found.shape == shape[1:] if kind == "image" else found.size == math.prod(shape)
+    fits = found.size == math.prod(shape) and (kind == "sound" or found.shape == shape[1:])
     if not fits:
         message = f'the {kind} became {list(found.shape)}, the student\'s "{port.name}" is {list(port.shape)}'
         raise UserError(message, hint="resize and crop, or framing, say what it becomes")
@@ -182,6 +170,8 @@ def _image(settings: Settings, raw: Array) -> Array:
     pixels = raw.reshape(*raw.shape[:2], -1).astype(np.float64)
     if to is not None:
         height, width = image.target_size(len(pixels), pixels.shape[1], to[0])
+        if height * width * pixels.shape[2] > MOST:
+            raise UserError(f"preprocessing.resize.size makes an image of {height} × {width}, which is too large")
         pixels = image.resized(pixels, max(height, 1), max(width, 1), to[1], raw.dtype == np.uint8)
     if middle is not None:
         pixels = image.cropped(pixels, middle[0], middle[1])
@@ -192,6 +182,8 @@ def _image(settings: Settings, raw: Array) -> Array:
 def _sound(settings: Settings, raw: Array) -> Array:
     (length, hop, window), mel = _spectral(settings)
     scale, mean, std = _affine(settings)
+    if max((len(raw) - length) // hop + 1, 0) * length > MOST or (mel and (mel[1] // 2 + 1) * mel[0] > MOST):
+        raise UserError("preprocessing.framing, or its mel table, is too large", hint=f"at most {MOST} numbers")
     found = audio.frames(raw.astype(np.float64) * scale, length, hop, window)
     if mel is not None:
         bins, size, rate, low, high = mel

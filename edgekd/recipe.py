@@ -176,7 +176,7 @@ class Loaded:
 
     def _check_processing(self) -> None:
         """What the recipe says of preprocessing and postprocessing, as far as it can be told without the data's part."""
-        from edgekd import processing
+        from edgekd import processing, tokenizer
 
         known = sorted({*processing.IMAGE, *processing.SOUND, *processing.TEXT})
         for key in self.values.preprocessing:
@@ -184,12 +184,16 @@ class Loaded:
                 raise self.error(["preprocessing", key], "unknown key", hint=nearest(key, known))
         try:
             processing.check(self.values.preprocessing, self.values.postprocessing)
-            files = processing.tokenizer_files(self.values.preprocessing)
+            files = {name: self.file(name) for name in tokenizer.files_of(self.values.preprocessing)}
         except UserError as error:
             raise self.wrong_setting(error) from None
-        for name in files:
-            if not self.file(name).is_file():
-                raise self.error(["preprocessing", "tokenizer"], f"{self.file(name)} does not exist")
+        for file in files.values():
+            if not file.is_file():
+                raise self.error(["preprocessing", "tokenizer"], f"{file} does not exist")
+        try:
+            tokenizer.resolve(self.values.preprocessing, files)
+        except UserError as error:
+            raise self.error(["preprocessing", "tokenizer"], error.message, hint=error.hint) from None
 
 
 def trainable() -> list[str]:

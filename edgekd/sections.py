@@ -91,7 +91,8 @@ class TargetsSection(Section):
     backends: tuple[str, ...] = Field((), description="instead of the target's own list")
     threads: int = Field(1, ge=1, description="of each engine, pinned")
     preprocess: Literal["outside", "in_engine"] = Field(
-        "outside", description='"in_engine": engines take bytes; scale, mean, std and layout are their first nodes'
+        "outside",
+        description='"in_engine": engines take bytes; scale, mean, std, layout, and resize with `from`, are their first nodes',
     )
     placement: bool = Field(
         True,

@@ -53,13 +53,13 @@ class Settings:
             raise self.wrong(key, "a whole number above 0")
         return value
 
-    def size(self, *, square: bool) -> tuple[int, ...]:
-        """`size`: one whole number, or [height, width]. `square`: one alone stands for both."""
-        value = self.found.get("size")
+    def size(self, key: str = "size", *, square: bool) -> tuple[int, ...]:
+        """One whole number, or [height, width]. `square`: one alone stands for both."""
+        value = self.found.get(key)
         listed = value if isinstance(value, list | tuple) else [value]
         found = [n for n in listed if isinstance(n, int) and not isinstance(n, bool) and 1 <= n < 2**31]
         if len(found) != len(listed) or len(found) not in (1, 2):
-            raise self.wrong("size", "a whole number above 0, or [height, width]")
+            raise self.wrong(key, "a whole number above 0, or [height, width]")
         return tuple(found) if len(found) == 2 or not square else (found[0], found[0])
 
     def choice(self, key: str, known: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import edgekd
 from edgekd import bundle
 from edgekd.backend import Signature, load_engine, open_backend
 from edgekd.errors import UserError
-from edgekd.in_engine import ONLY_ONNX, bytes_of, constants, fold
+from edgekd.in_engine import ONLY_ONNX, bytes_of, constants, fold, resizing
 from edgekd.processing import preprocess
 
 CONSTANTS: dict[str, Any] = {"scale": 1 / 255, "mean": [0.485], "std": [0.229], "layout": "NCHW"}
@@ -109,3 +109,81 @@ def test_data_that_are_not_bytes_are_told_before_any_work(tmp_path: Path) -> Non
     (tmp_path / "recipe.toml").write_text(text + "mel = { bins = 4 }\nframing = { length = 3 }\n")
     with pytest.raises(UserError, match=r"recipe\.toml:15: preprocessing\.framing\.hop: None is not a whole number"):
         edgekd.compile(tmp_path / "recipe.toml", tmp_path / "out", store=tmp_path / "store")
+
+
+RESIZES: list[tuple[dict[str, Any], tuple[int, int]]] = [
+    ({"resize": {"size": [8, 8], "from": [24, 16]}}, (24, 16)),
+    ({"resize": {"size": [8, 8], "method": "nearest", "from": [23, 11]}}, (23, 11)),
+    ({"resize": {"size": 10, "from": [37, 25]}, "crop": {"size": 8}}, (37, 25)),
+    ({"resize": {"size": [8, 8], "from": 8}}, (8, 8)),
+]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("table", "size"), RESIZES, ids=["shrunk", "nearest", "cropped", "as it is"])
+def test_images_are_resized_in_the_engine(
+    backend: str, table: dict[str, Any], size: tuple[int, int], tmp_path: Path
+) -> None:
+    """What is one step of a byte, of at most one pixel in a hundred, is all that a runtime's own Resize may differ by."""
+    if command := open_backend(backend).missing():
+        pytest.skip(command)
+    from onnx import TensorProto, helper
+
+    kept = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 8, 8])],
+    )
+    model = helper.make_model(kept, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    plain, folded, engine = write_program(tmp_path / "plain", model), tmp_path / "folded", tmp_path / "engine"
+    folded.mkdir()
+    engine.mkdir()
+    fold(plain, folded, {**CONSTANTS, **table})
+    onnx.checker.check_model(onnx.load(folded / "model.onnx"), full_check=True)
+    assert open_backend(backend).unsupported(folded, {}) == []
+    open_backend(backend).compile(folded, engine, {}, 1)
+    outside = signature((1, 1, 8, 8), preprocessing={**CONSTANTS, **table})
+    images = np.random.default_rng(3).integers(0, 256, (40, *size, 1), np.uint8)
+    step, apart = CONSTANTS["scale"] / CONSTANTS["std"][0], []
+    with load_engine(engine) as here:
+        taken = here.signature.inputs[0]
+        assert (taken.shape, taken.dtype) == ((1, *size, 1), "uint8")
+        assert here.signature.preprocessing == {"layout": "NHWC"}
+        for image in images:
+            (found,) = here.run([here.preprocess(image)])
+            apart.append(np.abs(found - preprocess(outside, image)) / step)
+    steps = np.concatenate(apart)
+    if table["resize"].get("method") == "nearest" or size == (8, 8):
+        assert steps.max() < 1e-3
+    assert steps.max() < 1 + 1e-3
+    assert (steps > 1e-3).mean() < 0.01
+
+
+@pytest.mark.parametrize(("table", "size"), RESIZES, ids=["shrunk", "nearest", "cropped", "as it is"])
+def test_data_become_images_that_resizing_makes_them_of(table: dict[str, Any], size: tuple[int, int]) -> None:
+    about = signature((1, 1, 8, 8))
+    around = {**CONSTANTS, **table}
+    raw = np.random.default_rng(4).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    outside = signature((1, 1, 8, 8), preprocessing=CONSTANTS)
+    data = np.concatenate([preprocess(outside, image) for image in raw])
+    images = bytes_of(data, about, around)
+    assert images.shape == (5, *size, 1) and images.dtype == np.uint8
+    resized = signature((1, 1, 8, 8), preprocessing=around)
+    assert (np.concatenate([preprocess(resized, image) for image in images]) == data).all()
+
+
+def test_what_cannot_be_resized_in_the_engine_is_told() -> None:
+    about = signature((1, 1, 8, 8))
+    data = np.zeros((2, 1, 8, 8), np.float32) - np.float32(CONSTANTS["mean"][0] / CONSTANTS["std"][0])
+    for resize, why in (
+        ({"size": [8, 8], "from": [12, 16]}, "12 pixels to 8: the data are the student's inputs"),
+        ({"size": [8, 8], "from": [4, 16]}, "4 pixels to 8"),
+        ({"size": [9, 8], "from": [27, 16]}, r"from: \[27, 16\] is not a size of which \[9, 8\]"),
+    ):
+        with pytest.raises(UserError, match=why):
+            bytes_of(data, about, {**CONSTANTS, "resize": resize})
+    with pytest.raises(UserError, match=r"2 images of 80000 × 80000 are 12\.8 GB"):
+        bytes_of(data, about, {**CONSTANTS, "resize": {"size": [8, 8], "from": [80000, 80000]}})
+    with pytest.raises(UserError, match="resize goes into an engine of a fixed batch"):
+        resizing(signature(("batch", 1, 8, 8)), {**CONSTANTS, "resize": {"size": 8, "from": 16}})  # type: ignore[arg-type]

@@ -147,11 +147,17 @@ def test_what_is_wrong_is_said() -> None:
     assert caught.value.hint == 'did you mean "resize"?'
     with pytest.raises(UserError, match=r"the image became \[1, 8, 8\], the student's \"x\" is \[1, 3, 8, 8\]"):
         preprocess(signature((1, 3, 8, 8)), pixels)
-    with pytest.raises(UserError, match="edgekd does not tokenize") as caught:
-        preprocess(signature((1, 8), preprocessing={"tokenizer": {"kind": "wordpiece", "files": ["v.txt"]}}), pixels)
-    assert caught.value.hint.endswith("v.txt")
     with pytest.raises(UserError, match=r"preprocessing\.std: \[0\.0\] is not free of zeros"):
         check({"std": [0.0], "mine": "travels too"}, {})
+    with pytest.raises(UserError, match=r"the image became \[1, 8, 8\], the student's \"x\" is \[4, 1, 8, 8\]"):
+        preprocess(signature((4, 1, 8, 8)), pixels)  # four at a time: not of one image
+    with pytest.raises(UserError, match="resize.size makes an image of 9000 × 9000, which is too large"):
+        preprocess(signature((1, 1, 8, 8), preprocessing={"resize": {"size": 9000}, "crop": {"size": 8}}), pixels)
+    table = {"framing": {"length": 16, "hop": 1}, "mel": {"rate": 8000, "bins": 4096, "fft": 2**20}}
+    with pytest.raises(UserError, match="framing, or its mel table, is too large"):
+        preprocess(signature((1, 17, 4096), preprocessing=table), np.zeros(32, np.float32))
+    with pytest.raises(UserError, match=r"preprocessing\.resize\.from: 0 is not a whole number"):
+        check({"resize": {"size": 8, "from": 0}}, {})
     with pytest.raises(UserError, match=r"postprocessing\.top: 0 is not a whole number"):
         check({}, {"top": 0})
     with pytest.raises(UserError, match="files of different names"):
@@ -197,7 +203,7 @@ def test_an_opened_bundle_prepares_and_answers(tmp_path: Path) -> None:
 
 def test_a_recipe_names_them(tmp_path: Path) -> None:
     file = new_project(tmp_path / "mine")
-    (tmp_path / "mine" / "vocab.txt").write_text("[PAD]\n")
+    (tmp_path / "mine" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     plain = file.read_text("utf-8")
 
     def loaded(text: str) -> recipe.Loaded:

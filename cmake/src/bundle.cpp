@@ -2,7 +2,7 @@
 #include "bundle.hpp"
 
 #include "failure.hpp"
-#include "sha256.hpp"
+#include "sha2.hpp"
 #include "signing.hpp"
 
 #include <cstdio>

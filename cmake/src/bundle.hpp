@@ -25,6 +25,9 @@ struct Bytes {
 // Every file of a bundle by its path inside it. Files of a folder are read whole; those in memory are looked at in place.
 class Files {
   public:
+    Files() = default;
+    Files(Files&&) = default;  // not copied: the bytes are looked at where they are
+    Files& operator=(Files&&) = default;
     static Files in_folder(const std::string& folder);
     static Files in_memory(const edgekd_file* files, std::size_t count);
 

@@ -28,6 +28,10 @@ inline void set(edgekd_status& status, edgekd_code code, std::string_view messag
     status.message[kept] = '\0';
 }
 
+inline void needed(const void* pointer, const char* name) {
+    if (pointer == nullptr) fail(EDGEKD_INVALID_ARGUMENT, std::string(name) + " is a null pointer");
+}
+
 // Run `body` and say what came of it. Every function of the C API is one call of this.
 template <class Body>
 edgekd_status guarded(Body&& body) noexcept {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 namespace edgekd::core {
 namespace {
@@ -15,14 +16,17 @@ struct Tap {
     double along;
 };
 
+// Products of two sizes are in 64 bits, whatever the machine counts with.
+std::size_t part(std::size_t a, std::size_t b, std::size_t of) { return static_cast<std::size_t>(std::uint64_t{a} * b / of); }
+
 std::vector<Tap> taps(std::size_t size, std::size_t wanted) {
     std::vector<Tap> made(wanted);
     for (std::size_t i = 0; i < wanted; ++i) {
-        const std::size_t ahead = (2 * i + 1) * size;
-        const std::size_t at = std::min(ahead > wanted ? ahead - wanted : 0, 2 * wanted * (size - 1));
-        const std::size_t before = at / (2 * wanted);
+        const std::uint64_t ahead = (2 * std::uint64_t{i} + 1) * size;
+        const std::uint64_t last = 2 * std::uint64_t{wanted} * (size - 1), at = std::min(ahead > wanted ? ahead - wanted : 0, last);
+        const auto before = static_cast<std::size_t>(at / (2 * std::uint64_t{wanted}));
         made[i] = {before, std::min(before + 1, size - 1),
-                   static_cast<double>(at % (2 * wanted)) / (2.0 * static_cast<double>(wanted))};
+                   static_cast<double>(at % (2 * std::uint64_t{wanted})) / (2.0 * static_cast<double>(wanted))};
     }
     return made;
 }
@@ -35,8 +39,8 @@ void target_size(const std::vector<std::size_t>& size, std::size_t& height, std:
         height = size[0];
         width = size[1];
     } else {
-        height = std::max<std::size_t>(h <= w ? size[0] : h * size[0] / w, 1);
-        width = std::max<std::size_t>(h <= w ? w * size[0] / h : size[0], 1);
+        height = std::max<std::size_t>(h <= w ? size[0] : part(h, size[0], w), 1);
+        width = std::max<std::size_t>(h <= w ? part(w, size[0], h) : size[0], 1);
     }
 }
 
@@ -48,7 +52,7 @@ Rows resized(const Rows& image, std::size_t height, std::size_t width, Method me
     if (method == Method::nearest) {
         for (std::size_t row = 0; row < height; ++row)
             for (std::size_t column = 0; column < width; ++column, out += depth)
-                std::copy_n(pixel((2 * row + 1) * image.height / (2 * height), (2 * column + 1) * image.width / (2 * width)), depth, out);
+                std::copy_n(pixel(part(2 * row + 1, image.height, 2 * height), part(2 * column + 1, image.width, 2 * width)), depth, out);
         return made;
     }
     const std::vector<Tap> columns = taps(image.width, width);

@@ -32,7 +32,9 @@ std::string in_folder(const fs::path& folder, const std::string& stem, const std
 }  // namespace
 
 bool Library::load(const Places& places, const std::string& path) {
-    for (const std::string& need : places.before) dlopen((fs::path(path).parent_path() / need).c_str(), RTLD_NOW | RTLD_LOCAL);
+    const fs::path beside = fs::path(path).parent_path();  // none: the system looks the name up, and so it does what comes before
+    for (const std::string& need : places.before)
+        if (!beside.empty()) dlopen((beside / need).c_str(), RTLD_NOW | RTLD_LOCAL);
     handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle_ != nullptr) {
         path_ = path;

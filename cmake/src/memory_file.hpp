@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 
 namespace edgekd::core {
@@ -19,6 +20,7 @@ class MemoryFile {
         std::size_t done = 0;
         while (number_ >= 0 && done < bytes.size) {
             const ssize_t wrote = write(number_, bytes.data + done, bytes.size - done);
+            if (wrote < 0 && errno == EINTR) continue;
             if (wrote <= 0) break;
             done += static_cast<std::size_t>(wrote);
         }

@@ -67,7 +67,7 @@ class ModuleSession final : public Session {
             if (value.is(Json::Kind::boolean)) options.push_back({key.c_str(), value.boolean() ? 1.0 : 0.0});
             if (value.is(Json::Kind::number)) options.push_back({key.c_str(), value.number()});
         }
-        const int threads = opening.threads > 0 ? opening.threads : static_cast<int>(engine.at("threads").integer());
+        const int threads = threads_of(opening, engine, "threads");
         const module::Engine given = {files.data(),   files.size(),    engine.at("file").text().c_str(),
                                       inputs_.data(), inputs_.size(),  outputs_.data(),
                                       outputs_.size(), options.data(), options.size(),

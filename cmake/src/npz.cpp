@@ -27,23 +27,11 @@ std::size_t number(Bytes whole, std::size_t from, std::size_t size) {
     return value;
 }
 
-struct Descr {
-    std::string_view name;
-    edgekd_dtype dtype;
-};
-
-constexpr std::array<Descr, 12> kDescrs = {{{"<f4", EDGEKD_FLOAT32},
-                                            {"<f8", EDGEKD_FLOAT64},
-                                            {"<f2", EDGEKD_FLOAT16},
-                                            {"|i1", EDGEKD_INT8},
-                                            {"|u1", EDGEKD_UINT8},
-                                            {"<i2", EDGEKD_INT16},
-                                            {"<u2", EDGEKD_UINT16},
-                                            {"<i4", EDGEKD_INT32},
-                                            {"<u4", EDGEKD_UINT32},
-                                            {"<i8", EDGEKD_INT64},
-                                            {"<u8", EDGEKD_UINT64},
-                                            {"|b1", EDGEKD_BOOL}}};
+// What numpy calls a dtype in a header: "<f4" is float32.
+std::string descr_of(edgekd_dtype dtype) {
+    const std::size_t bytes = edgekd_dtype_bytes(dtype);
+    return std::string(bytes == 1 ? "|" : "<") + edgekd_dtype_name(dtype)[0] + std::to_string(bytes);
+}
 
 // What stands between `before` and `after` in an .npy header.
 std::string_view between(std::string_view header, std::string_view before, std::string_view after) {
@@ -80,9 +68,9 @@ Array array_of(Bytes npy) {
     Array found;
     const std::string_view descr = between(header, "'descr': '", "'");
     bool known = false;
-    for (const Descr& one : kDescrs)
-        if (one.name == descr) {
-            found.dtype = one.dtype;
+    for (int one = EDGEKD_FLOAT32; one <= EDGEKD_BOOL; ++one)
+        if (descr_of(static_cast<edgekd_dtype>(one)) == descr) {
+            found.dtype = static_cast<edgekd_dtype>(one);
             known = true;
         }
     if (!known) refuse("an array is of type " + std::string(descr));

@@ -2,104 +2,15 @@
 #include "processing.hpp"
 
 #include "failure.hpp"
+#include "settings.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
 #include <limits>
-#include <string_view>
 
 namespace edgekd::core {
 namespace {
-
-using Words = std::initializer_list<const char*>;
-
-// A table of settings, read strictly: what is wrong is a Failure that names the key.
-class Settings {
-  public:
-    // `found` null: a table without keys. `known`: the keys that are applied; any other is refused.
-    Settings(const Json* found, std::string where, Words known) : found_(found), where_(std::move(where)) {
-        if (found_ == nullptr || found_->is(Json::Kind::null)) return;
-        for (const auto& [key, value] : found_->members())
-            if (std::none_of(known.begin(), known.end(), [name = std::string_view(key)](const char* one) { return name == one; }))
-                fail(EDGEKD_INVALID_ARGUMENT, where_ + " has a key \"" + key + "\" that edgekd does not apply");
-    }
-
-    [[noreturn]] void wrong(const char* key, const std::string& wanted) const {
-        fail(EDGEKD_INVALID_ARGUMENT, where_ + '.' + key + " is not " + wanted);
-    }
-    // Null where there is no such key, or null stands there.
-    const Json* find(const char* key) const noexcept {
-        const Json* value = found_ != nullptr ? found_->find(key) : nullptr;
-        return value != nullptr && !value->is(Json::Kind::null) ? value : nullptr;
-    }
-    bool has(const char* key) const noexcept { return find(key) != nullptr; }
-    Settings within(const char* key, Words known) const {
-        const Json* inner = find(key);
-        if (inner != nullptr && !inner->is(Json::Kind::object)) wrong(key, "a table");
-        return Settings(inner, where_ + '.' + key, known);
-    }
-    double number(const char* key, double otherwise) const {
-        const Json* value = find(key);
-        if (value == nullptr) return otherwise;
-        if (!value->is(Json::Kind::number)) wrong(key, "a number");
-        return value->number();
-    }
-    std::vector<double> numbers(const char* key, double otherwise) const {
-        const Json* value = find(key);
-        if (value == nullptr || value->is(Json::Kind::number)) return {number(key, otherwise)};
-        std::vector<double> made;
-        if (value->is(Json::Kind::list))
-            for (const Json& one : value->list())
-                if (one.is(Json::Kind::number)) made.push_back(one.number());
-        if (made.empty() || made.size() != value->list().size()) wrong(key, "a number, or a list of them");
-        return made;
-    }
-    std::size_t whole(const char* key, std::size_t otherwise = 0) const {
-        const Json* value = find(key);
-        if (value == nullptr && otherwise != 0) return otherwise;
-        if (value == nullptr) wrong(key, "a whole number above 0");
-        return counted(*value, key);
-    }
-    // One whole number, or {height, width}.
-    std::vector<std::size_t> size() const {
-        const Json* value = find("size");
-        std::vector<std::size_t> made;
-        if (value != nullptr && value->is(Json::Kind::list))
-            for (const Json& one : value->list()) made.push_back(counted(one, "size"));
-        else if (value != nullptr) made.push_back(counted(*value, "size"));
-        if (made.empty() || made.size() > 2) wrong("size", "a whole number above 0, or [height, width]");
-        return made;
-    }
-    // Which of `known`, the first where nothing is said.
-    std::size_t choice(const char* key, Words known) const {
-        const Json* value = find(key);
-        if (value == nullptr) return 0;
-        std::string listed;
-        for (const char* one : known) {
-            if (value->is(Json::Kind::text) && value->text() == one)
-                return static_cast<std::size_t>(std::find(known.begin(), known.end(), one) - known.begin());
-            listed += (listed.empty() ? "one of " : ", ") + std::string(one);
-        }
-        wrong(key, listed);
-    }
-    bool flag(const char* key) const {
-        const Json* value = find(key);
-        if (value != nullptr && !value->is(Json::Kind::boolean)) wrong(key, "true or false");
-        return value != nullptr && value->boolean();
-    }
-
-  private:
-    std::size_t counted(const Json& value, const char* key) const {
-        const double found = value.is(Json::Kind::number) ? value.number() : 0.0;
-        if (!(found >= 1.0) || found >= 2147483648.0 || found != std::nearbyint(found)) wrong(key, "a whole number above 0");
-        return static_cast<std::size_t>(found);
-    }
-
-    const Json* found_;
-    std::string where_;
-};
 
 void normalise(const Settings& settings, double scale, Rows& rows) {
     const std::vector<double> mean = settings.numbers("mean", 0.0), deviation = settings.numbers("std", 1.0);
@@ -139,6 +50,8 @@ std::size_t fixed(const Port& port, std::size_t dimension) {
     return port.shape[dimension] > 0 ? static_cast<std::size_t>(port.shape[dimension]) : 1;
 }
 
+constexpr std::size_t kMost = std::size_t{1} << 25;  // values of a picture or of frames on their way, and of a mel table
+
 // Whether rows of values are to be stored values first.
 struct Prepared {
     Rows rows;
@@ -147,7 +60,7 @@ struct Prepared {
 
 Prepared image(const Json* found, const Port& port, const edgekd_const_tensor& raw) {
     const Settings settings(found, "preprocessing", {"resize", "crop", "scale", "mean", "std", "layout"});
-    const Settings resize = settings.within("resize", {"size", "method"}), crop = settings.within("crop", {"size"});
+    const Settings resize = settings.within("resize", {"size", "method", "from"}), crop = settings.within("crop", {"size"});
     const bool channels_first = settings.choice("layout", {"NCHW", "NHWC"}) == 0;
     if (port.shape.size() != 4) unfit("an image becomes four dimensions", port);
     const std::size_t high = fixed(port, channels_first ? 2 : 1), wide = fixed(port, channels_first ? 3 : 2);
@@ -171,6 +84,8 @@ Prepared image(const Json* found, const Port& port, const edgekd_const_tensor& r
     if (settings.has("resize")) {
         std::size_t height = pixels.height, width = pixels.width;
         target_size(resize.size(), height, width);
+        if (product(product(height, width), pixels.depth) > kMost)
+            resize.wrong("size", "of an image: " + std::to_string(height) + " x " + std::to_string(width) + " is too large");
         const Method method = resize.choice("method", {"bilinear", "nearest"}) == 0 ? Method::bilinear : Method::nearest;
         pixels = resized(pixels, height, width, method, raw.dtype == EDGEKD_UINT8);
     }
@@ -185,34 +100,37 @@ Prepared image(const Json* found, const Port& port, const edgekd_const_tensor& r
     return {std::move(pixels), channels_first};
 }
 
-Prepared sound(const Json* found, const Port& port, const edgekd_const_tensor& raw) {
+Prepared sound(const Json* found, const Port& port, std::size_t wanted, const edgekd_const_tensor& raw) {
     const Settings settings(found, "preprocessing", {"scale", "framing", "mel", "log", "mean", "std", "layout"});
     const Settings framing = settings.within("framing", {"length", "hop", "window"});
     const Settings table = settings.within("mel", {"rate", "bins", "fft", "low", "high"});
     const std::size_t length = framing.whole("length"), hop = framing.whole("hop");
-    const bool hann = framing.choice("window", {"hann", "none"}) == 0;
+    const bool hann = framing.choice("window", {"hann", "none"}) == 0, in_mel = settings.has("mel");
     const double scale = settings.number("scale", 1.0);
     std::vector<double> samples;
     read_raw(raw, EDGEKD_INT16, samples);
     for (double& sample : samples) sample *= scale;
+    const std::size_t count = samples.size() < length ? 0 : (samples.size() - length) / hop + 1;
+    const std::size_t columns = in_mel ? table.whole("bins") : length;
+    if (count != 0 && product(count, columns) != wanted)
+        unfit("the sound becomes " + std::to_string(count) + " frames of " + std::to_string(columns) + " values", port);
+    if (product(count, length) > kMost) framing.wrong("length", "so short that the frames fit: " + std::to_string(count) + " of " + std::to_string(length));
     Rows rows = frames(samples, length, hop, hann);
-    if (settings.has("mel")) {
+    if (in_mel) {
         std::size_t next = 1;
         while (next < length) next *= 2;
         const double rate = table.number("rate", 0.0), low = table.number("low", 0.0), high = table.number("high", rate / 2.0);
         const std::size_t size = table.whole("fft", next);
         if ((size & (size - 1)) != 0 || size < length || size > 1048576) table.wrong("fft", "a power of two, at least a frame's length");
         if (!(0.0 <= low && low < high && high <= rate / 2.0)) table.wrong("high", "above low, and at most half the rate");
-        rows = mel(rows, size, filters(table.whole("bins"), size, rate, low, high));
+        if (product(size / 2 + 1, columns) > kMost)
+            table.wrong("bins", "so few that the table fits: " + std::to_string(columns) + " of " + std::to_string(size / 2 + 1));
+        rows = mel(rows, size, filters(columns, size, rate, low, high));
     }
     if (settings.has("log")) {
         const double floor = settings.number("log", 0.0);
         for (double& value : rows.values) value = std::log(value + floor);
     }
-    std::size_t wanted = 1;
-    for (std::size_t i = 0; i < port.shape.size(); ++i) wanted *= fixed(port, i);
-    if (rows.values.size() != wanted)
-        unfit("the sound became " + std::to_string(rows.height) + " frames of " + std::to_string(rows.depth) + " values", port);
     normalise(settings, 1.0, rows);
     return {std::move(rows), settings.choice("layout", {"NTF", "NFT"}) == 1};
 }
@@ -237,19 +155,25 @@ void store(const Prepared& prepared, const edgekd_tensor& input) {
 
 void preprocess(const Json& signature, const std::vector<Port>& inputs, const edgekd_const_tensor& raw,
                 const edgekd_tensor& input) {
+    const Json* found = signature.find("preprocessing");
+    if (found != nullptr && found->find("tokenizer") != nullptr)
+        fail(EDGEKD_INVALID_ARGUMENT, "the student takes text: edgekd_tokenize, or edgekd_run_text");
     if (inputs.size() != 1)
         fail(EDGEKD_INVALID_ARGUMENT, "preprocessing makes one input, the student has " + std::to_string(inputs.size()));
     const Port& port = inputs[0];
-    const Json* found = signature.find("preprocessing");
-    if (found != nullptr && found->find("tokenizer") != nullptr)
-        fail(EDGEKD_INVALID_ARGUMENT, "edgekd does not tokenize: the bundle's folder tokenizer/ carries what your tokenizer needs");
-    const Prepared prepared = found != nullptr && found->find("framing") != nullptr ? sound(found, port, raw) : image(found, port, raw);
-    if (input.data == nullptr || input.dtype != port.dtype || input.count != prepared.rows.values.size())
-        fail(EDGEKD_INVALID_ARGUMENT, "\"" + port.name + "\" takes " + std::to_string(prepared.rows.values.size()) + " values of " +
+    std::size_t wanted = 1;
+    for (std::size_t i = 0; i < port.shape.size(); ++i) wanted = product(wanted, fixed(port, i));
+    if (input.data == nullptr || input.dtype != port.dtype || input.count != wanted)
+        fail(EDGEKD_INVALID_ARGUMENT, "\"" + port.name + "\" takes " + std::to_string(wanted) + " values of " +
                                           edgekd_dtype_name(port.dtype) + "; room was given for " + std::to_string(input.count) +
                                           " of " + edgekd_dtype_name(input.dtype));
     if (reinterpret_cast<std::uintptr_t>(input.data) % edgekd_dtype_bytes(port.dtype) != 0)
         fail(EDGEKD_INVALID_ARGUMENT, "\"" + port.name + "\" is not aligned for " + edgekd_dtype_name(port.dtype));
+    const bool framed = found != nullptr && found->find("framing") != nullptr;
+    const Prepared prepared = framed ? sound(found, port, wanted, raw) : image(found, port, raw);
+    const Rows& rows = prepared.rows;
+    if (rows.values.size() != wanted)
+        unfit("it became " + std::to_string(rows.height) + " x " + std::to_string(rows.width) + " of " + std::to_string(rows.depth) + " values", port);
     switch (port.dtype) {
         case EDGEKD_FLOAT32: store<float>(prepared, input); break;
         case EDGEKD_FLOAT64: store<double>(prepared, input); break;

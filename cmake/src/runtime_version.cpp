@@ -29,6 +29,17 @@ std::string install(const Opening& opening, const char* package) {
     return std::string("pip install ") + package + (version.empty() ? "" : "==" + version);
 }
 
+int threads_said(const Json& where, const char* key) {
+    constexpr long long kMost = 4096;
+    const long long found = where.at(key).integer();
+    if (found < 0 || found > kMost) fail(EDGEKD_DAMAGED, "engine.json: " + std::string(key) + " of " + std::to_string(found) + "; copy or compile the bundle again");
+    return static_cast<int>(found);
+}
+
+int threads_of(const Opening& opening, const Json& where, const char* key) {
+    return opening.threads > 0 ? opening.threads : threads_said(where, key);
+}
+
 void refuse_older(const Opening& opening, const char* package, const char* loaded, const std::string& path) {
     const std::string compiled = compiled_with(opening, package);
     if (opening.any_version || minor_version(loaded) >= minor_version(compiled.c_str())) return;

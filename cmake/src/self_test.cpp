@@ -1,4 +1,5 @@
 // The self-test: golden inputs through the engine, its outputs against the golden ones, and a few calls timed.
+#include "element.hpp"
 #include "failure.hpp"
 #include "npz.hpp"
 #include "student.hpp"
@@ -15,47 +16,6 @@ constexpr std::size_t kWarm = 10;      // calls before the first that is timed
 constexpr std::size_t kMostCalls = 200;
 constexpr double kMostSeconds = 1.0;   // for all timed calls together
 constexpr std::size_t kFewestCalls = 5;
-
-// binary16 to double. Source: IEEE 754-2019, section 3.4.
-double half(std::uint16_t bits) noexcept {
-    const int exponent = (bits >> 10) & 31;
-    const double fraction = bits & 1023;
-    const double size = exponent == 0    ? std::ldexp(fraction, -24)
-                        : exponent == 31 ? (fraction != 0 ? std::nan("") : INFINITY)
-                                         : std::ldexp(1024 + fraction, exponent - 25);
-    return (bits & 0x8000) != 0 ? -size : size;
-}
-
-template <class T>
-double as(const unsigned char* data) noexcept {
-    T value;
-    std::memcpy(&value, data, sizeof value);
-    return static_cast<double>(value);
-}
-
-// Element `index` of a tensor that need not be aligned.
-double element(const unsigned char* data, edgekd_dtype dtype, std::size_t index) noexcept {
-    data += index * edgekd_dtype_bytes(dtype);
-    switch (dtype) {
-        case EDGEKD_FLOAT32: return as<float>(data);
-        case EDGEKD_FLOAT64: return as<double>(data);
-        case EDGEKD_FLOAT16: {
-            std::uint16_t bits;
-            std::memcpy(&bits, data, sizeof bits);
-            return half(bits);
-        }
-        case EDGEKD_INT8: return as<std::int8_t>(data);
-        case EDGEKD_UINT8:
-        case EDGEKD_BOOL: return as<std::uint8_t>(data);
-        case EDGEKD_INT16: return as<std::int16_t>(data);
-        case EDGEKD_UINT16: return as<std::uint16_t>(data);
-        case EDGEKD_INT32: return as<std::int32_t>(data);
-        case EDGEKD_UINT32: return as<std::uint32_t>(data);
-        case EDGEKD_INT64: return as<std::int64_t>(data);
-        case EDGEKD_UINT64: return as<std::uint64_t>(data);
-    }
-    return std::nan("");
-}
 
 // The golden array of one port, and the shape of one sample of it: [samples, …] holds samples of [1, …].
 struct Golden {

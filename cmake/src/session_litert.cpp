@@ -153,7 +153,7 @@ class LiteRtSession final : public Session {
         Runtime::good(api.CreateModelFromBuffer(runtime_.environment(), bytes, file.size, &model_), kRefuses);
         Runtime::good(api.CreateOptions(&options_), kRefuses);
         Runtime::good(api.SetOptionsHardwareAccelerators(options_, litert::kCpu), kRefuses);
-        const int threads = opening.threads > 0 ? opening.threads : static_cast<int>(opening.bundle.engine.at("threads").integer());
+        const int threads = threads_of(opening, opening.bundle.engine, "threads");
         const std::string text = "num_threads = " + std::to_string(threads > 0 ? threads : 1) + '\n';  // TOML, as LiteRT itself writes it
         litert::OpaqueOptions* cpu = nullptr;
         Runtime::good(api.CreateOpaqueOptions("xnnpack", strdup(text.c_str()), std::free, &cpu), kRefuses);

@@ -1,9 +1,9 @@
 // The null runtime: the simulated device of edgekd/backends/null.py. Computes the same rule; does not wait.
+#include "element.hpp"
 #include "failure.hpp"
 #include "session.hpp"
 
 #include <cmath>
-#include <cstring>
 
 namespace edgekd::core {
 namespace {
@@ -14,18 +14,6 @@ std::uint64_t split_mix(std::uint64_t seed, std::uint64_t index) noexcept {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
-}
-
-double read(const Tensor& tensor, std::size_t index) {
-    switch (tensor.dtype) {
-        case EDGEKD_FLOAT32: return static_cast<const float*>(tensor.data)[index];
-        case EDGEKD_FLOAT64: return static_cast<const double*>(tensor.data)[index];
-        case EDGEKD_INT8: return static_cast<const std::int8_t*>(tensor.data)[index];
-        case EDGEKD_UINT8: return static_cast<const std::uint8_t*>(tensor.data)[index];
-        case EDGEKD_INT32: return static_cast<const std::int32_t*>(tensor.data)[index];
-        case EDGEKD_INT64: return static_cast<double>(static_cast<const std::int64_t*>(tensor.data)[index]);
-        default: fail(EDGEKD_RUNTIME_FAILED, std::string("the null runtime takes no ") + edgekd_dtype_name(tensor.dtype));
-    }
 }
 
 void write(const Tensor& tensor, std::size_t index, double value) {
@@ -71,7 +59,7 @@ class NullSession final : public Session {
                 // The 24 highest bits, as a number in [0, 1), stretched to [-scale, scale).
                 const std::uint64_t bits = split_mix(seed_, drawn + row * columns + column) >> 40;
                 const double unit = static_cast<double>(bits) / 16777216.0;
-                sum += read(input, sample * count + i) * static_cast<double>(static_cast<float>((2 * unit - 1) * scale));
+                sum += element(static_cast<const unsigned char*>(input.data), input.dtype, sample * count + i) * static_cast<double>(static_cast<float>((2 * unit - 1) * scale));
             }
         }
         return step_ > 0 ? std::nearbyint(sum / step_) * step_ : sum;

@@ -170,8 +170,8 @@ class OnnxRuntimeSession final : public Session {
     struct Settings {
         Settings(const Runtime& runtime, const Opening& opening) : from(runtime) {
             const Json& options = opening.bundle.engine.at("options");
-            const int intra = opening.threads > 0 ? opening.threads : static_cast<int>(options.at("intra_op_num_threads").integer());
-            const int inter = static_cast<int>(options.at("inter_op_num_threads").integer());
+            const int intra = threads_of(opening, options, "intra_op_num_threads");
+            const int inter = threads_said(options, "inter_op_num_threads");
             constexpr const char* kDoing = "refuses an option";
             runtime.call<ort::CreateSessionOptions>(kDoing, &made);
             try {

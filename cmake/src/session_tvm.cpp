@@ -214,7 +214,7 @@ class TvmSession final : public Session {
           machine_(runtime),
           main_(runtime) {
         constexpr const char* kRefuses = "refuses the engine";
-        threads_ = opening.threads > 0 ? opening.threads : static_cast<int>(opening.bundle.engine.at("threads").integer());
+        threads_ = threads_of(opening, opening.bundle.engine, "threads");
         const Reference load(runtime, runtime.global("ffi.Module.load_from_file.so"));
         const std::string path = file_.path();
         tvm::Any arguments[] = {text(path.c_str()), text("so")};

@@ -65,7 +65,7 @@ Port port_of(const Json& found, std::vector<std::string>& symbols) {
         std::size_t symbol = Port::kFixed;
         if (!fixed) {
             const std::string name = size.is(Json::Kind::text) ? size.text() : "";
-            for (symbol = 0; symbol < symbols.size() && symbols[symbol] != name;) ++symbol;
+            for (symbol = 0; symbol < symbols.size() && (name.empty() || symbols[symbol] != name);) ++symbol;  // without a name: one of its own
             if (symbol == symbols.size()) symbols.push_back(name);
         }
         port.symbols.push_back(symbol);

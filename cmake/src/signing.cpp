@@ -4,7 +4,7 @@
 #include "ed25519.hpp"
 #include "failure.hpp"
 #include "json.hpp"
-#include "sha256.hpp"
+#include "sha2.hpp"
 
 #include <algorithm>
 #include <vector>

@@ -10,13 +10,9 @@
 
 using edgekd::core::fail;
 using edgekd::core::guarded;
+using edgekd::core::needed;
 
 namespace {
-
-void* needed(const void* pointer, const char* name) {
-    if (pointer == nullptr) fail(EDGEKD_INVALID_ARGUMENT, std::string(name) + " is a null pointer");
-    return const_cast<void*>(pointer);
-}
 
 std::unique_ptr<edgekd::core::Session> opened(const edgekd::core::Bundle& bundle, const edgekd::core::Files& files,
                                               const edgekd_options& options, const char* found_library) {
@@ -71,6 +67,10 @@ edgekd_student::edgekd_student(const edgekd::core::Files& files, const std::stri
       call(bundle.signature.call()) {
     bundle.golden = {golden.data(), golden.size()};
     bundle.engine_file = {};
+    constexpr std::string_view kFolder = "tokenizer/";
+    for (const auto& [path, bytes] : files.all())
+        if (path.compare(0, kFolder.size(), kFolder) == 0)
+            tokenizer_files[path.substr(kFolder.size())].assign(bytes.data, bytes.data + bytes.size);
 }
 
 edgekd_status edgekd_open(const char* folder, const edgekd_options* options, edgekd_student** student) noexcept {

@@ -5,7 +5,13 @@
 
 #include <edgekd/linked.h>
 
+#include <map>
+#include <memory>
 #include <mutex>
+
+namespace edgekd::core {
+class Tokenizer;
+}  // namespace edgekd::core
 
 struct edgekd_student {
     edgekd_student(const edgekd::core::Files& files, const std::string& where, const edgekd_options* options,
@@ -16,6 +22,10 @@ struct edgekd_student {
     std::unique_ptr<edgekd::core::Session> session;
     std::mutex turn;  // held during a call
     edgekd::core::Call call;
+
+    std::map<std::string, std::vector<unsigned char>> tokenizer_files;  // by their names in tokenizer/, where it takes text
+    mutable std::mutex reading;                                         // held while they are read
+    mutable std::shared_ptr<const edgekd::core::Tokenizer> tokenizer;   // of them; null until a text came
 };
 
 namespace edgekd::core {

@@ -37,7 +37,9 @@ class Web(Package):
             root = _given(runtime) if runtime else _fetched(Path(scratch))
             version = str(json.loads((root / "package.json").read_text("utf-8"))["version"])
             (port, *more) = source.manifest["signature"]["inputs"]
-            self.copy(out, source=source, version=version, image=not more and len(port["shape"]) == 4)
+            before = source.manifest["signature"].get("preprocessing") or {}
+            image = not more and len(port["shape"]) == 4 and not {"framing", "tokenizer"} & before.keys()
+            self.copy(out, source=source, version=version, image=image)
             for path in [*(root / "dist" / name for name in FILES), *root.glob("LICENSE*"), *root.glob("ThirdParty*")]:
                 shutil.copyfile(path, out / "onnxruntime" / path.name)
         shutil.copytree(source.folder, out / "bundle")

@@ -50,8 +50,9 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
         _check(plan)
     races = [name for name in plan.steps if name.startswith("race on ")]
     waiting = [name for name in plan.trained if found[name] is None]
+    compiles = [c.step("compile") for c in plan.candidates if found.get(c.step("compile"), "") is None]
     for name, step in plan.steps.items():
-        if name in waiting[:1]:
+        if name in [*waiting, *compiles][:1]:
             try_processing(plan)
             try_losses(plan, waiting)
         if name not in races:

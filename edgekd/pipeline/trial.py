@@ -49,12 +49,18 @@ def try_processing(plan: Plan) -> None:
 
     Raises UserError with the recipe's line.
     """
+    from edgekd import tokenizer
     from edgekd.processing import processing_of
+    from edgekd.signature import Signature
 
     try:
-        processing_of(plan.values, plan.student("student").signature)
+        before = processing_of(plan.values, plan.student("student").signature)["preprocessing"]
     except EdgekdError as error:
         raise plan.recipe.wrong_setting(error) from None
+    try:
+        tokenizer.fits(before, Signature.read(plan.entry("student").path), plan.recipe.file)
+    except EdgekdError as error:
+        raise plan.recipe.error(["preprocessing", "tokenizer"], error.message, error.hint) from None
     try:
         plan.fed("validation")
     except EdgekdError as error:

@@ -3,6 +3,7 @@
 
 #include <edgekd/student.hpp>
 
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +12,8 @@
 #include <iterator>
 #include <random>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <vector>
 
 using edgekd::Student;
@@ -97,6 +100,7 @@ void wrong_calls(const char* bundle) {
     CHECK(says({edgekd_input_port(student.raw(), 1, &port)}, EDGEKD_INVALID_ARGUMENT, "no input 1: the student has 1"));
     CHECK(says({edgekd_input_port(student.raw(), 0, nullptr)}, EDGEKD_INVALID_ARGUMENT, "port is a null pointer"));
     CHECK(says({edgekd_self_test(nullptr, 0, nullptr)}, EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+    CHECK(says(student.run_text("so", y), EDGEKD_INVALID_ARGUMENT, "the student takes no text"));
     CHECK(raw == nullptr && edgekd_input_count(nullptr) == 0 && edgekd_label_count(nullptr) == 0);
     CHECK(edgekd_constant(nullptr, nullptr, nullptr) == nullptr && edgekd_setting(nullptr, nullptr) == nullptr);
     edgekd_close(nullptr);
@@ -286,6 +290,61 @@ void batches(const char* bundle) {
     CHECK(says(student.run({edgekd::Input(x, none)}, {y}), EDGEKD_INVALID_ARGUMENT, "has shape [0, 1, 8, 8]"));
 }
 
+// The test's student of text: input_ids, attention_mask, token_type_ids int64[1, 12] -> y float32[1, 5]. What it makes of a text,
+// and of two, is printed for Python to compare.
+void reads(const char* bundle) {
+    Student student = opened(bundle);
+    using Ids = std::array<std::int64_t, 12>;
+    constexpr std::string_view kText = "Hello, World!", kPair = "the unaffable caf\xc3\xa9";
+    std::array<Ids, 4> at_once{};  // the first texts come at once: the vocabulary is read once
+    std::array<bool, 4> read{};
+    std::vector<std::thread> readers;
+    for (std::size_t i = 0; i < 4; ++i)
+        readers.emplace_back([&, i] {
+            Ids mask{}, types{};
+            std::size_t length = 0;
+            read[i] = student.tokenize(kText, {at_once[i], mask, types}, length) && length == 12;
+        });
+    for (std::thread& one : readers) one.join();
+    for (std::size_t i = 0; i < 4; ++i) CHECK(read[i] && at_once[i] == at_once[0]);
+    Ids ids{}, mask{}, types{};
+    std::size_t length = 0;
+    const auto print = [](const char* name, const auto& values) {
+        std::printf("%s", name);
+        for (const auto value : values) std::printf(" %.9g", static_cast<double>(value));
+        std::printf("\n");
+    };
+    CHECK(student.tokenize(kText, {ids, mask, types}, length, kPair));
+    print("ids", ids);
+    print("mask", mask);
+    print("types", types);
+    Buffer y(5), z(5), small(4);
+    CHECK(student.run_text(kText, y));
+    print("one", y);
+    CHECK(student.run_text(kText, {z}, kPair));
+    print("two", z);
+    CHECK(student.run_text("", z) && student.run_text(std::string("\0\xff", 2), y) && y == z);  // nothing is left of either
+    CHECK(student.run(std::initializer_list<edgekd::Input>{ids, mask, types}, {y}));
+    edgekd::Report report{};
+    CHECK(student.self_test(&report) && report.samples == 4);
+
+    std::array<std::int64_t, 11> short_one{};
+    std::array<std::int32_t, 12> narrow{};
+    CHECK(says(student.tokenize(kText, {ids, mask, short_one}, length), EDGEKD_INVALID_ARGUMENT, "\"token_type_ids\" takes 12 values of int64; room was given for 11"));
+    CHECK(length == 12);
+    CHECK(says(student.tokenize(kText, {ids, mask, narrow}, length), EDGEKD_INVALID_ARGUMENT, "room was given for 12 of int32"));
+    CHECK(says(student.tokenize(kText, {ids, mask}, length), EDGEKD_INVALID_ARGUMENT, "the student has 3 input(s), got 2"));
+    edgekd_tensor none[] = {{nullptr, 12, EDGEKD_INT64, nullptr, 0}, {mask.data(), 12, EDGEKD_INT64, nullptr, 0}, {types.data(), 12, EDGEKD_INT64, nullptr, 0}};
+    CHECK(says({edgekd_tokenize(student.raw(), "a", 1, nullptr, 0, none, 3, &length)}, EDGEKD_INVALID_ARGUMENT, "\"input_ids\" is a null pointer"));
+    CHECK(says({edgekd_tokenize(student.raw(), nullptr, 0, nullptr, 0, none, 3, &length)}, EDGEKD_INVALID_ARGUMENT, "text is a null pointer"));
+    CHECK(says({edgekd_tokenize(student.raw(), "a", 1, nullptr, 0, nullptr, 3, &length)}, EDGEKD_INVALID_ARGUMENT, "inputs is a null pointer"));
+    CHECK(says({edgekd_tokenize(student.raw(), "a", 1, nullptr, 0, none, 3, nullptr)}, EDGEKD_INVALID_ARGUMENT, "length is a null pointer"));
+    CHECK(says({edgekd_tokenize(nullptr, "a", 1, nullptr, 0, none, 3, &length)}, EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+    CHECK(says({edgekd_run_text(nullptr, "a", 1, nullptr, 0, nullptr, 0)}, EDGEKD_INVALID_ARGUMENT, "student is a null pointer"));
+    CHECK(says(student.run_text("a", small), EDGEKD_INVALID_ARGUMENT, "output \"y\" has 4 elements; the student's is [1, 5]"));
+    CHECK(says(student.preprocess(std::vector<std::uint8_t>(4), ids), EDGEKD_INVALID_ARGUMENT, "the student takes text: edgekd_tokenize"));
+}
+
 // Open with what the environment and the options say, and print what came of it.
 int open_only(const char* bundle, bool any_version) {
     Student student;
@@ -311,6 +370,7 @@ int main(int count, char** words) {
     else if (what == "batches") batches(bundle);
     else if (what == "signed" && count == 5) is_signed(bundle, words[3], words[4]);
     else if (what == "processes") processes(bundle);
+    else if (what == "reads") reads(bundle);
     else if (what == "open") return open_only(bundle, count > 3);
     else return 2;
     return failures == 0 ? 0 : 1;

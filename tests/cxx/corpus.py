@@ -27,6 +27,8 @@ ENGINE = {
     "versions": {"null": "1"},
     "precision": "float32",
 }
+KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n"
+
 DTYPES = (
     "float32",
     "float64",
@@ -60,6 +62,46 @@ def zeros(samples: int, *ports: dict[str, Any], side: str) -> dict[str, np.ndarr
     return {
         name: np.zeros((samples, *shape), one["dtype"]) for name, shape, one in zip(names, shapes, ports, strict=True)
     }
+
+
+def around_cases() -> list[tuple[str, dict[str, Any], bytes]]:
+    """(name, signature, raw data) of students with something before and behind the engine."""
+    tokens = ("input_ids", "attention_mask", "token_type_ids")
+    image = {
+        "resize": {"size": [4, 4]},
+        "crop": {"size": 2},
+        "scale": 0.5,
+        "mean": [1, 2],
+        "std": 0.5,
+        "layout": "NHWC",
+    }
+    mel = {"rate": 8000, "bins": 3, "fft": 8, "low": 20, "high": 4000}
+    sound = {"framing": {"length": 6, "hop": 3, "window": "hann"}, "mel": mel, "log": 1e-6, "mean": -1}
+    text = {"tokenizer": {"kind": "wordpiece", "files": ["vocab.txt"], "max_length": 6}}
+    pixels, samples = bytes([3, 2, *range(24)]), np.arange(24, dtype=np.int16).tobytes()
+    words = "Unable, é e\u0301 中s \U0001f642 [SEP]".encode() + b"\xff\xe2\x82"
+    behind = {"softmax": True, "threshold": 0.1, "top": 2}
+    return [
+        (
+            name,
+            {"inputs": inputs, "outputs": [port("y", 1, 4)], "preprocessing": before, "postprocessing": behind},
+            content,
+        )
+        for name, inputs, before, content in (
+            ("image", [port("x", 1, 2, 2, 2)], image, pixels),
+            (
+                "nearest",
+                [port("x", 1, 1, 3, 5, dtype="int8")],
+                {"resize": {"size": [3, 5], "method": "nearest"}},
+                pixels[:14],
+            ),
+            ("sound", [port("x", 1, 7, 3)], sound, samples),
+            ("text", [port(n, 1, 8, dtype="int64") for n in tokens], text, words),
+            ("dynamic", [port(n, 1, "length", dtype="int32") for n in tokens], text, words),
+            ("signed", [port("x", 1, 2)], {}, b"1234"),
+            ("key", [port("x", 1, 2)], {}, b"1234"),
+        )
+    ]
 
 
 def seeds() -> dict[str, bytes]:
@@ -102,6 +144,14 @@ def seeds() -> dict[str, bytes]:
         }
         found[f"manifest-{name}"] = json.dumps(manifest, ensure_ascii=name == "plain").encode()
         found[f"golden-{name}"] = golden
+    for name, signature, content in around_cases():
+        inputs, outputs = signature["inputs"], signature["outputs"]
+        golden = npz(**zeros(1, *inputs, side="inputs"), **zeros(1, *outputs, side="outputs"))
+        parts = [json.dumps(signature), json.dumps(ENGINE), json.dumps({"seed": 7, "step": 0})]
+        vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nun\n##able\né\n中\n##s\n,".encode()
+        sealed = json.dumps({"format": 1, "algorithm": "Ed25519", "key": "0" * 16, "signature": "0" * 128})
+        sealed = KEY if name == "key" else sealed if name == "signed" else ""
+        found[f"around-{name}"] = CUT.join([*(p.encode() for p in parts), golden, sealed.encode(), vocabulary, content])
     found["golden-dtypes"] = npz(**{dtype: np.zeros((2, 1), dtype) for dtype in DTYPES})
     found["json-numbers"] = b'[0, -1, 2.5e-3, 1E+2, true, false, null, "\\u00e9\\ud83d\\ude42\\n", [[[{"": {}}]]]]'
     found["newer"] = b'{"format": 2, "edgekd": "9.9.9", "files": {}}'

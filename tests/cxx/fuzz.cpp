@@ -1,12 +1,13 @@
 // The readers of a bundle on bytes that nobody chose: they refuse or read, and never look outside.
 // With clang: -DEDGEKD_FUZZ=ON builds it for libFuzzer. Otherwise `fuzz N SEED FILE...` mutates the files N times.
-// An input is one file of a bundle; or, with kCut between them, its signature, engine.json, device.json and golden.npz: then
-// it gets a manifest with true digests, is opened on the null runtime, and tests itself.
+// An input is one file of a bundle; or, with kCut between them, its signature, engine.json, device.json and golden.npz, and where
+// they are wanted bundle.sig, vocab.txt and raw data: then it gets a manifest with true digests, is opened on the null runtime,
+// with a key and without, prepares the raw data, reads them as text, and tests itself.
 #include "bundle.hpp"
 #include "failure.hpp"
 #include "json.hpp"
 #include "npz.hpp"
-#include "sha256.hpp"
+#include "sha2.hpp"
 #include "signature.hpp"
 
 #include <edgekd/edgekd.h>
@@ -15,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <random>
@@ -27,7 +29,9 @@ using edgekd::core::Bytes;
 namespace {
 
 constexpr std::string_view kCut = "\n%%\n";
-std::size_t self_tests = 0;  // that passed
+std::size_t self_tests = 0, prepared = 0, read_texts = 0;  // that went well
+// Of the key of RFC 8032, section 7.1, test 1: signs nothing here.
+constexpr const char* kKey = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
 
 template <class Read>
 bool taken(Read&& read) {
@@ -62,22 +66,74 @@ bool good(const edgekd_status& status) {
     return status.code == EDGEKD_OK;
 }
 
-// A bundle whose manifest is right but for the signature.
-void whole_bundle(std::string_view signature, std::string_view engine, std::string_view device, std::string_view golden) {
-    const std::array<std::pair<const char*, std::string_view>, 3> parts = {
-        {{"engine/engine.json", engine}, {"engine/device.json", device}, {"golden.npz", golden}}};
+// A bundle whose manifest is right but for the signature. Its parts, the last of which may be empty:
+enum Part : std::size_t { kSignature, kEngine, kDevice, kGolden, kSigned, kVocabulary, kRaw, kParts };
+using Parts = std::array<std::string_view, kParts>;
+
+// Raw data of every kind through what stands before the engine, and as an output through what stands behind. They lie in memory
+// of their own, aligned for every type.
+void around(edgekd_student* student, std::string_view raw) {
+    constexpr std::size_t kMost = 4096;
+    std::vector<std::vector<double>> rooms;  // of doubles, so that every type is aligned
+    std::vector<edgekd_tensor> inputs;
+    for (std::size_t i = 0; i < edgekd_input_count(student); ++i) {
+        edgekd_port port{};
+        if (!good(edgekd_input_port(student, i, &port))) std::abort();
+        const std::size_t count = port.count != 0 ? port.count : 64;
+        if (count > kMost) return;
+        rooms.emplace_back(count);
+        inputs.push_back({rooms.back().data(), count, port.dtype, nullptr, 0});
+    }
+    const auto byte = [&](std::size_t at) { return at < raw.size() ? static_cast<unsigned char>(raw[at]) : std::size_t{0}; };
+    const std::size_t height = 1 + byte(0) % 16, width = 1 + byte(1) % 16;
+    for (const edgekd_dtype dtype : {EDGEKD_UINT8, EDGEKD_FLOAT32, EDGEKD_INT16}) {
+        const std::size_t count = raw.size() / edgekd_dtype_bytes(dtype);
+        const std::int64_t shape[] = {static_cast<std::int64_t>(height), static_cast<std::int64_t>(width), static_cast<std::int64_t>(count / height / width)};
+        const edgekd_const_tensor flat = {raw.data(), count, dtype, nullptr, 0};
+        const edgekd_const_tensor image = {raw.data(), height * width * static_cast<std::size_t>(shape[2]), dtype, shape, 3};
+        prepared += good(edgekd_preprocess(student, &flat, &inputs[0])) ? 1 : 0;
+        prepared += good(edgekd_preprocess(student, &image, &inputs[0])) ? 1 : 0;
+    }
+    edgekd_class classes[8];
+    std::size_t room = 8;
+    const edgekd_const_tensor output = {raw.data(), raw.size() / sizeof(float), EDGEKD_FLOAT32, nullptr, 0};
+    prepared += good(edgekd_postprocess(student, &output, classes, &room)) ? 1 : 0;
+    const char* text = raw.data();
+    const std::size_t half = raw.size() / 2;
+    for (const char* pair : {static_cast<const char*>(nullptr), text + half}) {
+        std::size_t length = 0;
+        read_texts += good(edgekd_tokenize(student, text, pair == nullptr ? raw.size() : half, pair, raw.size() - half, inputs.data(), inputs.size(), &length)) ? 1 : 0;
+    }
+}
+
+void whole_bundle(const Parts& parts) {
+    const std::array<std::pair<const char*, std::string_view>, 4> listed = {{{"engine/engine.json", parts[kEngine]},
+                                                                            {"engine/device.json", parts[kDevice]},
+                                                                            {"golden.npz", parts[kGolden]},
+                                                                            {"tokenizer/vocab.txt", parts[kVocabulary]}}};
     std::string manifest = "{\"format\": 1, \"tolerance\": {\"top1\": 1, \"absolute\": 1}, \"files\": {";
     std::vector<edgekd_file> files;
-    for (const auto& [path, bytes] : parts) {
+    const auto add = [&](const char* path, std::string_view bytes) {
         const auto* begin = reinterpret_cast<const unsigned char*>(bytes.data());
-        manifest += (files.empty() ? "\"" : ", \"") + std::string(path) + "\": \"" + edgekd::core::sha256(begin, bytes.size()) + '"';
         files.push_back({path, begin, begin + bytes.size()});
+        return begin;
+    };
+    for (const auto& [path, bytes] : listed) {
+        manifest += files.empty() ? "\"" : ", \"";
+        manifest += std::string(path) + "\": \"" + edgekd::core::sha256(add(path, bytes), bytes.size()) + '"';
     }
-    manifest += "}, \"signature\": " + std::string(signature) + '}';
-    const auto* begin = reinterpret_cast<const unsigned char*>(manifest.data());
-    files.push_back({"bundle.json", begin, begin + manifest.size()});
+    manifest += "}, \"signature\": " + std::string(parts[kSignature]) + '}';
+    add("bundle.json", manifest);
+    add("bundle.sig", parts[kSigned]);
     edgekd_student* student = nullptr;
+    const std::string own_key(parts[kSigned]);
+    for (const char* key : {kKey, own_key.c_str()}) {  // as what signed it, and as the key that is asked for
+        edgekd_options options{};
+        options.public_key = key;
+        if (good(edgekd_open_files(files.data(), files.size(), &options, &student))) std::abort();
+    }
     if (!good(edgekd_open_files(files.data(), files.size(), nullptr, &student))) return;
+    around(student, parts[kRaw]);
     self_tests += good(edgekd_self_test(student, 0, nullptr)) ? 1 : 0;
     edgekd_close(student);
 }
@@ -87,21 +143,20 @@ void whole_bundle(std::string_view signature, std::string_view engine, std::stri
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     one_file({data, size});
     std::string_view rest(reinterpret_cast<const char*>(data), size);
-    std::array<std::string_view, 4> parts;
-    for (std::size_t i = 0; i < 3; ++i) {
-        const std::size_t cut = rest.find(kCut);
-        if (cut == std::string_view::npos) return 0;
-        parts[i] = rest.substr(0, cut);
-        rest.remove_prefix(cut + kCut.size());
-    }
     // Each part in memory of its own, so that a look beyond its end is seen.
-    parts[3] = rest;
-    std::array<std::vector<char>, 4> own;
-    for (std::size_t i = 0; i < 4; ++i) {
-        own[i].assign(parts[i].begin(), parts[i].end());
-        parts[i] = {own[i].empty() ? "" : own[i].data(), own[i].size()};
+    std::array<std::vector<char>, kParts> own;
+    Parts parts;
+    std::size_t count = 0;
+    for (bool more = true; more && count < kParts; ++count) {
+        const std::size_t cut = rest.find(kCut);
+        more = cut != std::string_view::npos;
+        const std::string_view part = rest.substr(0, cut);
+        own[count].assign(part.begin(), part.end());
+        if (more) rest.remove_prefix(cut + kCut.size());
     }
-    whole_bundle(parts[0], parts[1], parts[2], parts[3]);
+    if (count <= kGolden) return 0;
+    for (std::size_t i = 0; i < kParts; ++i) parts[i] = {own[i].empty() ? "" : own[i].data(), own[i].size()};
+    whole_bundle(parts);
     return 0;
 }
 
@@ -131,6 +186,6 @@ int main(int count, char** words) {
             LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
         }
     }
-    std::printf("no crash, %zu bundles tested themselves\n", self_tests);
+    std::printf("no crash, %zu bundles tested themselves, %zu times raw data were prepared, %zu texts were read\n", self_tests, prepared, read_texts);
 }
 #endif

@@ -124,6 +124,7 @@ WRONG: list[dict[str, Any]] = [
     {"resize": {"size": 8, "method": "cubic"}},
     {"resize": 8},
     {"resize": {"size": 9}},
+    {"resize": {"size": [70000, 70000]}, "crop": {"size": 8}},
     {"crop": {"size": 9}},
     {"crop": {"size": 7}},
     {"scale": "1"},
@@ -135,6 +136,7 @@ WRONG: list[dict[str, Any]] = [
     {"framing": {"length": 0, "hop": 1}},
     {"framing": {"length": 4, "hop": 1, "window": "blackman"}},
     {"framing": {"length": 4, "hop": 1}, "mel": {"bins": 2}},
+    {"framing": {"length": 4, "hop": 1}, "mel": {"bins": 65536, "rate": 8000, "fft": 1048576}},
     {"framing": {"length": 4, "hop": 1}, "mel": {"bins": 2, "rate": 8000, "fft": 6}},
     {"framing": {"length": 4, "hop": 1}, "mel": {"bins": 2, "rate": 8000, "low": 5000}},
     {"tokenizer": {"kind": "wordpiece", "files": ["vocab.txt"]}},
@@ -148,6 +150,7 @@ def wrong_ones() -> list[Case]:
     good = signature((1, 1, 8, 8))
     found += [Case(good, raw) for raw in (pixels[:7], pixels.astype(np.int16), pixels[None, :, :, None], samples)]
     found += [Case(signature((1, 1, 8, 8), "int64"), pixels), Case(signature((1, 64)), pixels)]
+    found += [Case(signature((4, 1, 8, 8)), pixels)]
     answers = np.array([[0.5, np.nan, 0.25, 0.0]], np.float32)
     found += [Case(signature((1, 4)), answers, "postprocess")]
     logits = np.zeros((1, 4), np.float32)

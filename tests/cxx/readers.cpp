@@ -5,7 +5,8 @@
 #include "failure.hpp"
 #include "json.hpp"
 #include "npz.hpp"
-#include "sha256.hpp"
+#include "sha2.hpp"
+#include "signature.hpp"
 #include "signing.hpp"
 
 #include <cstring>
@@ -129,6 +130,28 @@ void json() {
     CHECK(refused(std::string("\"\0\"", 3)));
 }
 
+// Sizes of the same name are one; sizes without a name may differ.
+void sizes() {
+    const auto taken = [](const char* shape, std::int64_t rows, std::int64_t columns) {
+        const std::string port = "\"name\": \"x\", \"dtype\": \"float32\", \"shape\": " + std::string(shape);
+        const std::string text = "{\"inputs\": [{" + port + "}], \"outputs\": [{\"name\": \"y\", \"dtype\": \"float32\", \"shape\": [1]}]}";
+        const auto signature = edgekd::core::Signature::read(Json::parse(text, "x"));
+        std::vector<float> x(static_cast<std::size_t>(rows * columns)), y(1);
+        const std::int64_t given[] = {rows, columns};
+        const edgekd_const_tensor in = {x.data(), x.size(), EDGEKD_FLOAT32, given, 2};
+        const edgekd_tensor out = {y.data(), 1, EDGEKD_FLOAT32, nullptr, 0};
+        edgekd::core::Call call = signature.call();
+        try {
+            signature.check(&in, 1, &out, 1, call);
+        } catch (const edgekd::core::Failure& failure) {
+            return failure.code != EDGEKD_INVALID_ARGUMENT;
+        }
+        return true;
+    };
+    CHECK(taken("[\"n\", \"n\"]", 3, 3) && !taken("[\"n\", \"n\"]", 3, 4));
+    CHECK(taken("[\"n\", \"m\"]", 3, 4) && taken("[null, null]", 3, 4) && taken("[\"\", \"\"]", 3, 4) && taken("[-1, -1]", 3, 4));
+}
+
 // A line a signature, "key message- signature" in hexadecimal: says which pass, for Python to compare with another's words.
 void signatures(const char* path) {
     std::ifstream stream(path);
@@ -156,6 +179,7 @@ int main(int count, char** words) {
     sha512();
     ed25519();
     json();
+    sizes();
     if (count >= 2) npz(words[1]);
     if (count >= 3) signatures(words[2]);
     return failures == 0 ? 0 : 1;

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cxx import corpus
+from cxx import corpus, text_cases
 from cxx.bundles import CMAKE, ROOT, WARNINGS, build, needs_compilers, ran, write
 from cxx.processing_cases import both_agree
+from cxx.text_cases import both_read
 
 from edgekd.backend import open_backend
 
@@ -32,6 +33,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("bundles")
     more = [] if open_backend("openvino").missing() else ["openvino"]
     return [write(folder / "first"), *(write(folder / name, name) for name in ("null", *more))]
+
+
+def fuzzed(said: str) -> list[int]:
+    """How many bundles tested themselves, how often raw data were prepared, how many texts were read."""
+    told = re.fullmatch(
+        r"no crash, (\d+) bundles tested themselves, (\d+) times raw data were prepared, (\d+) texts were read\n", said
+    )
+    assert told, said
+    return [int(one) for one in told.groups()]
 
 
 def sanitized(folder: Path, sanitizers: str, *options: str) -> Path:
@@ -70,7 +80,7 @@ def signatures() -> tuple[list[str], list[bool]]:
 def test_no_memory_error_no_leak_and_nothing_undefined(bundles: list[Path], tmp_path: Path) -> None:
     found = ran(sys.executable, "-m", "edgekd", "--cmake-dir").stdout.decode().strip()
     assert Path(found) == CMAKE
-    programs = "-DPROGRAMS=readers;calls;fuzz;processing"
+    programs = "-DPROGRAMS=readers;calls;fuzz;processing;text"
     built = sanitized(tmp_path, "address,undefined", f"-Dedgekd_DIR={found}", programs, BACKENDS)
     for bundle in bundles:
         for what in ("metadata", "wrong_calls", "self_test", "damaged"):
@@ -84,6 +94,8 @@ def test_no_memory_error_no_leak_and_nothing_undefined(bundles: list[Path], tmp_
     for size in (0, 111, 112, 127, 128, 129, 1000):
         assert f"sha512 {size} {hashlib.sha512(b'x' * size).hexdigest()}" in said
     assert both_agree(built / "processing", tmp_path, 40)["refused"] > 30
+    assert both_read(built / "text", tmp_path, 100)["pairs"] > 15
+    ran(built / "calls", "reads", text_cases.write(tmp_path / "texts", "null"))
     with np.load(bundles[0] / "golden.npz") as golden:
         for name, shape in (("inputs", "4 1 8 8"), ("outputs", "4 5")):
             assert f"npz {name} float32 {shape} {hashlib.sha256(golden[name].tobytes()).hexdigest()}" in said
@@ -92,8 +104,11 @@ def test_no_memory_error_no_leak_and_nothing_undefined(bundles: list[Path], tmp_
     said_of = ran(
         built / "fuzz", "1000", "2", bundles[0] / "golden.npz", bundles[0] / "bundle.json", plain
     ).stdout.decode()
-    told = re.fullmatch(r"no crash, (\d+) bundles tested themselves\n", said_of)
-    assert told and int(told[1]) > 0, said_of
+    assert fuzzed(said_of)[0] > 0
+    _, prepared, read = fuzzed(
+        ran(built / "fuzz", "150", "3", *sorted((tmp_path / "seeds").glob("around-*"))).stdout.decode()
+    )
+    assert prepared > 100 and read > 50
 
 
 def test_no_data_race_where_it_is_fetched_and_shared(bundles: list[Path], tmp_path: Path) -> None:
@@ -101,13 +116,14 @@ def test_no_data_race_where_it_is_fetched_and_shared(bundles: list[Path], tmp_pa
         f"-DEDGEKD_SOURCE={ROOT}",
         f"-DBUNDLE={bundles[0]}",
         "-DBUILD_SHARED_LIBS=ON",
-        "-DPROGRAMS=threads",
+        "-DPROGRAMS=threads;calls",
         BACKENDS,
     )
     built = sanitized(tmp_path, "thread", *options)
     assert list(built.rglob("libedgekd.so*"))
     for bundle in bundles:
         ran(built / "threads", bundle, "50", **TOLD)
+    ran(built / "calls", "reads", text_cases.write(tmp_path / "texts", "null"))  # four threads read the first text
     (tmp_path / "image.pgm").write_bytes(b"P5 8 8 255\n" + bytes(range(64)))
     said = ran(built / "fetchcontent" / "classifier", tmp_path / "image.pgm").stdout.decode()
     assert said[0] in "abcde" and said.endswith(" ms\n")

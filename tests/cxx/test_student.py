@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from backends.folders import float_model
+from cxx import text_cases, unicode_tables
 from cxx.bundles import CMAKE, ROOT, build, changed, needs_compilers, ran, runtime_library, write
 from cxx.processing_cases import both_agree
+from cxx.text_cases import both_read
 from devices.boards import by_env
 from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
 
 import edgekd
-from edgekd import signing
+from edgekd import signing, wordpiece
 
 pytestmark = [needs_compilers, pytest.mark.slow]
 
@@ -54,7 +57,7 @@ def prefix(folder: Path) -> Path:
 def programs(folder: Path, prefix: Path, bundle: Path, null_bundle: Path) -> Path:
     """Where the built programs are."""
     options = (f"-DCMAKE_PREFIX_PATH={prefix}", f"-DBUNDLE={bundle}", f"-DSECOND_BUNDLE={null_bundle}")
-    build(ROOT / "tests" / "cxx", folder / "programs", "-DPROGRAMS=calls;threads;overhead;processing", *options)
+    build(ROOT / "tests" / "cxx", folder / "programs", "-DPROGRAMS=calls;threads;overhead;processing;text", *options)
     return folder / "programs"
 
 
@@ -145,6 +148,46 @@ def test_a_dynamic_batch(backend: str, programs: Path, folder: Path) -> None:
 def test_python_and_cpp_prepare_and_answer_alike(programs: Path, tmp_path: Path) -> None:
     seen = both_agree(programs / "processing", tmp_path, 150)
     assert seen["integers"] > 40 and seen["floats"] > 200 and seen["answers"] > 400 and seen["refused"] > 30
+
+
+def test_python_and_cpp_read_texts_alike(programs: Path, tmp_path: Path) -> None:
+    """Random texts of many scripts, with accents, emoji, and bytes that are no UTF-8; and every character there is."""
+    seen = both_read(programs / "text", tmp_path, 500)
+    assert seen["texts"] == 500 and seen["pairs"] > 100 and seen["known"] > 1500 and seen["unknown"] > 500, seen
+    assert seen["refused"] == len(text_cases.WRONG)
+
+
+def test_the_tables_are_unicodes(programs: Path, tmp_path: Path) -> None:
+    header = unicode_tables.FILE.read_text("utf-8")
+    assert len(header) < 60_000
+    if f"Unicode {unicodedata.unidata_version}." not in header:
+        pytest.skip(f"the tables are of another version than this Python's Unicode {unicodedata.unidata_version}")
+    ran(programs / "text", "tables", tmp_path / "tables")
+    found = (tmp_path / "tables").read_bytes().split(b"\xff")
+    for number, character in enumerate(map(chr, range(0x110000))):
+        if 0x40000 <= number < 0xE0000:  # nothing is assigned there
+            continue
+        wanted = f"{wordpiece.kind(character)}{wordpiece.without_marks(character)}\0{character.lower()}"
+        assert found[number] == wanted.encode("utf-8", "surrogatepass"), f"U+{number:04X}"
+    assert unicode_tables.text() == header
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "null"])
+def test_an_app_reads_text(backend: str, programs: Path, folder: Path) -> None:
+    made = text_cases.write(folder / "texts", backend)
+    said = dict(line.split(" ", 1) for line in ran(programs / "calls", "reads", made).stdout.decode().splitlines())
+    found = {key: [float(n) for n in values.split()] for key, values in said.items()}
+    with edgekd.load(made) as student:
+        inputs = student.tokenize("Hello, World!", "the unaffable café")
+        assert [found[key] for key in ("ids", "mask", "types")] == [array[0].tolist() for array in inputs]
+        np.testing.assert_allclose(found["one"], student.run_text("Hello, World!")[0][0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found["two"], student.run(inputs)[0][0], rtol=1e-5, atol=1e-5)
+
+
+def test_an_app_that_reads_no_text_holds_none_of_it(programs: Path) -> None:
+    word = b"the vocabulary has no "
+    assert word in (programs / "calls").read_bytes()
+    assert word not in (programs / "examples" / "classifier").read_bytes()
 
 
 def test_an_app_prepares_and_answers(programs: Path, folder: Path) -> None:
@@ -262,6 +305,10 @@ def test_a_runtime_that_is_missing_or_another(programs: Path, bundle: Path, tmp_
     assert told(plain) == told()
     unknown = changed(bundle, tmp_path / "unknown", "engine/engine.json", options=bare | {"entries": {"": "1"}})
     assert told(unknown).startswith("7 onnxruntime refuses an option: ")
+    many = changed(
+        bundle, tmp_path / "many", "engine/engine.json", options=bare | {"entries": {}, "intra_op_num_threads": 2**40}
+    )
+    assert told(many).startswith("3 engine.json: intra_op_num_threads of 1099511627776; ")
     broken = changed(bundle, tmp_path / "broken", "engine/engine.json")
     (broken / "engine" / "model.onnx").write_bytes(b"not a model")
     assert told(changed(broken, tmp_path / "whole", "bundle.json")).startswith("7 onnxruntime refuses the engine: ")

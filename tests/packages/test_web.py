@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends.folders import int8_model
+from backends.folders import int8_model, write_program
+from cxx import text_cases
 from cxx.bundles import changed, write
 
 import edgekd
+from edgekd import bundle as made
 from edgekd import package
+from edgekd.backend import load_engine, open_backend
 from edgekd.errors import UserError
+from edgekd.in_engine import fold
 from edgekd.packages import web
 from tests.report.chromium import PROGRAM, Browser
 
@@ -143,6 +147,52 @@ def test_a_drawing_is_preprocessed_as_python_does_it(
     for index in best:
         assert f"{'abcde'[index]}  {100 * shares[index]:.1f}%" in said
     assert browser.eval("document.getElementById('answer').textContent") == "abcde"[best[0]]
+
+
+@needs_chromium
+def test_a_page_hands_bytes_to_an_engine_that_prepares_them(
+    runtime: Path, visit: Served, browser: Browser, tmp_path: Path
+) -> None:
+    plain, folded, engine = write_program(tmp_path / "plain"), tmp_path / "folded", tmp_path / "engine"
+    folded.mkdir()
+    engine.mkdir()
+    fold(plain, folded, {"scale": 1 / 255, "mean": [0.5], "std": [0.25], "layout": "NCHW"})
+    open_backend("onnxruntime").compile(folded, engine, {}, 1)
+    pixels = np.zeros((1, 8, 8, 1), np.uint8)
+    pixels[:, :, :4] = 255
+    with load_engine(engine) as session:
+        outputs = session.run([pixels])[0]
+    facts = {"name": "bytes", "edgekd": "0.1.0", "tolerance": {"top1": 1.0, "absolute": 1e-4}}
+    made.write(tmp_path / "bundle", engine, facts, {"inputs": pixels, "outputs": outputs}, [], [])
+    package.write("web", tmp_path / "bundle", tmp_path / "page", runtime)
+    assert visit(tmp_path / "page")["state"] == "ok"
+    browser.eval(
+        "(() => { const c = document.getElementById('canvas'), p = c.getContext('2d'); p.fillStyle = 'white';"
+        "p.fillRect(0, 0, c.width / 2, c.height); })()"
+    )
+    browser.eval("document.getElementById('canvas').dispatchEvent(new PointerEvent('pointerup'))")
+    end = time.monotonic() + 10
+    while not (said := browser.eval("document.getElementById('shares').textContent")) and time.monotonic() < end:
+        time.sleep(0.05)
+    shares = np.exp(outputs[0]) / np.exp(outputs[0]).sum()
+    for index in np.argsort(-shares)[:5]:
+        assert f"{'abcde'[index]}  {100 * shares[index]:.1f}%" in said
+    script = "(async b => { b.click(); return (await b.answer).label; })(document.querySelector('#golden button'))"
+    assert browser.eval(script) == "abcde"[outputs[0].argmax()]
+
+
+@needs_chromium
+def test_a_student_of_text_is_tested_and_no_more(
+    runtime: Path, visit: Served, browser: Browser, tmp_path: Path
+) -> None:
+    package.write("web", text_cases.write(tmp_path / "bundle"), tmp_path / "page", runtime)
+    assert visit(tmp_path / "page")["state"] == "ok"
+    note = browser.eval("document.getElementById('note').textContent")
+    assert (
+        note == "This student takes text. This page prepares images only: it tests the bundle, and shows its latency."
+    )
+    assert browser.eval("document.getElementById('example').hidden")
+    assert "classifies what is drawn" not in (tmp_path / "page" / "README.md").read_text("utf-8")
 
 
 @needs_chromium

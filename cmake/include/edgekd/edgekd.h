@@ -161,6 +161,19 @@ EDGEKD_API edgekd_status edgekd_run(edgekd_student *student, const edgekd_const_
 EDGEKD_API edgekd_status edgekd_preprocess(const edgekd_student *student, const edgekd_const_tensor *raw,
                                            const edgekd_tensor *input) EDGEKD_NOEXCEPT;
 
+/* Text, UTF-8, to the inputs of a student whose bundle carries a WordPiece tokenizer: numbers, mask and types, as
+ * edgekd.load(…).tokenize(text) gives them in Python, to the bit. `pair`: a second text, read with the first; NULL for one
+ * alone. `inputs` are in the order of the ports, each with room for `*length` numbers, which is the input's own length or,
+ * where that is dynamic, the text's: with room for fewer the answer is EDGEKD_INVALID_ARGUMENT, and *length says how many.
+ * What is not UTF-8 is left out. The first text of a student is when its vocabulary is read. Takes no turn. */
+EDGEKD_API edgekd_status edgekd_tokenize(const edgekd_student *student, const char *text, size_t text_bytes,
+                                         const char *pair, size_t pair_bytes, const edgekd_tensor *inputs,
+                                         size_t input_count, size_t *length) EDGEKD_NOEXCEPT;
+/* The outputs for a text, or for two: edgekd_tokenize, then edgekd_run. Allocates what it makes of the text. */
+EDGEKD_API edgekd_status edgekd_run_text(edgekd_student *student, const char *text, size_t text_bytes,
+                                         const char *pair, size_t pair_bytes, const edgekd_tensor *outputs,
+                                         size_t output_count) EDGEKD_NOEXCEPT;
+
 /* One answer. */
 typedef struct edgekd_class {
     size_t index;

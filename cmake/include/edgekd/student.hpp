@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -152,6 +153,19 @@ class Student final {
     // edgekd_preprocess.
     Status preprocess(const Input& raw, const Output& input) const noexcept {
         return Status{edgekd_preprocess(raw_, &raw, &input)};
+    }
+    // A text, or two that are read together, to the inputs, in the order of the ports: tokenize("so", {ids, mask}, length).
+    // `length` is how many numbers of each there are. See edgekd_tokenize.
+    Status tokenize(std::string_view text, std::initializer_list<Output> inputs, std::size_t& length,
+                    std::string_view pair = {}) const noexcept {
+        return Status{edgekd_tokenize(raw_, text.data(), text.size(), pair.data(), pair.size(), inputs.begin(), inputs.size(), &length)};
+    }
+    // The outputs for a text, or for two: run_text("so", logits). See edgekd_run_text.
+    Status run_text(std::string_view text, const Output& output, std::string_view pair = {}) noexcept {
+        return Status{edgekd_run_text(raw_, text.data(), text.size(), pair.data(), pair.size(), &output, 1)};
+    }
+    Status run_text(std::string_view text, std::initializer_list<Output> outputs, std::string_view pair = {}) noexcept {
+        return Status{edgekd_run_text(raw_, text.data(), text.size(), pair.data(), pair.size(), outputs.begin(), outputs.size())};
     }
     // The classes of an output, the largest first; `found` says how many of them. See edgekd_postprocess.
     Status postprocess(const Input& output, Span<Class> classes, std::size_t& found) const noexcept {

@@ -4,15 +4,23 @@ import { Student, argmax } from "./student.js";
 const $ = (id) => document.getElementById(id);
 const milliseconds = (seconds) => `${(1000 * seconds).toPrecision(3)} ms`;
 
-// How the student's input is an image: {channels, height, width, at(c, y, x)}; null if it is none.
+// What the student takes that is no image, in words; empty where it takes one.
+function otherThanImage(student) {
+  if (student.preprocessing.tokenizer) return "text";
+  if (student.preprocessing.framing) return "sound";
+  return imageOf(student) ? "" : "no image";
+}
+
+// How the student's input is an image: {channels, height, width, at(c, y, x), make}; null if it is none.
 function imageOf(student) {
   const [port, ...more] = student.signature.inputs;
   const layout = student.preprocessing.layout ?? "NCHW";
-  if (more.length || port.dtype !== "float32" || port.shape.length !== 4) return null;
+  const make = { float32: Float32Array, uint8: Uint8Array }[port.dtype];
+  if (more.length || !make || port.shape.length !== 4) return null;
   const [channels, height, width] = layout === "NHWC" ? [port.shape[3], port.shape[1], port.shape[2]] : port.shape.slice(1);
   if (![1, 3].includes(channels) || typeof height !== "number" || typeof width !== "number") return null;
   const at = layout === "NHWC" ? (c, y, x) => (y * width + x) * channels + c : (c, y, x) => (c * height + y) * width + x;
-  return { channels, height, width, at };
+  return { channels, height, width, at, make };
 }
 
 // The constants of one channel: (pixel · scale − mean) / std.
@@ -26,14 +34,15 @@ function constants(student, channel) {
 
 // RGBA pixels of the image's size, as the student's input. Grey is ITU-R BT.601's luma, rounded.
 function fromPixels(student, image, pixels) {
-  const values = new Float32Array(image.channels * image.height * image.width);
+  const values = new image.make(image.channels * image.height * image.width);
   for (let c = 0; c < image.channels; c++) {
     const { scale, mean, std } = constants(student, c);
     for (let y = 0; y < image.height; y++) {
       for (let x = 0; x < image.width; x++) {
         const p = 4 * (y * image.width + x);
         const grey = Math.round((299 * pixels[p] + 587 * pixels[p + 1] + 114 * pixels[p + 2]) / 1000);
-        values[image.at(c, y, x)] = ((image.channels === 1 ? grey : pixels[p + c]) * scale - mean) / std;
+        const value = ((image.channels === 1 ? grey : pixels[p + c]) * scale - mean) / std;
+        values[image.at(c, y, x)] = image.make === Uint8Array ? Math.min(Math.max(Math.round(value), 0), 255) : value;
       }
     }
   }
@@ -187,8 +196,9 @@ async function main() {
     said.textContent = `${found.ok ? "Self-test passed." : "Self-test failed."} ${told(found)}`;
     said.dataset.state = found.ok ? "ok" : "failed";
     said.dataset.result = JSON.stringify(found);
-    const image = imageOf(student);
-    if (image) await example(student, image);
+    const other = otherThanImage(student);
+    if (!other) await example(student, imageOf(student));
+    $("note").textContent = other && `This student takes ${other}. This page prepares images only: it tests the bundle, and shows its latency.`;
   } catch (error) {
     said.textContent = String(error);
     said.dataset.state = "error";
