@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgekd.groups import Group
-    from edgekd.scoring import Batch, Criterion
+    from edgekd.scoring import Batch, Criterion, Learner
     from edgekd.student import Student
 
 __all__ = ["Prune"]
@@ -149,21 +149,27 @@ class Prune(Training, Stage):
         whole.update(idle)
         return best({name: values for name, values in scores.items() if name not in idle}, widths)
 
-    def _criterion(self) -> Criterion:
+    def _criterion(self) -> Criterion | Learner:
         from edgekd import registry
         from edgekd.errors import nearest
         from edgekd.scoring import NEEDS
 
-        made: Criterion = registry.build("criteria", self.criterion, {})
+        known = registry.fields_of("criteria", self.criterion)
+        given = {"density": 1 - self.ratio} if self.ratio is not None and "density" in known else {}
+        made: Criterion | Learner = registry.build("criteria", self.criterion, given)
         if getattr(made, "needs", None) not in NEEDS:
             message = f"{registry.file_of('criteria', self.criterion)}: `needs` is {getattr(made, 'needs', None)!r}"
             raise UserError(message, hint=nearest("", NEEDS))
         return made
 
-    def _samples(self, criterion: Criterion, context: Context) -> Iterator[Batch]:
-        """The calibration samples one by one, the same for the same seed; the teacher is asked only if it is needed."""
+    def _samples(self, criterion: Criterion | Learner, context: Context) -> Iterator[Batch]:
+        """The calibration samples one by one, the same for the same seed; the teacher is asked only if it is needed.
+
+        A criterion that learns masks gets a batch of them, drawn anew, for each of its steps.
+        """
         import torch
 
+        from edgekd.scoring import Criterion
         from edgekd.training import derive
 
         inputs, targets = context.data().train
@@ -172,6 +178,13 @@ class Prune(Training, Stage):
         if criterion.needs == "task_gradient" and not targets.is_floating_point():
             order = order[targets[order] >= 0]  # those that have a label
         chosen = order[: self.samples]
+        if not isinstance(criterion, Criterion):
+            with context.progress.task(f"prune: {self.criterion}", criterion.steps) as task:
+                for _ in range(criterion.steps):
+                    drawn = chosen[torch.randint(len(chosen), (criterion.batch,), generator=generator)]
+                    yield inputs[drawn], targets[drawn], None
+                    task.advance()
+            return
         logits = None
         if criterion.needs == "teacher_gradient":
             logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])
