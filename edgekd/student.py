@@ -42,6 +42,11 @@ class Student:
         return next((e for e in self.edits if e["edit"] == "quantize"), None)
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """The factory, and the arguments that it was called with."""
+        return dict(self._json("student.json"))
+
+    @property
     def signature(self) -> dict[str, Any]:
         return dict(self._json("signature.json"))
 
@@ -114,7 +119,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def save_next(out: Path, before: Student, weights: Mapping[str, torch.Tensor], *edits: Edit) -> None:
     """Write what a stage made of `before`: new weights, and the edits that it added."""
-    save(out, weights, [*before.edits, *edits], before.signature, before._json("student.json"))
+    save(out, weights, [*before.edits, *edits], before.signature, before.origin)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:

@@ -18,6 +18,7 @@ from edgekd.student import write_tensors
 if TYPE_CHECKING:
     from edgekd.latency.table import Pricing
     from edgekd.progress import Progress
+    from edgekd.search.space import Variants
     from edgekd.store import Store
     from edgekd.target import Calibration
     from edgekd.teacher import Teacher
@@ -33,6 +34,7 @@ def stage_context(
     calibration: Calibration | None,
     inputs: Callable[[], torch.Tensor],
     pricing: Callable[[], Pricing],
+    variants: Callable[[], Variants],
     store: Store,
     work: Path,
     progress: Progress,
@@ -68,6 +70,7 @@ def stage_context(
         seed=roots.values.seed,
         channel_multiple=channel_multiple,
         grid=grid,
+        variants=variants,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -66,9 +67,20 @@ class Roots:
         """A fresh student, its random weights from the recipe's seed."""
         return self._network(self.values.student)
 
-    def _network(self, section: Made) -> nn.Module:
-        torch.manual_seed(self.values.seed)
-        network = self.recipe.factory(section)(**section.arguments)
+    def student_with(self, arguments: Mapping[str, Any], seed: int | None = None) -> nn.Module:
+        """A fresh student with other arguments of the factory; its random weights from `seed`, or else the recipe's."""
+        return self._network(self.values.student, arguments, seed)
+
+    def own_arguments(self) -> dict[str, Any]:
+        """The arguments of the recipe's student: those that it gives, and the defaults of the factory's signature."""
+        section = self.values.student
+        signature = inspect.signature(self.recipe.factory(section).function())
+        defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
+        return {**defaults, **section.arguments}
+
+    def _network(self, section: Made, arguments: Mapping[str, Any] | None = None, seed: int | None = None) -> nn.Module:
+        torch.manual_seed(self.values.seed if seed is None else seed)
+        network = self.recipe.factory(section)(**(section.arguments if arguments is None else arguments))
         if not isinstance(network, nn.Module):
             raise UserError(f'"{section.factory}" returned a {type(network).__name__}', hint="return a torch.nn.Module")
         return network
