@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,16 +41,26 @@ class LatencyBudget:
         >>> LatencyBudget("0.5x").seconds(0.002), LatencyBudget("1.2 ms").seconds(0.002)
         (0.001, 0.0012)
         """
-        hint = 'latency = "0.5x" of the whole student\'s, or "1.2 ms"'
-        if not self.relative:
-            try:
-                return parse_seconds(self.latency)
-            except ValueError as error:
-                raise UserError(f"prune: budget.latency: {error}", hint=hint) from None
-        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*x\s*", self.latency)
-        if not match or not 0 < float(match[1]) < 1:
-            raise UserError(f'prune: budget.latency: "{self.latency}" is not above "0x" and below "1x"', hint=hint)
-        return float(match[1]) * whole
+        return allowed_seconds(self.latency, whole, below=1.0)
+
+
+def allowed_seconds(latency: str, whole: float, below: float = math.inf) -> float:
+    """Seconds that a latency allows: "1.2 ms" by itself, "0.5x" of `whole`. Raises UserError for another form.
+
+    >>> allowed_seconds("1.5x", 0.002), allowed_seconds("1.2 ms", 0.002)
+    (0.003, 0.0012)
+    """
+    hint = 'latency = "0.5x" of the whole student\'s, or "1.2 ms"'
+    if not latency.strip().endswith("x"):
+        try:
+            return parse_seconds(latency)
+        except ValueError as error:
+            raise UserError(f"budget.latency: {error}", hint=hint) from None
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*x\s*", latency)
+    if not match or not 0 < float(match[1]) < below:
+        range_ = 'above "0x"' + (f' and below "{below:g}x"' if below < math.inf else "")
+        raise UserError(f'budget.latency: "{latency}" is not {range_}', hint=hint)
+    return float(match[1]) * whole
 
 
 def planned(

@@ -52,6 +52,14 @@ class Member:
         position = torch.tensor([p for places in self.positions for p in places], dtype=torch.long)
         return by_position.new_zeros(len(self.positions)).index_add(0, channel, by_position[position])
 
+    def gate(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` [channels] where the channels lie on this side, 1 elsewhere, in a shape that multiplies `layer.weight`."""
+        weight = self.layer.get_parameter("weight")
+        channel = torch.tensor([c for c, places in enumerate(self.positions) for _ in places], dtype=torch.long)
+        position = torch.tensor([p for places in self.positions for p in places], dtype=torch.long)
+        spread = values.new_ones(weight.shape[self.axis]).index_put((position,), values[channel])
+        return spread.view([-1 if axis == self.axis else 1 for axis in range(weight.dim())])
+
 
 @dataclass(frozen=True, eq=False)
 class Group:

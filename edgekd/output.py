@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd import bundle, tokenizer
 from edgekd.backend import open_backend
 from edgekd.errors import StoreError
+from edgekd.pipeline import searches
 from edgekd.pipeline.calibration import PREVIEW, step_of
 from edgekd.processing import processing_of
 from edgekd.store import ENTRY, write_whole
@@ -56,6 +57,8 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
             "report.html": html.render(report, samples, previews),
             LOCK: _json(_lock(report)),
         }
+        if found := searches.found_recipe(plan):
+            texts[searches.FOUND] = found
         for file, text in texts.items():
             write_whole(folder / file, text.encode())
     except OSError as error:

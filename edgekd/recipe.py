@@ -78,7 +78,7 @@ class Loaded:
         try:
             stage: Stage = registry.build("stages", table["use"], fields)
         except UserError as error:
-            key = next((k for k in fields if re.search(rf'(field "|: ){re.escape(k)}\b', error.message)), None)
+            key = next((k for k in fields if re.search(rf'(^|field "|: ){re.escape(k)}\b', error.message)), None)
             raise self.error([*keys, *([key] if key else [])], error.message, error.hint) from None
         for key, folder, name in stage.names():
             try:
@@ -89,6 +89,7 @@ class Loaded:
 
     def _check(self) -> None:
         """Everything that can be known without importing what the user wrote."""
+        from edgekd.search.space import check_given
         from edgekd.target import find_calibration, find_target
 
         values = self.values
@@ -127,6 +128,10 @@ class Loaded:
                 key = ["stage", index, "calibration"]
                 if stage.calibration:
                     find_calibration(stage.calibration, self.folder)
+                key = ["stage", index, "arguments"]
+                if stage.varied and values.student.use != "onnx":
+                    factory = self.factory(values.student)
+                    check_given(stage.varied, values.student.arguments, factory.parameters(), factory.spec)
         except UserError as error:
             raise self.error(key, error.message, error.hint) from None
         given = "file" if values.student.use == "onnx" else "student"
@@ -198,7 +203,7 @@ class Loaded:
 
 def trainable() -> list[str]:
     """Stages that a recipe lists; the others (export, compile, …) follow by themselves."""
-    return ["distill", "prune", "quantize", onnx_recipe.STAGE]
+    return ["search", "distill", "prune", "quantize", onnx_recipe.STAGE]
 
 
 def load(path: Path, overrides: Sequence[str] = (), of_file: Mapping[str, Any] | None = None) -> Loaded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from edgekd.errors import EdgekdError, UserError
 from edgekd.groups import Group
 
-NEEDS = ("weights", "task_gradient", "teacher_gradient")
+NEEDS = ("weights", "task_gradient", "teacher_gradient", "masks")
 ALIKE = 1e-6
 """Nats; below it, what is left of a divergence in float32 is rounding."""
 
@@ -20,6 +20,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """inputs [batch, ...], targets [batch], and the teacher's logits [batch, classes] where they are needed."""
 
 
+@runtime_checkable
 class Criterion(Protocol):
     """The contract of a file in `edgekd/criteria/`, told there."""
 
@@ -28,8 +29,20 @@ class Criterion(Protocol):
     def __call__(self, group: Group) -> torch.Tensor: ...
 
 
+class Learner(Protocol):
+    """The contract of one that needs "masks", told there as well."""
+
+    needs: ClassVar[str]
+    steps: int
+    batch: int
+
+    def learn(
+        self, network: nn.Module, groups: Sequence[Group], batches: Iterable[Batch]
+    ) -> dict[str, torch.Tensor]: ...
+
+
 def scores(
-    network: nn.Module, groups: Sequence[Group], criterion: Criterion, batches: Iterable[Batch]
+    network: nn.Module, groups: Sequence[Group], criterion: Criterion | Learner, batches: Iterable[Batch]
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """({group: scores [channels], larger = keep}, {group: why the criterion cannot score it}). `network` is in eval mode.
 
@@ -40,6 +53,8 @@ def scores(
     Raises UserError where a student that already computes what its teacher does leaves no gradient to go by, and EdgekdError
     for a score that is not finite.
     """
+    if not isinstance(criterion, Criterion):
+        return _finite(criterion.learn(network, groups, batches) if groups else {}), {}
     able, unable = [], {}
     for group in groups:  # whether a criterion can score a group does not depend on gradients
         try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekd.data import Dataset
     from edgekd.latency.table import Pricing
     from edgekd.progress import Progress
+    from edgekd.search.space import Variants
     from edgekd.student import Student
     from edgekd.teacher import Teacher
     from edgekd.world import World
@@ -95,6 +96,10 @@ def _alone() -> World:
     return World.alone()
 
 
+def _none_varied() -> Variants:
+    raise UserError("this stage names no arguments of the student's factory", hint="arguments = { width = [8, 16] }")
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage is given when it runs. It may call `data`, `teacher` and `calibration` only if it says that it reads them."""
@@ -132,6 +137,8 @@ class Context:
     """In so many parts a batch is computed, one after another."""
     fused: bool = False
     """Whether the optimizer takes its steps in one kernel."""
+    variants: Callable[[], Variants] = _none_varied
+    """Students of other arguments and what their engines take, for a stage whose arguments are `varied`."""
 
 
 class Stage(ABC):
@@ -154,6 +161,11 @@ class Stage(ABC):
     def priced(self) -> bool:
         """Whether it needs the latency of the student at other widths."""
         return False
+
+    @property
+    def varied(self) -> Mapping[str, tuple[Any, ...]]:
+        """Arguments of the student's factory that it tries other values of, with these values."""
+        return {}
 
     @property
     def controlled(self) -> bool:

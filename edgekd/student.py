@@ -42,13 +42,13 @@ class Student:
         return next((e for e in self.edits if e["edit"] == "quantize"), None)
 
     @property
-    def signature(self) -> dict[str, Any]:
-        return dict(self._json("signature.json"))
+    def origin(self) -> dict[str, Any]:
+        """The factory, and the arguments that it was called with."""
+        return dict(self._json("student.json"))
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """What student.json says."""
-        return dict(self._json("student.json"))
+    def signature(self) -> dict[str, Any]:
+        return dict(self._json("signature.json"))
 
     def _json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text("utf-8"))

@@ -160,9 +160,11 @@ def test_lines() -> None:
 def test_the_schema_knows_every_stage_and_its_fields() -> None:
     found = schema()
     stages = {s["properties"]["use"]["const"]: s for s in found["properties"]["stage"]["items"]["oneOf"]}
-    assert set(stages) == {"distill", "prune", "quantize", "quantize_onnx"}
+    assert set(stages) == {"search", "distill", "prune", "quantize", "quantize_onnx"}
     assert "ratio" in stages["prune"]["properties"]
     assert found["$defs"]["BudgetSection"]["additionalProperties"] is False
-    assert "kl" in stages["distill"]["properties"]["losses"]["items"]["properties"]["use"]["examples"]
+    tables, word = stages["distill"]["properties"]["losses"]["anyOf"]
+    assert "kl" in tables["items"]["properties"]["use"]["examples"] and word["const"] == "auto"
+    assert "kl" in stages["search"]["properties"]["losses"]["items"]["properties"]["use"]["examples"]
     assert "taylor" in stages["prune"]["properties"]["criterion"]["examples"]
     assert "kl" in found["$defs"]["Qat"]["properties"]["losses"]["items"]["properties"]["use"]["examples"]

@@ -63,12 +63,16 @@ def write_narrowed(
     student: Student, groups: Sequence[Group], widths: Mapping[str, int], precision: str, grid: str, out: Path
 ) -> None:
     """Write the program of the narrowed student; int8 with ranges from noise."""
+    write_timed(narrowed(student, groups, widths), student, precision, grid, out)
+
+
+def write_timed(network: nn.Module, student: Student, precision: str, grid: str, out: Path) -> None:
+    """Write the program of a network that is only timed, in eval mode, with the ports of `student`; int8 with ranges from noise."""
     import torch
 
     from edgekd.quant.grid import named
     from edgekd.quant.pt2e import calibrate, convert, prepare
 
-    network = narrowed(student, groups, widths)
     if precision == "int8":
         example = student.example(2)
         prepared = prepare(network, example, named(grid), "minmax", qat=False)
@@ -80,9 +84,12 @@ def write_narrowed(
 
 @dataclass(frozen=True)
 class Bench:
-    """Compiles engines once each into `work`, which survives a kill, and races them. `program(widths, precision, out)` writes one."""
+    """Compiles engines once each into `work`, which survives a kill, and races them. `program(widths, precision, out)` writes one.
 
-    program: Callable[[Widths, str, Path], None]
+    `widths` are of groups of channels, or any other plain values that say which student it is.
+    """
+
+    program: Callable[[dict[str, Any], str, Path], None]
     target: Mapping[str, Any]
     threads: int
     measure: MeasureSection
@@ -90,7 +97,7 @@ class Bench:
     progress: Progress
     timeout: float
 
-    def engine(self, widths: Widths, kind: Kind) -> Path:
+    def engine(self, widths: dict[str, Any], kind: Kind) -> Path:
         """The engine's folder, made now or before a kill. Raises EdgekdError if it cannot be compiled."""
         program = self._made(["program", widths, kind.precision], lambda out: self.program(widths, kind.precision, out))
 
@@ -135,8 +142,12 @@ class Bench:
             raise UserError(
                 f"the student's latency cannot be measured: {reasons}", hint="name a backend that can compile it"
             )
+        return self.measured(engines, label), failed
+
+    def measured(self, engines: Mapping[str, Path], label: str) -> Race:
+        """A race of engines by name, as long as the recipe says."""
         with self.progress.task(f"measure {label}", total=1.0) as task:
-            found = race(
+            return race(
                 engines,
                 processes=self.measure.processes,
                 seconds=self.measure.seconds,
@@ -146,4 +157,3 @@ class Bench:
                 plugins=plugins(),
                 on_progress=advancing(task),
             )
-        return found, failed

@@ -18,6 +18,7 @@ from edgekd.student import write_tensors
 if TYPE_CHECKING:
     from edgekd.latency.table import Pricing
     from edgekd.progress import Progress
+    from edgekd.search.space import Variants
     from edgekd.store import Store
     from edgekd.target import Calibration
     from edgekd.teacher import Teacher
@@ -35,6 +36,7 @@ def stage_context(
     calibration: Calibration | None,
     inputs: Callable[[], torch.Tensor],
     pricing: Callable[[], Pricing],
+    variants: Callable[[], Variants],
     store: Store,
     work: Path,
     progress: Progress,
@@ -93,6 +95,7 @@ def stage_context(
         world=lambda: world,
         accumulate=roots.values.train.accumulate,
         fused=roots.values.train.fused,
+        variants=variants,
     )
 
 

@@ -18,7 +18,7 @@ from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
-from edgekd.pipeline import layers, onnx_steps, ranks, tables
+from edgekd.pipeline import layers, onnx_steps, ranks, tables, variants
 from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
 from edgekd.pipeline.place_steps import add_placements
 from edgekd.pipeline.sources import digests_of
@@ -136,7 +136,8 @@ class Plan:
             return Student(self.entry(name).path, self._no_network)
         if name == "teacher":
             return self.roots.teacher_student(self.entry(name).path)
-        return Student(self.entry(name).path, self.roots.student_factory)
+        folder = self.entry(name).path
+        return Student(folder, lambda: self.roots.student_with(Student(folder, self._no_network).origin["arguments"]))
 
     @property
     def of_file(self) -> bool:
@@ -233,6 +234,8 @@ class Plan:
         multiple = self.channel_multiple
         if "target" in stage.reads:
             files["target"] = digest.of_json([multiple, grid])
+        if stage.varied:
+            files["variants"] = variants.digest_of(self)
         reads = ["data", "metric"] if "data" in stage.reads or "calibration" in stage.reads else []
         fields = {"seed": self.values.seed, **asdict(stage)}  # type: ignore[call-overload]  # every stage is a dataclass
         if ways := ranks.ways(self.values.train, stage):
@@ -255,6 +258,7 @@ class Plan:
                 calibration=calibration,
                 inputs=lambda: calibrations.read(self.entry(shown).path),
                 pricing=lambda: tables.pricing(self, name, before, self.store.work(key)),
+                variants=lambda: variants.variants(self, before, self.store.work(key)),
                 store=self.store,
                 work=self.store.work(key),
                 progress=self.progress,

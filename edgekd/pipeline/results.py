@@ -13,7 +13,7 @@ from edgekd import digest
 from edgekd.backend import open_backend
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
-from edgekd.pipeline import layers, onnx_steps
+from edgekd.pipeline import layers, onnx_steps, searches
 from edgekd.pipeline.calibration import preview_of, step_of
 from edgekd.pipeline.candidates import NO_KERNELS, candidate_of, engine_facts, noise_of, simulated
 from edgekd.pipeline.plan import Plan
@@ -24,7 +24,13 @@ from edgekd.report.figures import Ratio
 from edgekd.report.schema import Candidate, LedgerRow, Report
 from edgekd.target import Target, find_target
 
-ROWS = {"student": "float student", "distill": "distilled", "prune": "pruned", "quantize_onnx": "quantized"}
+ROWS = {
+    "student": "float student",
+    "search": "searched",
+    "distill": "distilled",
+    "prune": "pruned",
+    "quantize_onnx": "quantized",
+}
 PACKAGES = ("torch", "torchao", "torch-pruning", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -48,6 +54,7 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "calibration": onnx_steps.calibration_sets(plan)
         if plan.of_file
         else [_calibration(plan, s) for s in plan.trained if s in plan.calibrations],
+        "search": [shown for v in plan.told if (shown := searches.of_report(plan, v))],
         "sensitivity": [shown for v in plan.versions if (shown := layers.of_report(plan, v))],
         "plan": [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -65,6 +66,17 @@ class Roots:
     def student_factory(self, seed: int | None = None, /, **arguments: Any) -> nn.Module:
         """A fresh student, its random weights from `seed`, else from the recipe's; `arguments` over those of its section."""
         return self._network(self.values.student, seed, arguments)
+
+    def student_with(self, arguments: Mapping[str, Any], seed: int | None = None) -> nn.Module:
+        """A fresh student with other arguments of the factory; its random weights from `seed`, or else the recipe's."""
+        return self._network(self.values.student, seed, arguments)
+
+    def own_arguments(self) -> dict[str, Any]:
+        """The arguments of the recipe's student: those that it gives, and the defaults of the factory's signature."""
+        section = self.values.student
+        signature = inspect.signature(self.recipe.factory(section).function())
+        defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
+        return {**defaults, **section.arguments}
 
     def _network(self, section: Made, seed: int | None = None, arguments: Mapping[str, Any] | None = None) -> nn.Module:
         torch.manual_seed(self.values.seed if seed is None else seed)

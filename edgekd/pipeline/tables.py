@@ -74,7 +74,9 @@ def step(plan: Plan, stage: str, before: str) -> Step:
     """The step that measures the student of the step `before`."""
     target = target_of(plan)
     name = step_of(stage)
-    key = plan.key("table", [before], _fields(plan, target), ["data"], [HERE / "tables.py", *CODE], packages=("torch",))
+    key = plan.key(
+        "table", [before], fields_of(plan, target), ["data"], [HERE / "tables.py", *CODE], packages=("torch",)
+    )
 
     def make(out: Path) -> dict[str, Any]:
         entry = measured(plan, before, target)
@@ -89,7 +91,7 @@ def measured(plan: Plan, before: str, target: Target, fresh: bool = False) -> En
     """The entry of the table, by what it depends on: structure, not weights. Measured unless it is there (or if `fresh`)."""
     groups, space = _groups(plan, before)
     key = digest.of_json(
-        [_structure(plan, before), space.to_json(), _fields(plan, target), [digest.of_source(p) for p in CODE]]
+        [_structure(plan, before), space.to_json(), fields_of(plan, target), [digest.of_source(p) for p in CODE]]
     )
     if fresh:
         plan.store.remove(key)
@@ -171,7 +173,7 @@ def _backends(plan: Plan, target: Target) -> list[str]:
     return list(plan.values.targets.backends or target.at_hand)
 
 
-def _fields(plan: Plan, target: Target) -> dict[str, Any]:
+def fields_of(plan: Plan, target: Target) -> dict[str, Any]:
     """What a table depends on besides the student: machine, backends and how long they are measured."""
     facts = target.model_dump(mode="json", include={"chip", "triple", "isa", "cores", "precisions"})
     files = {name: digest.of_source(registry.file_of("backends", name)) for name in _backends(plan, target)}
@@ -186,10 +188,8 @@ def _structure(plan: Plan, before: str) -> str:
     if student.quantized is not None:
         raise EdgekdError("a quantized student cannot be narrowed", hint="prune before quantize")
     kept = [edit["kept"] for edit in student.edits]
-    source = plan.recipe.factory(section).digest()
-    return digest.of_json(
-        [section.factory, source, section.arguments, kept, student.signature["inputs"], plan.grids[0]]
-    )
+    source, arguments = plan.recipe.factory(section).digest(), student.origin["arguments"]
+    return digest.of_json([section.factory, source, arguments, kept, student.signature["inputs"], plan.grids[0]])
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -116,4 +116,37 @@ class Placement(Part):
     )
     engines: Annotated[PositiveInt, VARIES] = Field(
         description="placements that were compiled and raced, float among them"
+    )
+
+
+class Tried(Part):
+    """One student, or one set of losses, that a search tried."""
+
+    what: str = Field(description="arguments of the student's factory, or losses with their weights")
+    score: float | None = Field(
+        None, description="similarity of an untrained student to the teacher, at most 0; null: none"
+    )
+    latency: PositiveFloat | None = Field(None, description="seconds, median of its fastest engine; null: not measured")
+    low: PositiveFloat | None = Field(None, description="lower end of the latency's 95% interval")
+    high: PositiveFloat | None = Field(None, description="upper end of the latency's 95% interval")
+    engine: str = Field("", description="the fastest: precision and backend")
+    parameters: NonNegativeInt | None = Field(None, description="number of weights")
+    epochs: NonNegativeInt | None = Field(None, description="that it was trained for; null: it was not")
+    validation: float | None = Field(None, description="metric on validation after that training")
+    verdict: Literal["chosen", "trained", "stopped", "kept", "too slow", "failed"] = Field(
+        description='what became of it; "kept": within the budget, and not trained; "stopped": others were better as soon'
+    )
+    reason: str = Field("", description="why it failed")
+
+
+class Search(Part):
+    """What a stage tried before it chose, all of it judged on validation."""
+
+    version: str = Field(description="the stage")
+    kind: Literal["student", "losses"] = Field(description="what was searched for")
+    budget: str = Field(description="as the recipe gives it")
+    allowed: Annotated[PositiveFloat | None, VARIES] = Field(None, description="seconds of latency; null for losses")
+    tried: Annotated[tuple[Tried, ...], VARIES] = Field(description="in the order in which it was tried")
+    found: str | None = Field(
+        None, description="beside the report: a recipe with what was found in place of the search"
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.ledger import losses
-from edgekd.report import bars, distribution, scatter, track, words
+from edgekd.report import bars, distribution, scatter, track, tried, words
+from edgekd.report.figures import Search
 from edgekd.report.headline import headline
 from edgekd.report.schema import Candidate, Report, Sensitivity, TargetReport
 
@@ -41,6 +42,7 @@ def render(
         rows=_rows(read),
         pictures={target.name: _pictures(read, target, samples) for target in read.targets},
         bars={shown.version: _bars(shown) for shown in read.sensitivity},
+        searches=[{"shown": shown, **_searched(shown)} for shown in read.search],
         budget=budget(read),
         previews={name: b64encode(picture).decode() for name, picture in (previews or {}).items()},
         longest=max((step.seconds for step in read.plan), default=0.0) or 1.0,
@@ -102,6 +104,13 @@ def _pictures(report: Report, target: TargetReport, samples: Mapping[str, Sequen
         "spread": distribution.draw(target, mine, limit, WIDE),
         "spread_narrow": distribution.draw(target, mine, limit, NARROW),
     }
+    return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704  built by svg.element, which escapes
+
+
+def _searched(shown: Search) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    drawn = {"wide": tried.draw(shown, WIDE), "narrow": tried.draw(shown, NARROW)}
     return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704  built by svg.element, which escapes
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekd.ledger import Change, losses
 from edgekd.report import words
+from edgekd.report.figures import Tried
 from edgekd.report.headline import headline
 from edgekd.report.schema import Candidate, LedgerRow, Report, TargetReport
 
@@ -21,6 +22,7 @@ def render(report: Mapping[str, Any]) -> str:
     parts += _ledger(read)
     for target in read.targets:
         parts += _candidates(read, target)
+    parts += _searches(read)
     parts += _layers(read)
     parts += _calibration(read)
     parts += _plan(read)
@@ -109,6 +111,29 @@ def _candidate(one: Candidate, metric: str) -> list[str]:
         words.share(one.delegated_share),
         words.seconds(one.compile_seconds),
         plain("; ".join(filter(None, [one.reason, one.note]))),
+    ]
+
+
+def _searches(report: Report) -> list[str]:
+    parts = ["## What was tried before choosing"] if report.search else []
+    for shown in report.search:
+        parts.append(plain(words.search(shown)))
+        head = "Tried Verdict Similarity Latency Engine Parameters Epochs Validation Why"
+        parts.append(table(head, "llrrlrrrl", [_tried(one, report.metric.name) for one in shown.tried]))
+    return parts
+
+
+def _tried(one: Tried, metric: str) -> list[str]:
+    return [
+        f"**{plain(one.what)}**" if one.verdict == "chosen" else plain(one.what),
+        one.verdict,
+        words.NONE if one.score is None else f"{one.score:.4g}".replace("-", words.MINUS),
+        words.seconds(one.latency),
+        plain(one.engine) or words.NONE,
+        words.count(one.parameters),
+        words.NONE if one.epochs is None else str(one.epochs),
+        words.score(one.validation, metric),
+        plain(one.reason),
     ]
 
 

@@ -24,6 +24,7 @@ from edgekd.report.figures import (
     Part,
     Placement,
     Ratio,
+    Search,
     Share,
 )
 
@@ -65,9 +66,9 @@ class LedgerRow(Part):
     """One state of the network on its way from the teacher to the engine, all scored on the same test samples."""
 
     row: str = Field(
-        description='"teacher", "float student", "distilled", "pruned", "fake-quantized", "exported" or "simulated", "compiled"'
+        description='"teacher", "float student", "searched", "distilled", "pruned", "fake-quantized", "exported" or "simulated", "compiled"'
     )
-    version: str = Field(description='"teacher", "student", or the stage that made it: "distill", "prune", "quantize"')
+    version: str = Field(description='"teacher", "student", or the stage that made it: "search", "distill", …')
     runs_in: str = Field(description="what computed the outputs: torch, or a runtime")
     metric: float = Field(description="score on the test split")
     metric_validation: float | None = Field(None, description="score on the validation split")
@@ -270,6 +271,7 @@ class Report(Part):
     first_loss: FirstLoss | None = Field(description="null if no row lost more than its share")
     targets: tuple[TargetReport, ...] = Field(description="what was compiled for")
     calibration: tuple[CalibrationSet, ...] = Field((), description="what integer ranges were drawn from")
+    search: tuple[Search, ...] = Field((), description="what was tried before a student or its losses were chosen")
     sensitivity: tuple[Sensitivity, ...] = Field((), description="what quantization costs, layer by layer")
     plan: tuple[Step, ...] = Field(description="what was run, in order")
     provenance: Provenance = Field(description="what the result came from")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgekd.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from edgekd.report.figures import Ratio
+    from edgekd.report.figures import Ratio, Search
     from edgekd.report.schema import CalibrationSet, Sensitivity
 
 NONE = "–"
@@ -249,3 +249,16 @@ def costs(shown: Sensitivity) -> list[str]:
     return [
         f"{one.layer} in float: {speed(one.cost, 'with it quantized')}" for one in shown.layers if one.cost is not None
     ]
+
+
+def search(shown: Search) -> str:
+    """What a search had and what it did, in a sentence or two."""
+    trained = sum(one.validation is not None for one in shown.tried)
+    if shown.kind == "losses":
+        told = f'"{shown.version}": {len(shown.tried)} sets of losses tried within {shown.budget}; validation chose.'
+        return told + (f" The recipe with what was found is {shown.found}." if shown.found else "")
+    return (
+        f'"{shown.version}": {len(shown.tried)} students tried within a latency of {shown.budget} ({seconds(shown.allowed)}), each '
+        f"scored by its similarity to the teacher before any training; {trained} of them distilled briefly; validation chose."
+        f"{f' The recipe with what was found is {shown.found}.' if shown.found else ''}"
+    )

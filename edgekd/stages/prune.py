@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgekd.groups import Group, Groups
-    from edgekd.scoring import Batch, Criterion
+    from edgekd.scoring import Batch, Criterion, Learner
     from edgekd.student import Student
 
 __all__ = ["Prune"]
@@ -120,7 +120,7 @@ class Prune(Training, Stage):
         student: Student,
         network: nn.Module,
         groups: Groups,
-        criterion: Criterion,
+        criterion: Criterion | Learner,
         samples: Iterable[Batch],
         context: Context,
     ) -> dict[str, Any]:
@@ -168,21 +168,27 @@ class Prune(Training, Stage):
         whole.update(idle)
         return best({name: values for name, values in scores.items() if name not in idle}, widths)
 
-    def _criterion(self) -> Criterion:
+    def _criterion(self) -> Criterion | Learner:
         from edgekd import registry
         from edgekd.errors import nearest
         from edgekd.scoring import NEEDS
 
-        made: Criterion = registry.build("criteria", self.criterion, {})
+        known = registry.fields_of("criteria", self.criterion)
+        given = {"density": 1 - self.ratio} if self.ratio is not None and "density" in known else {}
+        made: Criterion | Learner = registry.build("criteria", self.criterion, given)
         if getattr(made, "needs", None) not in NEEDS:
             message = f"{registry.file_of('criteria', self.criterion)}: `needs` is {getattr(made, 'needs', None)!r}"
             raise UserError(message, hint=nearest("", NEEDS))
         return made
 
-    def _samples(self, criterion: Criterion, context: Context) -> Iterable[Batch]:
-        """The calibration samples one by one, the same for the same seed; the teacher is asked only if it is needed."""
+    def _samples(self, criterion: Criterion | Learner, context: Context) -> Iterable[Batch]:
+        """The calibration samples one by one, the same for the same seed; the teacher is asked only if it is needed.
+
+        A criterion that learns masks gets a batch of them, drawn anew, for each of its steps.
+        """
         import torch
 
+        from edgekd.scoring import Criterion
         from edgekd.training import derive
 
         inputs, targets = context.data().train
@@ -191,6 +197,17 @@ class Prune(Training, Stage):
         if criterion.needs == "task_gradient" and not targets.is_floating_point():
             order = order[targets[order] >= 0]  # those that have a label
         chosen = order[: self.samples]
+        if not isinstance(criterion, Criterion):
+            learner = criterion
+
+            def drawn() -> Iterator[Batch]:
+                with context.progress.task(f"prune: {self.criterion}", learner.steps) as task:
+                    for _ in range(learner.steps):
+                        rows = chosen[torch.randint(len(chosen), (learner.batch,), generator=generator)]
+                        yield inputs[rows], targets[rows], None
+                        task.advance()
+
+            return drawn()
         logits = None
         if criterion.needs == "teacher_gradient":
             logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])

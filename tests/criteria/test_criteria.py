@@ -6,32 +6,37 @@ import copy
 
 import pytest
 import torch
-from coupled import Depthwise, Residual, images, settled
+from coupled import Concat, Depthwise, Residual, images, settled
 from scipy.stats import spearmanr
 from tiny import tiny_data, tiny_student
 from torch import nn
+from torch.func import functional_call
 from torch.nn.functional import kl_div, log_softmax
 
 from edgekd import registry
 from edgekd.criteria.bn_scale import BnScale
+from edgekd.criteria.ctkl import Ctkl, balanced, masked, relaxed
 from edgekd.criteria.fisher import Fisher
 from edgekd.criteria.fpgm import Fpgm
 from edgekd.criteria.magnitude import Magnitude
 from edgekd.criteria.random import Random
 from edgekd.criteria.taylor import Taylor
 from edgekd.criteria.teacher_gap import TeacherGap
+from edgekd.edits import replay
 from edgekd.errors import UserError
-from edgekd.groups import Group, find
+from edgekd.groups import Group, find, kept_sides
 from edgekd.scoring import NEEDS, Batch, Criterion, scores
 from edgekd.training import logits_of
 
 
 def two_layers(first: list[list[float]], second: list[list[float]]) -> tuple[nn.Module, Group]:
-    """Linear → ReLU → Linear with these weights [out, in], and the group of the channels between them."""
+    """Linear → ReLU → Linear with these weights [out, in] and no biases, and the group of the channels between them."""
     network = nn.Sequential(nn.Linear(len(first[0]), len(first)), nn.ReLU(), nn.Linear(len(first), len(second)))
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor(first))
         network[2].weight.copy_(torch.tensor(second))
+        for layer in (network[0], network[2]):
+            layer.bias.zero_()
     (group,) = find(network.eval(), torch.randn(2, len(first[0]))).prunable
     return network, group
 
@@ -47,8 +52,11 @@ def test_the_contract(name: str) -> None:
     network = settled(Residual())
     kl(network(images()), torch.zeros(3, 4)).backward()
     before = copy.deepcopy(network.state_dict())
-    for group in find(network, images(2)).prunable:
-        found = criterion(group)
+    groups = find(network, images(2)).prunable
+    batch = (images(), torch.tensor([0, 1, 2]), None)
+    learned = {} if isinstance(criterion, Criterion) else criterion.learn(network, groups, [batch] * 2)
+    for group in groups:
+        found = learned[group.name] if learned else criterion(group)
         assert found.shape == (group.channels,)
         assert not found.requires_grad
         assert bool(torch.isfinite(found).all())
@@ -245,3 +253,59 @@ def test_random_is_the_same_each_time_and_another_for_each_group() -> None:
     assert torch.equal(Random()(stem), Random()(stem))
     assert not torch.equal(Random()(stem)[:8], Random()(others[0])[:8])
     assert float(Random()(stem).min()) >= 0 and float(Random()(stem).max()) < 1
+
+
+def test_a_relaxed_mask_is_a_coin_that_falls_on_keep_as_often_as_its_log_odds_say() -> None:
+    """σ((ln 3 + logit u) / (2/3)): for u = 1/2 it is 3^1.5 / (1 + 3^1.5) = 0.83863; above 1/2 just where u > 1/4."""
+    odds = torch.tensor(3.0).log()
+    drawn = torch.tensor([0.5, 0.25, 0.2, 0.3])
+    found = relaxed(odds.expand(4), drawn)
+    expected = [
+        3**1.5 / (1 + 3**1.5),
+        0.5,
+        (3 * 0.25) ** 1.5 / (1 + (3 * 0.25) ** 1.5),
+        (9 / 7) ** 1.5 / (1 + (9 / 7) ** 1.5),
+    ]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    many = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    assert float((relaxed(odds.expand(20_000), many) > 0.5).float().mean()) == pytest.approx(0.75, abs=0.01)
+    assert bool(torch.isfinite(relaxed(odds.expand(2), torch.tensor([0.0, 1.0]))).all())
+
+
+def test_the_excess_pulls_as_hard_as_the_loss_while_too_much_is_kept() -> None:
+    of_loss, of_excess = torch.tensor([3.0, -4.0]), torch.tensor([0.6, 0.8])  # of lengths 5 and 1
+    first = balanced(None, of_loss, of_excess, 0.2)
+    assert first == pytest.approx(5.0)
+    second = balanced(first, of_loss, of_excess, -0.1)
+    assert second == pytest.approx(0.9 * 5.0)
+    assert balanced(second, of_loss, 2 * of_excess, 0.1) == pytest.approx(0.9 * 4.5 + 0.1 * 2.5)
+    assert balanced(None, of_loss, of_excess, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("made", [Residual, Concat, Depthwise])
+def test_masks_of_nought_and_one_are_the_network_without_those_channels(made: type[nn.Module]) -> None:
+    network, x = settled(made()), images(4)
+    groups = find(network, x[:2]).prunable
+    keep = {group.name: list(range(0, group.channels, 2)) for group in groups}
+    masks = [torch.tensor([float(c in keep[group.name]) for c in range(group.channels)]) for group in groups]
+    found = functional_call(network, masked(groups, masks), (x,))
+    narrowed = copy.deepcopy(network)
+    replay(narrowed, {"edit": "prune", "kept": kept_sides(groups, keep)})
+    torch.testing.assert_close(found, narrowed(x), rtol=1e-4, atol=1e-4)
+
+
+def test_ctkl_sees_channels_that_cancel_each_other_where_single_channels_look_important() -> None:
+    """Channels 0 and 1 are alike and read with opposite signs: together they do nothing, alone each would do much."""
+    network, group = two_layers(
+        [[2.0, 0.0], [2.0, 0.0], [1.0, 1.0], [-1.0, 1.0]],
+        [[2.0, -2.0, 1.0, -1.0], [-2.0, 2.0, -1.0, 1.0], [0.0, 0.0, 1.0, 1.0]],
+    )
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    batch = (x, torch.zeros(64, dtype=torch.long), None)
+    found, unable = scores(network, [group], Ctkl(density=0.5, steps=150), [batch] * 150)
+    again, _ = scores(network, [group], Ctkl(density=0.5, steps=150), [batch] * 150)
+    assert sorted(found[group.name].topk(2).indices.tolist()) == [2, 3]
+    assert float(found[group.name].sigmoid().mean()) == pytest.approx(0.5, abs=0.15)
+    assert torch.equal(found[group.name], again[group.name]) and unable == {}
+    one_by_one = sorted(Magnitude()(group).topk(2).indices.tolist())
+    assert one_by_one == [0, 1]

@@ -146,6 +146,32 @@ def sample() -> dict[str, Any]:
                 "notes": [], "preview": "calibration-quantize.png",
             }
         ],
+        "search": [
+            {
+                "version": "search", "kind": "student", "budget": "0.5x", "allowed": 4.1e-4, "found": "found.toml",
+                "tried": [
+                    {"what": "width = 24, depth = 3", "score": -0.0213, "latency": 8.2e-4, "low": 8.1e-4, "high": 8.3e-4,
+                     "engine": "float32 on onnxruntime", "parameters": 78123, "verdict": "too slow"},
+                    {"what": "width = 16, depth = 2", "score": -0.0241, "latency": 3.9e-4, "low": 3.85e-4, "high": 3.99e-4,
+                     "engine": "float32 on onnxruntime", "parameters": 31200, "epochs": 2, "validation": 0.921,
+                     "verdict": "chosen"},
+                    {"what": "width = 8, depth = 3", "score": -0.0302, "latency": 2.7e-4, "low": 2.6e-4, "high": 2.8e-4,
+                     "engine": "float32 on openvino", "parameters": 12000, "epochs": 2, "validation": 0.907, "verdict": "trained"},
+                    {"what": "width = 8, depth = 1", "score": -0.051, "latency": 1.1e-4, "low": 1.05e-4, "high": 1.2e-4,
+                     "engine": "float32 on onnxruntime", "parameters": 4100, "verdict": "kept"},
+                    {"what": "width = 7, depth = 3", "verdict": "failed", "reason": "ValueError: width must be a multiple of 8"},
+                ],
+            },
+            {
+                "version": "distill", "kind": "losses", "budget": "60 epochs", "found": "found.toml",
+                "tried": [
+                    {"what": '{ use = "cross_entropy", weight = 0.5 }, { use = "kl", temperature = 4.0, weight = 0.5 }', "epochs": 12,
+                     "validation": 0.931, "verdict": "stopped"},
+                    {"what": '{ use = "dist", temperature = 2.0, weight = 1.0 }', "epochs": 12, "validation": 0.934,
+                     "verdict": "chosen"},
+                ],
+            },
+        ],
         "sensitivity": [
             {
                 "version": "quantize", "measure": "KL", "samples": 64,
@@ -209,6 +235,8 @@ def odd() -> dict[str, Any]:
     report["first_loss"] = None
     shown = report["calibration"][0]
     shown.update(recipe="<i>mine</i>.toml", source="images", synthetic=False, count=1, notes=["a single <b>input</b>"])
+    for one in report["search"][0]["tried"]:
+        one["what"] = f"kind = '<b>{'very long and ' * 9}wide|', {one['what']}"
     layers = [
         {"layer": f"<b>layer</b> {i} with a name of quite some length", "loss": 1e-3 / (i + 1), "bits": 8}
         for i in range(40)

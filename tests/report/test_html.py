@@ -119,9 +119,22 @@ def test_what_each_layer_costs_is_drawn_and_told(pages: dict[str, Path]) -> None
     assert "and 16 more layers" in odd_page and "<b>layer</b>" not in odd_page
 
 
+def test_what_was_tried_is_drawn_and_told(pages: dict[str, Path]) -> None:
+    """Four students were measured, two of them distilled; the losses have a table and no picture."""
+    text = pages["sample"].read_text("utf-8")
+    picture = text[text.index("latency and similarity to the teacher, before any training") :]
+    picture = picture[: picture.index("</svg>")]
+    assert picture.count('<g class="disc') == 4 and picture.count('class="disc integer"') == 2
+    assert picture.count('class="ring"') == 1 and 'class="limit"' in picture
+    assert "width = 16, depth = 2: 390 µs, similarity −0.0241, chosen" in picture
+    assert "5 students tried within a latency of 0.5x (410 µs)" in text and "2 of them distilled briefly" in text
+    assert "2 sets of losses tried within 60 epochs" in text and "ValueError: width must be a multiple of 8" in text
+    assert text.count("before any training</h3>") == 1
+
+
 def test_a_report_of_almost_nothing_is_drawn() -> None:
     report = sample()
-    report.update(ledger=[], plan=[], first_loss=None, calibration=[], sensitivity=[])
+    report.update(ledger=[], plan=[], first_loss=None, calibration=[], sensitivity=[], search=[])
     report["targets"][0].update(
         candidates=[], chosen=None, reason="No engine could be chosen.", race=None, samples_file=None
     )

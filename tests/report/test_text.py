@@ -54,6 +54,8 @@ def test_markdown_holds_the_whole_report() -> None:
         "QLinearConv",
         "seed: 0",
         "torch 2.13.0",
+        "| **width = 16, depth = 2** | chosen | −0.0241 | 390 µs | float32 on onnxruntime | 31.2 k | 2 | 92.10% |  |",
+        "2 sets of losses tried within 60 epochs; validation chose. The recipe with what was found is found.toml.",
     ):
         assert said in text
 

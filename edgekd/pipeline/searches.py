@@ -1,0 +1,83 @@
+"""What a stage's search tried, as the report tells it. Reads only what the stage kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgekd.search.space import said
+from edgekd.toml import dumps
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.plan import Plan
+    from edgekd.pipeline.step import Version
+
+FOUND = "found.toml"
+"""Beside the report: the recipe with what was found in place of each search."""
+
+HEAD = "# What edgekd found for {}. Paths are relative to its folder: put this file there to run it.\n\n"
+
+
+def of_report(plan: Plan, version: Version) -> dict[str, Any] | None:
+    """The report's part on the search of a version's stage; None where it made none."""
+    facts = plan.entries[version.name].facts if version.name in plan.entries else {}
+    if "search" in facts:
+        return _students(version.name, facts["search"])
+    return _losses(version.name, facts["auto"]) if "auto" in facts else None
+
+
+def _students(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    tried = []
+    for one in found["candidates"]:
+        same = {key: one[key] for key in ("score", "low", "high", "engine", "parameters", "validation")}
+        epochs = found["epochs"] if one["validation"] is not None else None
+        more = {"latency": one["seconds"], "epochs": epochs, "verdict": _verdict(one, found), "reason": one["failed"]}
+        tried.append({"what": said(one["arguments"]), **same, **more})
+    return {
+        "version": name,
+        "kind": "student",
+        "budget": found["budget"],
+        "allowed": found["allowed"],
+        "tried": tried,
+        "found": FOUND,
+    }
+
+
+def _verdict(one: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if one["failed"]:
+        return "failed"
+    if one["validation"] is not None:
+        return "chosen" if one["arguments"] == found["chosen"] else "trained"
+    return "kept" if one["seconds"] <= found["allowed"] else "too slow"
+
+
+def _losses(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "version": name,
+        "kind": "losses",
+        "budget": f"{found['budget']} epochs",
+        "tried": found["tried"],
+        "found": FOUND,
+    }
+
+
+def found_recipe(plan: Plan) -> str | None:
+    """The recipe as text, its searches replaced by what they found; None where there were none.
+
+    The values are those that were run, with every `--set`; paths are as they were, relative to the recipe's folder.
+    """
+    searched = [v for v in plan.told if of_report(plan, v)]
+    if not searched:
+        return None
+    raw: dict[str, Any] = {**plan.recipe.raw, "student": dict(plan.recipe.raw["student"])}
+    stages = []
+    for name, table in zip(plan.trained, plan.recipe.raw.get("stage", ()), strict=True):
+        facts = plan.entries[name].facts if name in plan.entries else {}
+        if "search" in facts:
+            raw["student"] |= facts["search"]["chosen"]
+        elif "auto" in facts:
+            kept = {key: value for key, value in table.items() if key != "budget"}
+            stages.append({**kept, "losses": facts["auto"]["losses"]})
+        else:
+            stages.append(table)
+    return HEAD.format(plan.recipe.path.name) + dumps({**raw, "stage": stages})
