@@ -20,12 +20,15 @@ from cxx.bundles import needs_compilers
 from devices.boards import X, board, by_env, left, real, simulated
 from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
 
-from edgekd.backend import load_engine
+from edgekd.backend import load_engine, open_backend
 from edgekd.devices import bench
 from edgekd.devices.bench import runner_of
+from edgekd.devices.client import Client
 from edgekd.devices.device import Device, reached, told
 from edgekd.devices.link import LinkError
+from edgekd.devices.local import LocalLink
 from edgekd.errors import UserError
+from edgekd.latency import instructions
 from edgekd.latency.clock import ClockError
 from edgekd.latency.race import race
 from edgekd.progress import Progress
@@ -126,6 +129,9 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
             np.testing.assert_allclose(there, here, rtol=0, atol=1e-5 if name == "float" else step)
             assert (there.argmax(1) == here.argmax(1)).all()
         found = race({"float": engines["float"]}, processes=1, seconds=0.05, wait=0.0, cold_starts=0, device=device)
+        once, again = (device.instructions(engines["float"], None, 1) for _ in range(2))
+    assert once[1] == "counted by qemu" and once[0] is not None and once[0] > 10_000
+    assert again[0] == pytest.approx(once[0], rel=0.005), "what the gate tells apart"
     assert found.device is not None and found.device["machine"]["triple"] == "aarch64-linux"
     about = told(found.device)
     assert (about["celsius"], about["mhz"], about["governors"]) == ([51.25, 51.25], [1500, 1500], ["ondemand"])
@@ -136,6 +142,44 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
     ):
         with reached(target.model_copy(update={key: value}), QUIET) as device, pytest.raises(UserError, match=said):
             device.outputs(engines["float"], [X])
+
+
+@pytest.mark.slow
+@needs_compilers
+def test_engines_of_other_backends_run_on_edgekd_bench(store: Path, tmp_path: Path) -> None:
+    """Loaded (OpenVINO) and built in (ExecuTorch): a race, Python's outputs, and instructions where valgrind counts them."""
+    backends = [name for name in ("openvino", "executorch") if not open_backend(name).missing()]
+    if not backends:
+        pytest.skip("openvino and executorch are extras")
+    libraries = ", ".join(f'{name} = ""' for name in backends)
+    target = by_env(tmp_path, more=f"library = {{ {libraries} }}")
+    engines = {name: real(tmp_path, name, name) for name in ("onnxruntime", *backends)}
+    with reached(target, QUIET) as device:
+        found = race(engines, processes=1, seconds=0.05, wait=0.0, cold_starts=0, device=device)
+        there = {name: device.outputs(engine, [X])[0] for name, engine in engines.items()}
+        counted = {name: device.instructions(engine, None, 1) for name, engine in engines.items()}
+        assert device.profile(engines["onnxruntime"], None, 1) is None, "edgekd-bench has no profiler"
+    assert found.device is not None and str(found.device["runner"]).startswith("edgekd-bench ")
+    assert all((runner.samples > 0).all() for runner in found.runners.values())
+    for name, engine in engines.items():
+        with load_engine(engine) as session:
+            here = np.concatenate([session.run([x[None]])[0] for x in X])
+        np.testing.assert_array_equal(there[name], here)
+    for count, how in counted.values():
+        if how == "" or shutil.which("valgrind"):
+            assert count is not None and count > 10_000 and how in ("", "counted by valgrind")
+        else:
+            assert count is None and "cannot be read" in how and "valgrind" in how
+
+
+def test_what_a_device_with_python_counts_and_profiles(tmp_path: Path) -> None:
+    engine, why = real(tmp_path), instructions.unavailable()
+    with reached(by_env(tmp_path), QUIET) as device:
+        count, how = device.instructions(engine, None, 1)
+        rows = device.profile(engine, None, 4)
+    assert (count is None, how) == (True, why) if why else (count is not None and count > 10_000)
+    assert rows is not None and sum(row["nodes"] for row in rows if row["operator"].startswith("Conv ")) == 2
+    assert all(row["seconds"] >= 0 for row in rows)
 
 
 def test_a_clock_that_goes_backwards(tmp_path: Path) -> None:
@@ -160,6 +204,9 @@ def test_a_clock_that_goes_backwards(tmp_path: Path) -> None:
         (['{"block": {"index": 0, "ns": [1], "conditions": []}}'], "garbage", "garbage"),
         (['{"done": {"protocol": 1}}', '{"done": {}}'], "garbage", "garbage"),
         (['{"done": {"protocol": 1}}', '{"done": {"share": "much"}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1}}', '{"done": {"share": 1e999, "per_cpu": []}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1, "machine": []}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1, "backends": ["tvm"]}}'], "user", "opens engines of tvm, not of null"),
         (['{"done": {"protocol": 1}}'], "exited", "ended with exit code 0 before it answered"),
         ([], "exited", "ended with exit code 0 before it answered"),
         (["sleep"], "timeout", "no answer after"),
@@ -181,6 +228,38 @@ def test_a_device_that_answers_nonsense(answers: list[str], reason: str, said: s
     assert left(target) == []
 
 
+CALM = '{"celsius": null, "mhz": [], "governor": ""}'
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ([(0, "[5]", CALM), (1, "[5]", CALM)], "garbage from the device: block 1 after 1 of 1"),
+        ([(1, "[5]", CALM)], "block 1 after 0 of 1"),
+        ([(0, "[5, 6]", CALM)], "block 0 after 0 of 1"),
+        ([(0, "[true]", CALM)], "garbage"),
+        ([(0, "[1e2]", CALM)], "garbage"),
+        ([(0, "[5]", CALM.replace("null", '"hot"'))], "garbage"),
+        ([(0, "[5]", CALM.replace("[]", "[NaN]"))], "garbage"),
+        ([], "0 of 1 blocks were answered"),
+    ],
+)
+def test_blocks_that_were_not_asked_for(blocks: list[tuple[int, str, str]], said: str, tmp_path: Path) -> None:
+    lines = [
+        f'{{"block": {{"index": {index}, "ns": {taken}, "conditions": [{CALM}, {after}]}}}}'
+        for index, taken, after in blocks
+    ]
+    answers = ['{"done": {"protocol": 1}}', *lines, '{"done": {"others": 0}}']
+    (tmp_path / "answers").write_text("".join(f"{line}\n" for line in answers))
+    link = LocalLink(tmp_path / "there")
+    link.send("one", {"answers": tmp_path / "answers"})
+    with link.start("one", ["sh", "-c", "cat answers; cat > /dev/null"], {}) as talk:
+        client = Client(talk, 10.0)
+        with pytest.raises(LinkError, match=said) as caught:
+            client.time([("a", 1, 1)], 0, lambda _: None)
+    assert caught.value.reason == "garbage"
+
+
 def test_a_runner_that_cannot_be_built_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
     with pytest.raises(UserError, match="names no toolchain for riscv64-linux") as caught:
@@ -188,6 +267,12 @@ def test_a_runner_that_cannot_be_built_says_what_to_install(tmp_path: Path, monk
     assert "[reach] runner" in caught.value.hint
     cross = {"triple": '"aarch64-linux"', "toolchain": '"aarch64-linux-gnu"', "package": '"g++-aarch64-linux-gnu"'}
     target = by_env(tmp_path, more="", **cross)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "file"))
+    if shutil.which("cmake") and shutil.which("aarch64-linux-gnu-g++"):
+        with pytest.raises(UserError, match="its runner cannot be kept in ") as caught:
+            runner_of(target)
+        assert "EDGEKD_STORE" in caught.value.hint
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="is not here") as caught:
         runner_of(target)
