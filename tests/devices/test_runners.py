@@ -20,7 +20,7 @@ from cxx.bundles import needs_compilers
 from devices.boards import X, board, by_env, left, real, simulated
 from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
 
-from edgekd.backend import load_engine, open_backend
+from edgekd.backend import load_engine
 from edgekd.devices import bench
 from edgekd.devices.bench import runner_of
 from edgekd.devices.client import Client
@@ -116,9 +116,11 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
         f'kind = "exec"\ncommand = ["{QEMU}", "-cpu", "cortex-a72", "-L", "{root}"]\nfolder = "{tmp_path / "there"}"\n'
     )
     cross = {"triple": '"aarch64-linux"', "toolchain": '"aarch64-linux-gnu"', "package": '"g++-aarch64-linux-gnu"'}
-    target = board(tmp_path, f'{reach}library = "{arm_library}"', "arm", isa='["asimd"]', **cross)
+    library = f'library = {{ onnxruntime = "{arm_library}", litert = "" }}'
+    target = board(tmp_path, f"{reach}{library}", "arm", isa='["asimd"]', **cross)
     runner = runner_of(target)
     assert runner.files["edgekd-bench"].read_bytes()[18:20] == b"\xb7\x00", "an ELF file for aarch64"
+    assert b"onnxruntime,litert,null" in runner.files["edgekd-bench"].read_bytes(), "sessions of what the target names"
     engines = {"float": real(tmp_path, "float"), "int8": real(tmp_path, "int8", model=int8_model(), precision="int8")}
     with reached(target, QUIET) as device:
         for name, folder in engines.items():
@@ -144,32 +146,32 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
             device.outputs(engines["float"], [X])
 
 
-@pytest.mark.slow
-@needs_compilers
-def test_engines_of_other_backends_run_on_edgekd_bench(store: Path, tmp_path: Path) -> None:
-    """Loaded (OpenVINO) and built in (ExecuTorch): a race, Python's outputs, and instructions where valgrind counts them."""
-    backends = [name for name in ("openvino", "executorch") if not open_backend(name).missing()]
-    if not backends:
-        pytest.skip("openvino and executorch are extras")
-    libraries = ", ".join(f'{name} = ""' for name in backends)
-    target = by_env(tmp_path, more=f"library = {{ {libraries} }}")
-    engines = {name: real(tmp_path, name, name) for name in ("onnxruntime", *backends)}
-    with reached(target, QUIET) as device:
-        found = race(engines, processes=1, seconds=0.05, wait=0.0, cold_starts=0, device=device)
-        there = {name: device.outputs(engine, [X])[0] for name, engine in engines.items()}
-        counted = {name: device.instructions(engine, None, 1) for name, engine in engines.items()}
-        assert device.profile(engines["onnxruntime"], None, 1) is None, "edgekd-bench has no profiler"
-    assert found.device is not None and str(found.device["runner"]).startswith("edgekd-bench ")
-    assert all((runner.samples > 0).all() for runner in found.runners.values())
-    for name, engine in engines.items():
-        with load_engine(engine) as session:
-            here = np.concatenate([session.run([x[None]])[0] for x in X])
-        np.testing.assert_array_equal(there[name], here)
-    for count, how in counted.values():
-        if how == "" or shutil.which("valgrind"):
-            assert count is not None and count > 10_000 and how in ("", "counted by valgrind")
-        else:
-            assert count is None and "cannot be read" in how and "valgrind" in how
+def test_what_is_sent_of_a_runtime(tmp_path: Path) -> None:
+    """A library as it is, a folder with all that is in it; the session of a C++ runtime is in a module, here a built one."""
+    for name in (
+        "bench",
+        "libs/libopenvino_c.so.2641",
+        "libs/plugins/cpu.so",
+        "libLiteRt.so",
+        "libedgekd_executorch.so",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    library = 'openvino = "libs", litert = "libLiteRt.so", tvm = "", executorch = "libedgekd_executorch.so"'
+    runner = runner_of(by_env(tmp_path, more=f'runner = "bench"\nlibrary = {{ {library} }}'))
+    assert {path: file.read_text() for path, file in runner.files.items()} == {
+        "edgekd-bench": "bench",
+        "lib/openvino/libopenvino_c.so.2641": "libs/libopenvino_c.so.2641",
+        "lib/openvino/plugins/cpu.so": "libs/plugins/cpu.so",
+        "lib/litert/libLiteRt.so": "libLiteRt.so",
+        "lib/executorch/libedgekd_executorch.so": "libedgekd_executorch.so",
+    }
+    assert runner.environment == {
+        "EDGEKD_OPENVINO_ROOT": "./lib/openvino",
+        "EDGEKD_LITERT_ROOT": "./lib/litert/libLiteRt.so",
+        "EDGEKD_EXECUTORCH_MODULE": "./lib/executorch/libedgekd_executorch.so",
+    }
+    assert runner.programs == ("edgekd-bench",)
 
 
 def test_what_a_device_with_python_counts_and_profiles(tmp_path: Path) -> None:
