@@ -30,11 +30,12 @@ def prepare(
     calibration: str | Path | None = None,
     teacher: str | Path | None = None,
     targets: Sequence[str] = (),
+    ray: str | None = None,
 ) -> Plan:
     """Read a recipe and plan it; nothing is made yet. Raises UserError for whatever is wrong with the recipe.
 
     `backends`: only these, whatever recipe and target list; `targets` likewise. `recipe` may be an ONNX file: `calibration`
-    ("zero-shot", a folder, an .npz file) and `teacher` (another one) are for that alone.
+    ("zero-shot", a folder, an .npz file) and `teacher` (another one) are for that alone. `ray`: as in `compile`.
     """
     path = Path(recipe)
     narrowed = [f"targets.{k}={json.dumps(list(v))}" for k, v in (("backends", backends), ("names", targets)) if v]
@@ -47,7 +48,7 @@ def prepare(
         raise UserError(f"{path}: a recipe names its own calibration and teacher", hint="they are for an ONNX file")
     loaded: Loaded = load_recipe(path, [*overrides, *narrowed], of_file)
     progress = Progress(quiet=quiet)
-    plan = Plan(loaded, Store(Path(store) if store else default_folder()), progress, compile_timeout)
+    plan = Plan(loaded, Store(Path(store) if store else default_folder()), progress, compile_timeout, ray or "")
     for target in plan.targets:
         for remark in target.remarks(loaded.values.targets.backends):
             progress.say(f"  note: {remark}")
@@ -68,12 +69,14 @@ def compile(
     teacher: str | Path | None = None,
     targets: Sequence[str] = (),
     debug: str | None = None,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Run a recipe and write its report and bundles into `out`; returns the report. `fresh` makes every step again.
 
     `recipe` may be an ONNX file; `calibration` and `teacher` are for that: see `prepare`. `backends`, `targets`: only these.
     `compile_timeout`: seconds for one engine; one that takes longer is a failed candidate.
     `debug` "parity" compares each engine with its program, tensor by tensor, and writes that as parity.json.
+    `ray`: the address of a Ray cluster, whose machines measure on the devices that they have, where a target reaches one.
     Raises UserError for the user's mistakes (before any work where they can be known), EdgekdError for what failed.
     """
     from edgekd.output import write_output
@@ -94,7 +97,7 @@ def compile(
         raise UserError(f"cannot write into {folder}", hint="choose another folder with --out")
     plan = prepare(
         recipe, overrides=overrides, backends=backends, store=store, quiet=quiet, compile_timeout=compile_timeout,
-        calibration=calibration, teacher=teacher, targets=targets,
+        calibration=calibration, teacher=teacher, targets=targets, ray=ray,
     )  # fmt: skip
     with of_torchrun(plan):
         outcome = run(plan, fresh)

@@ -103,6 +103,10 @@ def compile(
         str | None,
         typer.Option(metavar="WHAT", help='"parity": each engine compared with its program, tensor by tensor'),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="measure on the machines of this Ray cluster that have the devices"),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="make every step again")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -126,6 +130,7 @@ def compile(
         report = api.compile(
             recipe, out, overrides=overrides or [], backends=backend or [], store=store, quiet=quiet, fresh=fresh,
             compile_timeout=compile_timeout, calibration=calibration, teacher=teacher, targets=target or [], debug=debug,
+            ray=ray,
         )  # fmt: skip
     if as_json:
         print(json.dumps(report, indent=1))

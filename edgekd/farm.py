@@ -1,4 +1,4 @@
-"""Checks spread over the machines of a Ray cluster, each device measured one at a time.
+"""Checks and races spread over the machines of a Ray cluster, each device measured one at a time.
 
 A machine that is a device, or reaches one, joins with a resource that bears the target's name and counts one:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +23,23 @@ from typing import TYPE_CHECKING, Any
 from edgekd import __version__
 from edgekd.check.gate import Asked, Result, check
 from edgekd.check.pair import find_bundle, open_side
+from edgekd.devices.link import check_path
 from edgekd.errors import EdgekdError, UserError, nearest
 from edgekd.progress import Progress
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import numpy as np
+
+    from edgekd.sections import Recipe
+    from edgekd.target import Target
+
 PREFIX = "device:"
+BEGIN = "begin one: ray start --head --port=6379"
+LOOK = "look at that machine, then try again"
+CONNECT_SECONDS = 10.0
+LOOK_SECONDS = 10.0  # how often it is looked whether the devices are still there
 Files = Mapping[str, bytes]
 
 
@@ -58,13 +69,54 @@ def checked(address: str, asked: Sequence[Asked], progress: Progress) -> list[Re
             progress.say(f"  {one.title}: waits for {name}")
         found: dict[int, Result | Failure] = {}
         while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            number = waiting.pop(done)
-            found[number] = _fetched(ray, done)
-            progress.say(f"  {asked[number].title}: {len(found)} of {len(asked)} done, on {names[number]}")
+            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_SECONDS)
+            if not ended:
+                _all_there(ray, [names[number] for number in waiting.values()])
+            for done in ended:
+                number = waiting.pop(done)
+                found[number] = _fetched(ray, done)
+                progress.say(f"  {asked[number].title}: {len(found)} of {len(asked)} done, on {names[number]}")
     finally:
         ray.shutdown()  # and with it what has not ended
     return [_home(one, found[number]) for number, one in enumerate(asked)]
+
+
+def raced(
+    address: str,
+    target: Target,
+    engines: Mapping[str, Path],
+    golden: Mapping[str, Path],
+    inputs: Sequence[np.ndarray],
+    values: Recipe,
+    progress: Progress,
+) -> tuple[dict[str, Any], bytes]:
+    """The race of a recipe's engines on the machine of the cluster that has the target's device.
+
+    Gives what `pipeline.measure.measure` gives, and the race.json that it writes. Raises as `checked` does.
+    """
+    ray = _joined(address)
+    try:
+        _all_there(ray, [target.name])
+        progress.say(f"  race on {target.name}: waits for it")
+        sent = {name: (_files(folder), golden[name].read_bytes()) for name, folder in engines.items()}
+        job = ray.remote(_race).options(**options(target.name)).remote(sent, target, list(inputs), values, __version__)
+        while not ray.wait([job], timeout=LOOK_SECONDS)[0]:
+            _all_there(ray, [target.name])
+        found: tuple[dict[str, Any], bytes] | Failure = _fetched(ray, job)
+    finally:
+        ray.shutdown()
+    if isinstance(found, Failure):
+        raise (UserError if found.user else EdgekdError)(f"race on {target.name}: {found.message}", hint=found.hint)
+    return found
+
+
+def must_have(address: str, names: Sequence[str]) -> None:
+    """Raises UserError for a device that no machine of the cluster has."""
+    ray = _joined(address)
+    try:
+        _all_there(ray, names)
+    finally:
+        ray.shutdown()
 
 
 def options(name: str) -> dict[str, Any]:
@@ -77,15 +129,28 @@ def _joined(address: str) -> ModuleType:
         ray = importlib.import_module("ray")
     except ImportError:
         raise UserError("Ray is not installed", hint=f"pip install {shlex.quote('edgekd[ray]')}") from None
+    if ray.is_initialized():
+        raise UserError("this process is in a Ray cluster already", hint="leave it first: ray.shutdown()")
+    _listens(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         said = str(error).partition("\n")[0]
-        raise UserError(
-            f"no Ray cluster at {address}: {said}", hint="begin one: ray start --head --port=6379"
-        ) from None
+        raise UserError(f"no Ray cluster at {address}: {said}", hint=BEGIN) from None
     return ray
+
+
+def _listens(address: str) -> None:
+    """Raises UserError if nobody listens at HOST:PORT, where Ray itself would try for minutes. "auto" and the like pass."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"no Ray cluster at {address}: {said}", hint=BEGIN) from None
 
 
 def _device(asked: Asked) -> str:
@@ -130,26 +195,57 @@ def _job(asked: Asked, candidate: Files, baseline: Files, version: str) -> Resul
         return Failure(f"edgekd {__version__} is there, {version} here", "install the same version on both", True)
     with tempfile.TemporaryDirectory(prefix="edgekd-farm-") as scratch:
         sides = {"candidate": candidate, "baseline": baseline}
-        for side, files in sides.items():
-            for path, held in files.items():
-                place = Path(scratch) / side / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(held)
         stored = asked.baseline.suffix == ".json"
         there = Path(scratch) / "baseline" / (asked.baseline.name if stored else "")
         try:
+            for side, files in sides.items():
+                _write(Path(scratch) / side, files)
             return check(replace(asked, candidate=Path(scratch) / "candidate", baseline=there), Progress(quiet=True))
-        except EdgekdError as error:
-            return Failure(error.message.replace(scratch, ""), error.hint, isinstance(error, UserError))
+        except (EdgekdError, OSError) as error:
+            return _failed(error, scratch)
 
 
-def _fetched(ray: ModuleType, done: Any) -> Result | Failure:
+def _race(
+    sent: Mapping[str, tuple[Files, bytes]], target: Target, inputs: Sequence[np.ndarray], values: Recipe, version: str
+) -> tuple[dict[str, Any], bytes] | Failure:
+    """On the machine that has the device, as `raced` gives it."""
+    from edgekd.pipeline.measure import measure
+
+    if version != __version__:
+        return Failure(f"edgekd {__version__} is there, {version} here", "install the same version on both", True)
+    with tempfile.TemporaryDirectory(prefix="edgekd-farm-") as scratch:
+        out, folders, golden = Path(scratch), {}, {}
+        try:
+            for number, (name, (files, held)) in enumerate(sent.items()):
+                folders[name], golden[name] = out / f"{number}", out / f"{number}.npz"
+                _write(folders[name], files)
+                golden[name].write_bytes(held)
+            found = measure(folders, golden, out, values, inputs, Progress(quiet=True), target, out)
+            return found, (out / "race.json").read_bytes()
+        except (EdgekdError, OSError) as error:
+            return _failed(error, scratch)
+
+
+def _write(folder: Path, files: Files) -> None:
+    for path, held in files.items():
+        place = folder / check_path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(held)
+
+
+def _failed(error: EdgekdError | OSError, scratch: str) -> Failure:
+    if isinstance(error, OSError):
+        return Failure(f"its machine failed: {error}", LOOK, False)
+    return Failure(error.message.replace(scratch, ""), error.hint, isinstance(error, UserError))
+
+
+def _fetched(ray: ModuleType, done: Any) -> Any:
+    """What a job gave, or the failure of its machine."""
     try:
-        found: Result | Failure = ray.get(done)
+        return ray.get(done)
     except ray.exceptions.RayError as error:
         said = str(error).strip().rpartition("\n")[2]
-        return Failure(f"its machine failed: {said}", "look at that machine, then check again", False)
-    return found
+        return Failure(f"its machine failed: {said}", LOOK, False)
 
 
 def _home(asked: Asked, found: Result | Failure) -> Result:

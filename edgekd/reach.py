@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, final
+from typing import Annotated, Any, ClassVar, Literal, Self, final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from edgekd.errors import nearest
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+SESSIONS = ("onnxruntime", "openvino", "executorch", "litert", "ncnn", "tvm", "null")
+"""Backends that edgekd-bench opens engines of: EDGEKD_BACKENDS in cmake/CMakeLists.txt."""
+RUNTIMES = SESSIONS[:-1]
+ALWAYS = ("onnxruntime", "null")
+"""Those that it opens wherever it runs; of the others a target says where their runtime is."""
+
+
+def _by_backend(value: Any) -> Any:
+    return ({"onnxruntime": value} if value else {}) if isinstance(value, str) else value
+
+
+def _known(libraries: dict[str, str]) -> dict[str, str]:
+    if strange := next((name for name in libraries if name not in RUNTIMES), ""):
+        raise ValueError(f"edgekd-bench opens no engines of {strange}; {nearest(strange, RUNTIMES)}")
+    return libraries
+
+
+Libraries = Annotated[dict[str, str], BeforeValidator(_by_backend), AfterValidator(_known)]
 
 
 class Way(BaseModel):
@@ -15,18 +35,26 @@ class Way(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     files: ClassVar[tuple[str, ...]] = ()
-    """Keys that name a file here, relative to the target's."""
+    """Keys that name a file here, relative to the target's, or a table of files and folders."""
 
     @final
     def placed(self, folder: Path) -> Self:
         """The same with every file's path absolute, from `folder` on. Raises ValueError for one that is not there."""
-        found = {
-            key: (folder / Path(path).expanduser()).absolute() for key in self.files if (path := getattr(self, key))
+        held = {key: getattr(self, key) for key in self.files}
+        found = {key: _placed(f"reach.{key}", path, folder) for key, path in held.items() if isinstance(path, str)}
+        tables = {
+            key: {name: _placed(f"reach.{key}.{name}", path, folder, folders=True) for name, path in table.items()}
+            for key, table in held.items()
+            if not isinstance(table, str)
         }
-        for key, path in found.items():
-            if not path.is_file():
-                raise ValueError(f"reach.{key}: {path} does not exist")
-        return self.model_copy(update={key: str(path) for key, path in found.items()})
+        return self.model_copy(update={**found, **tables})
+
+
+def _placed(key: str, path: str, folder: Path, folders: bool = False) -> str:
+    place = (folder / Path(path).expanduser()).absolute()
+    if path and not (place.is_file() or (folders and place.is_dir())):
+        raise ValueError(f"{key}: {place} does not exist")
+    return str(place) if path else ""
 
 
 @final
@@ -48,8 +76,10 @@ class Shelled(Remote):
     runner: str = Field(
         "", description="an edgekd-bench that runs there; by default it is built with the target's toolchain"
     )
-    library: str = Field(
-        "", description="the runtime's library that edgekd-bench loads there; by default, the device's own"
+    library: Libraries = Field(
+        default_factory=dict,
+        description="by backend, the runtime for the device: a library, or a folder of them, that edgekd-bench loads there; "
+        "empty, its own. A text alone is ONNX Runtime's, which by default is the device's own",
     )
     python: str = Field("", description="a Python there that has edgekd: it is the runner then")
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from edgekd import registry
 from edgekd.errors import UserError, nearest
-from edgekd.reach import Local, Reach, Remote, Shelled, unmeasured
+from edgekd.reach import ALWAYS, Local, Reach, Remote, Shelled, unmeasured
 from edgekd.units import Bytes, parse_bytes
 
 BACKENDS = ("coreml", "executorch", "litert", "ncnn", "onnxruntime", "openvino", "tensorrt", "torch", "tvm")
@@ -21,10 +21,6 @@ BACKENDS = ("coreml", "executorch", "litert", "ncnn", "onnxruntime", "openvino",
 
 DETECTED = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 """Instruction sets that int8 kernels are chosen by, as Linux spells them in /proc/cpuinfo."""
-
-
-SESSIONS = ("onnxruntime", "null")
-"""Backends that edgekd-bench opens engines of: EDGEKD_BACKENDS in cmake/CMakeLists.txt."""
 
 
 def data_dir(kind: str) -> Path:
@@ -97,10 +93,11 @@ class Target(BaseModel):
         return f"this machine has {', '.join(more)} too, which runtimes would use" if more else ""
 
     def times(self, backend: str) -> bool:
-        """Whether engines of the backend are timed there: edgekd-bench has sessions of its own for some only."""
+        """Whether engines of the backend are timed there: edgekd-bench, where it is the runner, is told of its runtime."""
         if self.unmeasured:
             return False
-        return not isinstance(self.reach, Shelled) or bool(self.reach.python) or backend in SESSIONS
+        reach = self.reach
+        return not isinstance(reach, Shelled) or bool(reach.python) or backend in ALWAYS or backend in reach.library
 
     def source_of(self, fact: str) -> str:
         """The page that a fact is from; empty if none is named."""

@@ -69,4 +69,6 @@ def _said(key: str, value: Any) -> str:
         return ", ".join([value["kind"], *(f"{k} {_said(k, v)}" for k, v in value.items() if k != "kind" and v)])
     if isinstance(value, list):
         return ("; " if key in ("clock", "cooling") else ", ").join(value)
+    if isinstance(value, dict):
+        return "; ".join(f"of {name} {place or 'its own'}" for name, place in value.items())
     return " ".join(str(value).split())

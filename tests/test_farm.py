@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from check.bundles import made
 from devices.boards import by_env
-from project import edgekd
+from project import edgekd, new_project
 
-from edgekd import farm
+from edgekd import api, farm
 from edgekd.check.gate import Asked
 from edgekd.errors import UserError
 from edgekd.progress import Progress
@@ -36,6 +36,16 @@ def test_without_ray_the_command_says_what_to_install(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match="Ray is not installed") as caught:
         farm.checked("127.0.0.1:6379", [Asked(tmp_path, tmp_path)], QUIET)
     assert caught.value.hint == "pip install 'edgekd[ray]'"
+
+
+def test_an_address_where_nobody_listens_is_said_at_once() -> None:
+    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1: Connection refused") as caught:
+        farm._listens("127.0.0.1:1")
+    assert "ray start --head" in caught.value.hint
+    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:99999"):
+        farm._listens("127.0.0.1:99999")
+    farm._listens("auto")
+    farm._listens("ray://127.0.0.1:1")
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +136,22 @@ def test_a_device_behind_a_machine_of_the_cluster(cluster: str, tmp_path: Path) 
     wrong = replace(asked, device=by_env(tmp_path / "wrong", "two", triple='"riscv64-linux"'))
     with pytest.raises(UserError, match="riscv64-linux"):
         farm.checked(cluster, [wrong], QUIET)
+
+
+@asked_for
+def test_a_recipes_race_runs_on_the_machine_that_has_the_device(cluster: str, tmp_path: Path) -> None:
+    recipe = new_project(tmp_path / "quarters_farmed")
+    by_env(recipe.parent, "two")
+    text = recipe.read_text()
+    kept = text[: text.index("[teacher]")] + text[text.index("[data]") : text.index("[[stage]]")]
+    measure = "[measure]\nseconds = 0.2\nprocesses = 1\nwait = 0\n"
+    recipe.write_text(f'{kept}[targets]\nnames = ["two.toml"]\n{measure}[budget]\nlatency_p90 = "1 s"\n')
+    report = api.compile(recipe, recipe.parent / "out", store=recipe.parent / "store", ray=cluster)
+    (target,) = report["targets"]
+    assert target["chosen"] == "student on onnxruntime" and target["candidates"][0]["latency"]["median"] > 0
+    raw = json.loads((recipe.parent / "out" / target["samples_file"]).read_text())
+    assert raw["device"]["label"] == "two (env)"
+    by_env(recipe.parent / "other", "three")  # another folder there: the same device by another name needs no race
+    asked = {"store": recipe.parent / "store", "targets": ["other/three.toml"], "ray": cluster}
+    with pytest.raises(UserError, match="no machine of the cluster has the device three"):
+        api.compile(recipe, recipe.parent / "out", **asked)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd import target
+from edgekd import reach, target
 from edgekd.errors import UserError
 from edgekd.target import BACKENDS, data_dir, find_calibration, find_target, names, this_machine
 
@@ -100,7 +100,9 @@ def test_what_is_reached_is_measured_there(tmp_path: Path, reach: str) -> None:
     assert device.remarks()[-1].startswith(
         "board: its engines are compiled and scored here, and measured on the device"
     )
-    assert device.times("onnxruntime") and not device.times("openvino"), "edgekd-bench has no such session"
+    assert device.times("onnxruntime") and not device.times("openvino"), "nothing says where its runtime is"
+    (tmp_path / "board.toml").write_text(BOARD + f'[reach]\n{reach}\nlibrary = {{ openvino = "" }}\n')
+    assert find_target("board.toml", tmp_path).times("openvino"), "it is there"
     (tmp_path / "board.toml").write_text(BOARD + f'[reach]\n{reach}\npython = "python3"\n')
     assert find_target("board.toml", tmp_path).times("openvino")
 
@@ -127,10 +129,28 @@ def test_a_timing_cache_lies_beside_the_target(tmp_path: Path) -> None:
         find_target("board.toml", tmp_path)
 
 
+def test_libraries_of_a_reach_are_files_or_folders_by_backend(tmp_path: Path) -> None:
+    def library(text: str) -> dict[str, str]:
+        (tmp_path / "board.toml").write_text(BOARD + f'[reach]\nkind = "ssh"\nhost = "pi"\nlibrary = {text}\n')
+        return find_target("board.toml", tmp_path).reach.library  # type: ignore[union-attr]
+
+    (tmp_path / "lib.so").touch()
+    (tmp_path / "libs").mkdir()
+    assert library('"lib.so"') == {"onnxruntime": str(tmp_path / "lib.so")}
+    assert library('{ openvino = "libs", litert = "" }') == {"openvino": str(tmp_path / "libs"), "litert": ""}
+    assert library('""') == {}
+    with pytest.raises(UserError, match=r"board.toml: reach.library.openvino: \S+gone does not exist"):
+        library('{ openvino = "gone" }')
+    with pytest.raises(UserError, match='edgekd-bench opens no engines of opnvino; did you mean "openvino"'):
+        library('{ opnvino = "libs" }')
+    with pytest.raises(UserError, match="reach.ssh.library"):
+        library("[1]")
+
+
 def test_the_runner_has_sessions_that_cmake_knows() -> None:
     """All that it is sent a runtime for; the library has more."""
     listed = re.search(r"set\(EDGEKD_BACKENDS ([\w ]+) CACHE", (data_dir("cmake") / "CMakeLists.txt").read_text())
-    assert listed and set(target.SESSIONS) < set(listed[1].split())
+    assert listed and set(reach.SESSIONS) < set(listed[1].split())
 
 
 def test_this_machine_is_measured_if_it_is_such_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

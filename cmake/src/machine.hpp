@@ -32,4 +32,26 @@ std::string conditions(const std::vector<int>& cpus);
 // Bytes of the largest resident set that this process ever had.
 long long peak_memory();
 
+// Instructions that all threads of this process run, in user space: from when it is made until stop(), by the processor's
+// counters. Linux, where the system lets a process count itself (perf_event_paranoid of 2 or less).
+class Instructions {
+  public:
+    Instructions();
+    Instructions(const Instructions&) = delete;
+    Instructions& operator=(const Instructions&) = delete;
+    ~Instructions();
+
+    // How many; below 0 if they were not counted, and why() says why.
+    double stop();
+    const std::string& why() const noexcept { return why_; }
+
+  private:
+    std::vector<int> counters_;  // one a thread that was there
+    std::string why_;
+};
+
+// For who watches from outside: the first mark before what is counted, the second behind it. A system call that the kernel
+// refuses, since it has none of this name: edgekd/devices/qemu_count.c looks for it.
+void mark(int which);
+
 }  // namespace edgekd::bench

@@ -19,6 +19,9 @@
 #include <memory>
 #include <thread>
 
+// Calls of an engine in a function of their own, inside which callgrind counts (edgekd/devices/counting.py).
+extern "C" void edgekd_bench_calls(Racer* racer, std::size_t calls);
+
 namespace edgekd::bench {
 namespace {
 
@@ -87,7 +90,7 @@ std::vector<char> samples_of(const std::string& path, const Racer& racer) {
     std::ifstream file(inside(path), std::ios::binary);
     std::vector<char> held((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
     const std::size_t sample = bytes_of(racer);
-    if (held.empty() || held.size() % sample != 0)
+    if (sample == 0 || held.empty() || held.size() % sample != 0)
         fail(EDGEKD_INVALID_ARGUMENT, path + ": " + std::to_string(held.size()) + " bytes are no whole number of samples of " +
                                           std::to_string(sample) + " bytes");
     return held;
@@ -113,7 +116,9 @@ class Runner {
         if (wanted == "open") return open(request);
         if (wanted == "time") return time(request);
         if (wanted == "run") return run(request);
-        fail(EDGEKD_INVALID_ARGUMENT, "no request " + quoted(wanted) + "; known: hello, busy, pin, open, time, run");
+        if (wanted == "count") return count(request);
+        if (wanted == "profile") return "{\"operators\": null}";  // sessions have no profiler
+        fail(EDGEKD_INVALID_ARGUMENT, "no request " + quoted(wanted) + "; known: hello, busy, pin, open, time, run, count, profile");
     }
 
   private:
@@ -224,6 +229,21 @@ class Runner {
         return "{\"samples\": " + std::to_string(samples.size() / size) + '}';
     }
 
+    // Instructions of one of so many calls, after as many that are not counted: by the processor, and between two marks for
+    // whoever counts from outside.
+    std::string count(const Json& request) {
+        Racer& racer = named(request.at("name").text());
+        const std::size_t calls = std::max<std::size_t>(count_of(request.at("calls")), 1);
+        for (std::size_t i = 0; i < calls; ++i) must(racer.call());
+        Instructions counted;
+        mark(1);
+        edgekd_bench_calls(&racer, calls);
+        mark(2);
+        const double found = counted.stop();
+        return "{\"instructions\": " + (found > 0 ? number(found / static_cast<double>(calls)) : "null") + ", \"why\": " +
+               quoted(counted.why()) + '}';
+    }
+
     Racer& named(const std::string& name) {
         const auto found = racers_.find(name);
         if (found == racers_.end()) fail(EDGEKD_INVALID_ARGUMENT, "no engine " + quoted(name) + " is open");
@@ -243,6 +263,14 @@ std::string refused(const Failure& failure) {
 }
 
 }  // namespace
+
+}  // namespace edgekd::bench
+
+__attribute__((noinline)) void edgekd_bench_calls(Racer* racer, std::size_t calls) {
+    for (std::size_t i = 0; i < calls; ++i) edgekd::bench::must(racer->call());
+}
+
+namespace edgekd::bench {
 
 int serve() {
     Runner runner;

@@ -12,6 +12,7 @@ Its Python runtime hands tensors over as torch's, so loading an engine imports t
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -62,6 +63,10 @@ class ExecuTorchSession(Session):
         except RuntimeError as error:
             raise EdgekdError(f"executorch cannot run the engine: {error}") from None
         return [output.numpy() for output in found]
+
+    def write_dump(self, file: Path) -> None:
+        """The ETDump of all calls, where the program was opened to keep one."""
+        self._program.write_etdump_result_to_file(str(file))
 
     def release(self) -> None:
         self._method = self._program = None
@@ -121,7 +126,24 @@ class ExecuTorch(Backend):
         facts, file = read_engine(engine, self.name)
         return self._open(file, Signature.read(engine), int(facts["options"]["threads"]))
 
-    def _open(self, file: Path, signature: Signature, threads: int) -> ExecuTorchSession:
+    def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]]:
+        """ExecuTorch's own ETDump, after as many calls to warm up."""
+        from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
+
+        from edgekd.etdump import operators_of
+
+        facts, file = read_engine(engine, self.name)
+        threads, signature = int(facts["options"]["threads"]), Signature.read(engine)
+        with tempfile.TemporaryDirectory() as folder, self._open(file, signature, threads, traced=True) as session:
+            for _ in range(2 * calls):
+                session.run(inputs)
+            dump = Path(folder) / "etdump"
+            session.write_dump(dump)
+            with quiet():
+                found = deserialize_from_etdump_flatcc(dump.read_bytes())
+        return operators_of(found, calls)
+
+    def _open(self, file: Path, signature: Signature, threads: int, traced: bool = False) -> ExecuTorchSession:
         """The extension module itself: `executorch.runtime` imports the whole compiler for it, seconds and 130 MB."""
         import torch  # noqa: F401  loads the libraries that the extension links to
 
@@ -129,7 +151,8 @@ class ExecuTorch(Backend):
         if runtime._threadpool_get_thread_count() != threads:
             runtime._unsafe_reset_threadpool(threads)
         try:
-            program = runtime._load_program(str(file), program_verification=runtime.Verification.InternalConsistency)
+            check = runtime.Verification.InternalConsistency
+            program = runtime._load_program(str(file), enable_etdump=traced, program_verification=check)
             method = program.load_method("forward")
         except RuntimeError as error:
             raise EdgekdError(f"{file}: executorch refuses the program: {error}") from None

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekd import __version__, worker
-from edgekd.check import gates, lock, operators, session, starts, stored
+from edgekd.check import counted, gates, lock, operators, session, starts, stored
 from edgekd.check.gates import Gate
 from edgekd.check.operators import Operator
 from edgekd.check.pair import SIMULATED, Side, comparable, open_side
 from edgekd.check.session import Session
 from edgekd.check.verdict import Rule
 from edgekd.errors import EdgekdError, UserError
-from edgekd.latency import instructions
-from edgekd.latency.machine import choose_cores
+from edgekd.latency.turn import time_limit
 from edgekd.pipeline.engines import plugins
 from edgekd.progress import Progress
 from edgekd.reach import Remote
@@ -181,13 +180,13 @@ def _measured(
         device=device,
     )
     simulated = candidate.backend == SIMULATED
-    why = "a simulated device has none" if simulated else "not counted on a device that is reached" if device else ""
-    found += [_instructions(candidate, baseline, fed, allowed, why)]
-    again = None if device else partial(starts.more, sides={"baseline": baseline, "candidate": candidate}, inputs=fed)
+    found += [counted.judged(candidate, baseline, fed, allowed, device)]
+    more: starts.More = partial(_more_there, device) if device else starts.more
+    again = partial(more, sides={"baseline": baseline, "candidate": candidate}, inputs=fed)
     found += starts.judged(measured.cold, allowed, again, seed=asked.seed, simulated=simulated)
     profile = None
-    if measured.verdict == "regressed" and device is None:
-        profile = operators.profiles(candidate, baseline, fed, plugins())
+    if measured.verdict == "regressed":
+        profile = operators.profiles(candidate, baseline, fed, plugins(), device)
     order = list(gates.SIGNALS)
     return Result(
         asked,
@@ -199,6 +198,20 @@ def _measured(
         time.perf_counter() - started,
         measured.verdict,
     )
+
+
+def _more_there(
+    device: Device, known: starts.Starts, *, sides: Mapping[str, Side], inputs: Path | None, seed: int
+) -> starts.Starts:
+    """As `starts.more`, on the device: starts of both engines until there are ten of each, pair by pair."""
+    found = {name: list(known[name]) for name in sides}
+    random, fed = np.random.default_rng([seed, starts.ENOUGH]), [inputs] if inputs else None
+    while min(map(len, found.values())) < starts.ENOUGH:
+        for index in random.permutation(len(sides)):
+            name = list(sides)[index]
+            side, limit = sides[name], time_limit(1, 1.0)
+            found[name].append(device.cold_start(side.engine, fed, seed, side.threads, limit))
+    return found
 
 
 def _stored(asked: Asked, candidate: Side) -> Result:
@@ -263,23 +276,6 @@ def _outputs(
         gates.parity(ours, golden, within, allowed.get("parity")),
         gates.agreement(ours, theirs, allowed.get("agreement")),
     ]
-
-
-def _instructions(candidate: Side, baseline: Side, fed: Path | None, allowed: Mapping[str, float], why: str) -> Gate:
-    tolerance = allowed.get("instructions")
-    why = why or instructions.unavailable()
-    if why:
-        return gates.judge("instructions", None, None, tolerance, why)
-    counts: list[float | None] = []
-    for side in (baseline, candidate):
-        request: dict[str, Any] = {"engine": str(side.engine), "inputs": [str(fed)] if fed else None}
-        request |= {"cores": choose_cores(side.threads), "plugins": plugins()}
-        try:
-            answer = worker.call("instructions", request, env=worker.thread_env(side.threads), timeout=TIMEOUT)
-        except EdgekdError:
-            answer = {"instructions": None}
-        counts.append(answer["instructions"])
-    return gates.judge("instructions", counts[0], counts[1], tolerance, "" if None not in counts else "perf failed")
 
 
 def to_json(results: Sequence[Result], verdict: Verdict) -> dict[str, Any]:

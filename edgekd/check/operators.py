@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd import worker
 from edgekd.check.pair import Side
 from edgekd.errors import EdgekdError
+
+if TYPE_CHECKING:
+    from edgekd.devices.device import Device
 
 CALLS = 200
 TIMEOUT = 120.0
@@ -68,8 +71,10 @@ def blamed(operators: Sequence[Operator], share: float = 0.8, most: int = 5) -> 
     return found
 
 
-def profiles(candidate: Side, baseline: Side, inputs: Path | None, plugins: Sequence[str]) -> list[Operator] | None:
-    """Profile both engines in fresh processes. None where a backend has no profiler, or its profiler failed.
+def profiles(
+    candidate: Side, baseline: Side, inputs: Path | None, plugins: Sequence[str], device: Device | None = None
+) -> list[Operator] | None:
+    """Profile both engines in fresh processes, here or on the device. None where there is no profiler, or it failed.
 
     Turns are taken twice and the faster one of each operator kept: a profile is seconds, and the machine is not quiet.
     """
@@ -77,19 +82,26 @@ def profiles(candidate: Side, baseline: Side, inputs: Path | None, plugins: Sequ
     for side in (baseline, candidate):
         turns = []
         for _ in range(2):
-            request = {
-                "engine": str(side.engine),
-                "inputs": [str(inputs)] if inputs else None,
-                "calls": CALLS,
-                "plugins": list(plugins),
-            }
             try:
-                answer = worker.call("profile", request, env=worker.thread_env(side.threads), timeout=TIMEOUT)
+                rows = _rows(side, inputs, plugins, device)
             except EdgekdError:
                 return None
-            if answer["operators"] is None:
+            if rows is None:
                 return None
-            turns.append({row["operator"]: row for row in answer["operators"]})
+            turns.append({row["operator"]: row for row in rows})
         best = [min((t[name] for t in turns if name in t), key=lambda row: float(row["seconds"])) for name in turns[0]]
         found.append(best)
     return difference(*found)
+
+
+def _rows(
+    side: Side, inputs: Path | None, plugins: Sequence[str], device: Device | None
+) -> list[dict[str, Any]] | None:
+    files = [inputs] if inputs else None
+    if device is not None:
+        return device.profile(side.engine, files, CALLS, TIMEOUT)
+    request = {"engine": str(side.engine), "inputs": [str(f) for f in files] if files else None, "calls": CALLS}
+    request |= {"plugins": list(plugins)}
+    answer = worker.call("profile", request, env=worker.thread_env(side.threads), timeout=TIMEOUT)
+    rows: list[dict[str, Any]] | None = answer["operators"]
+    return rows

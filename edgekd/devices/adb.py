@@ -23,7 +23,9 @@ from typing import IO, ClassVar, final
 
 from edgekd.devices.link import LINE_BYTES, LinkError, Talk
 from edgekd.devices.local import ended
+from edgekd.devices.pipe import WRITE_SECONDS
 from edgekd.devices.shell import ShellLink
+from edgekd.devices.wire import plain
 from edgekd.errors import UserError
 from edgekd.reach import Adb
 
@@ -31,6 +33,8 @@ FOLDER = "/data/local/tmp/edgekd"  # the one place where Android lets a shell ru
 PORT = 5037
 ANSWER_SECONDS = 10.0
 CHUNK = 65_536
+MOST_REQUEST = 0xFFFF  # its length has four digits
+MOST_PACKET = 2**24  # adb's own are of 1 MiB at most
 INPUT, OUTPUT, ERRORS, EXIT, INPUT_ENDS = range(5)
 TAIL_BYTES = 16_384
 
@@ -111,13 +115,17 @@ class Shell:
         try:
             self._ask("host:transport-any" if serial == "any" else f"host:transport:{serial}")
             self._ask(f"shell,v2,raw:exec /system/bin/sh -c {shlex.quote(script)}")
-        except LinkError:
+            wait = struct.pack("@ll", int(WRITE_SECONDS), 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)  # for a program that reads nothing
+        except BaseException:
             self._socket.close()
             raise
 
     def output(self, timeout: float) -> bytes:
         """Some of what it prints; nothing where it said something else, or has ended. Raises LinkError: cut, timeout."""
         kind, size = struct.unpack("<BI", self._receive(5, timeout))
+        if size > MOST_PACKET:
+            raise LinkError(f"{self.label}: garbage from adb: a packet of {size} bytes", reason="garbage")
         data = self._receive(size, timeout)
         if kind == ERRORS:
             self._said = (self._said + data)[-TAIL_BYTES:]
@@ -152,11 +160,16 @@ class Shell:
         try:
             with self._writing:
                 self._socket.sendall(struct.pack("<BI", kind, len(data)) + data)
+        except BlockingIOError:
+            message = f"{self.label}: the program reads nothing for {WRITE_SECONDS:.3g} s"
+            raise LinkError(message, reason="timeout", stderr=self.tail()) from None
         except OSError as error:
             raise self._cut(str(error)) from None
 
     def _ask(self, words: str) -> None:
         request = words.encode()
+        if len(request) > MOST_REQUEST:
+            raise LinkError(f"{self.label}: a request of {len(request)} bytes, adb takes 65535", reason="failed")
         try:
             self._socket.sendall(b"%04x" % len(request) + request)
         except OSError as error:
@@ -170,7 +183,7 @@ class Shell:
             size = int(self._receive(4, ANSWER_SECONDS), 16)
         except ValueError:
             raise LinkError(f"{self.label}: garbage from adb's server", reason="garbage") from None
-        why = self._receive(size, ANSWER_SECONDS).decode("utf-8", "replace")
+        why = plain(self._receive(size, ANSWER_SECONDS).decode("utf-8", "replace"))
         gone = "not found" in why or "offline" in why or "no devices" in why
         hint = (
             "allow this computer on the device's screen" if "unauthorized" in why else "adb devices says what is there"
@@ -197,7 +210,10 @@ class Shell:
 
 def _connected(label: str) -> socket.socket:
     """A connection to adb's server, which is started if it is not there but adb is."""
-    place = ("127.0.0.1", int(os.environ.get("ANDROID_ADB_SERVER_PORT", PORT)))
+    named = os.environ.get("ANDROID_ADB_SERVER_PORT", str(PORT))
+    if not named.isdecimal() or not 0 < int(named) < 65_536:
+        raise UserError(f"ANDROID_ADB_SERVER_PORT={named} is no port", hint="unset it, or give a number up to 65535")
+    place = ("127.0.0.1", int(named))
     for starting in (False, True):
         if starting and shutil.which("adb"):
             subprocess.run(["adb", "start-server"], capture_output=True, check=False, timeout=ANSWER_SECONDS)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekd import digest
+from edgekd.backend import open_backend
 from edgekd.errors import UserError
-from edgekd.reach import Served, Shelled
+from edgekd.reach import ALWAYS, SESSIONS, Served, Shelled
 from edgekd.store import default_folder
-from edgekd.target import SESSIONS, Target, data_dir, this_machine
+from edgekd.target import Target, data_dir, this_machine
 from edgekd.worker import thread_env
 
 NAME = "edgekd-bench"
 RUNNER = ("-P", "-m", "edgekd.devices.runner")  # of a Python there
 BUILD = "Release"
-LIBRARY = "lib/libonnxruntime.so"
-# What is linked in runs on boards whose C++ library is another; ONNX Runtime's own library needs the device's all the same.
+MODULES = ("executorch", "ncnn")  # sessions that are built against their runtime's headers: cmake/src/module_*.cpp
+# What is linked in runs on boards whose C++ library is another; a runtime's own library needs the device's all the same.
 LINKED = "-static-libstdc++ -static-libgcc"
 
 
@@ -46,44 +49,106 @@ def runner_of(target: Target, threads: int = 1) -> Deployed:
     assert isinstance(reach, Shelled)
     if reach.python:
         return Deployed((reach.python, *RUNNER), {}, thread_env(threads))
-    files = {NAME: Path(reach.runner) if reach.runner else built(target)}
-    if not reach.library:
-        return Deployed((f"./{NAME}", "--serve"), files, {})
-    files[LIBRARY] = Path(reach.library)
-    return Deployed((f"./{NAME}", "--serve"), files, {"EDGEKD_ONNXRUNTIME_ROOT": f"./{LIBRARY}"})
+    folder = None if reach.runner else built(target)
+    files = {NAME: Path(reach.runner) if folder is None else folder / NAME}
+    environment: dict[str, str] = {}
+    searched = []
+    for backend, place in reach.library.items():
+        variable, there = _variable(backend), f"lib/{backend}"
+        if folder is not None and backend in MODULES:
+            files |= {f"{there}/{_module(backend)}": folder / _module(backend), **_shared(place, there)}
+            environment[variable] = f"./{there}"
+            searched.append(f"./{there}")
+        elif place and (root := Path(place)).is_dir():
+            files |= {f"{there}/{path.relative_to(root).as_posix()}": path for path in _files(root)}
+            environment[variable] = f"./{there}"
+        elif place:
+            files[f"{there}/{Path(place).name}"] = Path(place)
+            environment[variable] = f"./{there}/{Path(place).name}"
+    if searched:
+        environment["LD_LIBRARY_PATH"] = ":".join(searched)
+    return Deployed((f"./{NAME}", "--serve"), files, environment)
 
 
 def built(target: Target) -> Path:
-    """edgekd-bench for a target, built by CMake and kept in the store's folder under what it was built from."""
+    """A folder with edgekd-bench for a target and the modules that it loads, built by CMake.
+
+    It has the sessions that the target says a runtime for, and is kept in the store's folder under what it was built from.
+    """
+    reach = target.reach
+    assert isinstance(reach, Shelled)
     compiler, options = _compiler(target)
+    sessions = [name for name in SESSIONS if name in ALWAYS or name in reach.library]
+    modules = [name for name in sessions if name in MODULES]
+    toolchain = (
+        digest.of_file(target.toolchain_path) if target.toolchain else sys.prefix
+    )  # where native runtimes are found
+    runtimes = {name: _stamp(name, reach.library[name]) for name in modules}
     sources = digest.of_folder(data_dir("cmake"))
-    toolchain = digest.of_file(target.toolchain_path) if target.toolchain else ""
-    key = digest.of_json([sources, toolchain, compiler, BUILD, LINKED])
-    kept = default_folder() / "bench" / key / NAME
-    if kept.is_file():
+    key = digest.of_json([sources, toolchain, compiler, BUILD, LINKED, sessions, runtimes])
+    kept = default_folder() / "bench" / key
+    if (kept / NAME).is_file():
         return kept
     for program, package in (("cmake", "cmake"), (compiler, target.package or "g++")):
         if shutil.which(program) is None:
             message = f"{target.name}: its runner cannot be built: {program} is not here"
             hint = f"apt-get install {package}; or name a built one: [reach] runner; or a Python there: [reach] python"
             raise UserError(message, hint=hint)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        out = Path(folder)
-        source = [
-            "cmake",
-            "-S",
-            str(data_dir("cmake")),
-            "-B",
-            str(out),
-            f"-DCMAKE_BUILD_TYPE={BUILD}",
-            "-DEDGEKD_INSTALL=OFF",
-            f"-DEDGEKD_BACKENDS={';'.join(SESSIONS)}",
-        ]
-        _ran([*source, *options, f"-DCMAKE_EXE_LINKER_FLAGS={LINKED}"], target)
-        _ran(["cmake", "--build", str(out), "--target", NAME, "--parallel"], target)
-        os.replace(out / NAME, kept)
+    options += [f"-DEDGEKD_{name.upper()}_ROOT={place}" for name in modules if (place := reach.library[name])]
+    source = [
+        "cmake",
+        "-S",
+        str(data_dir("cmake")),
+        f"-DCMAKE_BUILD_TYPE={BUILD}",
+        "-DEDGEKD_INSTALL=OFF",
+        f"-DEDGEKD_BACKENDS={';'.join(sessions)}",
+        f"-DPython3_EXECUTABLE={sys.executable}",
+    ]
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=kept.parent) as scratch:
+            out, made = Path(scratch) / "build", Path(scratch) / "made"
+            _ran([*source, *options, "-B", str(out), f"-DCMAKE_EXE_LINKER_FLAGS={LINKED}"], target)
+            _ran(["cmake", "--build", str(out), "--target", NAME, "--parallel"], target)
+            made.mkdir()
+            os.replace(out / NAME, made / NAME)
+            for name in modules:
+                if not (out / "edgekd" / _module(name)).is_file():
+                    raise _lacking(name, target)
+                os.replace(out / "edgekd" / _module(name), made / _module(name))
+            os.replace(made, kept)
+    except OSError as error:
+        if (kept / NAME).is_file():  # another was faster
+            return kept
+        message = f"{target.name}: its runner cannot be kept in {kept.parent}: {error.strerror or error}"
+        raise UserError(message, hint="free space, or name another folder: EDGEKD_STORE=FOLDER") from None
     return kept
+
+
+def _variable(backend: str) -> str:
+    return f"EDGEKD_{backend.upper()}_{'MODULE' if backend in MODULES else 'ROOT'}"
+
+
+def _module(backend: str) -> str:
+    return f"libedgekd_{backend}.so"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _shared(place: str, there: str) -> dict[str, Path]:
+    """The shared libraries in a runtime's folder, which its module finds beside itself on the device."""
+    found = _files(Path(place)) if place else []
+    return {f"{there}/{path.name}": path for path in found if ".so" in path.suffixes}
+
+
+def _stamp(backend: str, place: str) -> Any:
+    """What a module is built against: the packages here, or the files of the folder that the target names."""
+    if not place:
+        return open_backend(backend).versions()
+    held = [(path, path.stat()) for path in _files(Path(place))]
+    return [[str(path), about.st_size, about.st_mtime_ns] for path, about in held]
 
 
 def _compiler(target: Target) -> tuple[str, list[str]]:
@@ -104,3 +169,13 @@ def _ran(command: list[str], target: Target) -> None:
         said = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines()[-12:]
         lines = "\n".join(f"  | {line[:300]}" for line in said)
         raise UserError(f"{target.name}: its runner cannot be built:\n{lines}", hint="name a built one: [reach] runner")
+
+
+def _lacking(backend: str, target: Target) -> UserError:
+    place = getattr(target.reach, "library", {}).get(backend)
+    message = (
+        f"{target.name}: its runner cannot be built for {backend}: {place or 'this machine'} holds no C++ library of it"
+    )
+    return UserError(
+        message, hint=f'name the folder with its headers and libraries: [reach] library = {{{backend} = "…"}}'
+    )

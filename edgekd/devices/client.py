@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
 from edgekd.devices.link import LinkError, Talk
+from edgekd.devices.wire import plain
 from edgekd.errors import UserError
 from edgekd.latency.clock import RETRIES, Block, ClockError
+from edgekd.latency.turn import ColdStart
 
 PROTOCOL = 1
 HELLO_SECONDS = 60.0  # a small board takes a while to start a Python
+MOST_WORDS = 4000  # letters of what a device says is wrong
 T = TypeVar("T")
 
 
@@ -27,11 +30,9 @@ class Timed:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a first result cost a process, as in `latency.turn.ColdStart`, and the clock's step in seconds."""
+    """What a first result cost a new process, and the clock's step in seconds."""
 
-    seconds: float
-    base: int
-    peak: int
+    cold: ColdStart
     step: float
 
 
@@ -44,8 +45,14 @@ class Client:
         self.hello = self.ask("hello", {"seed": list(seed)})
         self._end = time.monotonic() + timeout
         if self.hello.get("protocol") != PROTOCOL:
-            message = f"{talk.label}: a runner of protocol {self.hello.get('protocol')}, this edgekd speaks {PROTOCOL}"
+            found = plain(str(self.hello.get("protocol"))[:20])
+            message = f"{talk.label}: a runner of protocol {found}, this edgekd speaks {PROTOCOL}"
             raise UserError(message, hint="build or install the runner of this edgekd there")
+        machine = self.hello.get("machine", {})
+        if not isinstance(machine, dict) or not all(
+            _is_texts(listed) for listed in (self.hello.get("backends", []), machine.get("isa") or [])
+        ):
+            raise self._garbage(self.hello)
 
     def ask(
         self, do: str, arguments: Mapping[str, Any], on_block: Callable[[Timed], None] | None = None
@@ -66,24 +73,47 @@ class Client:
     def busy(self, seconds: float) -> tuple[float, list[float]]:
         """Share of the device in use during so many seconds, 0 to 1: all of it, and by CPU."""
         return self._read(
-            "busy", {"seconds": seconds}, lambda a: (float(a["share"]), [float(one) for one in a["per_cpu"]])
+            "busy", {"seconds": seconds}, lambda a: (number(a["share"]), [number(one) for one in a["per_cpu"]])
         )
 
     def pin(self, threads: int, used: Sequence[float]) -> tuple[int, ...]:
         """The CPUs that the runner runs on from now; none where the device does not pin."""
         asked = {"threads": threads, "used": list(used)}
-        return self._read("pin", asked, lambda a: tuple(int(one) for one in a["cores"]))
+        return self._read("pin", asked, lambda a: tuple(int(number(one)) for one in a["cores"]))
 
     def open(self, name: str, place: Mapping[str, str], index: int = 0) -> Opened:
         """Open an engine; `place` names its bundle and its inputs in the work folder."""
-        asked = {"name": name, "index": index, **place}
-        return self._read(
-            "open", asked, lambda a: Opened(float(a["seconds"]), int(a["base"]), int(a["peak"]), float(a["step"]))
-        )
+
+        def read(answer: Mapping[str, Any]) -> Opened:
+            seconds, base, peak, step = (number(answer[key]) for key in ("seconds", "base", "peak", "step"))
+            return Opened(ColdStart(seconds, int(base), int(peak)), step)
+
+        return self._read("open", {"name": name, "index": index, **place}, read)
 
     def run(self, name: str, inputs: str, outputs: str) -> None:
         """Outputs of an opened engine for each sample of a file, into another."""
         self.ask("run", {"name": name, "inputs": inputs, "outputs": outputs})
+
+    def count(self, name: str, calls: int) -> tuple[float | None, str]:
+        """Instructions of one of so many calls of an opened engine, by the processor's counters; or None, and why."""
+
+        def read(answer: Mapping[str, Any]) -> tuple[float | None, str]:
+            found = answer["instructions"]
+            return None if found is None else number(found), plain(str(answer["why"])[:200])
+
+        return self._read("count", {"name": name, "calls": calls}, read)
+
+    def profile(self, place: Mapping[str, str], calls: int) -> list[dict[str, Any]] | None:
+        """The rows of `Backend.profile` for a bundle; None where the runner has no profiler for it."""
+
+        def read(answer: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+            rows = answer["operators"]
+            return rows if rows is None else [
+                {"operator": plain(str(r["operator"])[:200]), "nodes": number(r["nodes"]), "seconds": number(r["seconds"])}
+                for r in rows
+            ]  # fmt: skip
+
+        return self._read("profile", {**place, "calls": calls}, read)
 
     def time(self, blocks: Sequence[tuple[str, int, int]], lead: int, on_block: Callable[[Timed], None]) -> float:
         """Time blocks (engine, samples, calls a sample); the share of the device that others used meanwhile, 0 to 1."""
@@ -91,8 +121,10 @@ class Client:
 
         def checked(timed: Timed) -> None:
             nonlocal seen
-            if timed.index != seen or len(timed.nanoseconds) != blocks[seen][1]:
-                message = f"{self._talk.label}: garbage from the device: block {timed.index} instead of {seen}"
+            if seen == len(blocks) or timed.index != seen or len(timed.nanoseconds) != blocks[seen][1]:
+                message = (
+                    f"{self._talk.label}: garbage from the device: block {timed.index} after {seen} of {len(blocks)}"
+                )
                 raise LinkError(message, reason="garbage")
             seen += 1
             on_block(timed)
@@ -100,7 +132,7 @@ class Client:
         answer = self.ask("time", {"blocks": [list(block) for block in blocks], "lead": lead}, checked)
         if seen != len(blocks):
             raise LinkError(f"{self._talk.label}: {seen} of {len(blocks)} blocks were answered", reason="garbage")
-        return float(answer.get("others") or 0.0)
+        return self._checked(answer, lambda a: number(a["others"]))
 
     def block(self, name: str) -> Block:
         """One block after the other of an engine, as warming up wants them. Raises ClockError as `clock.time_block`."""
@@ -116,31 +148,53 @@ class Client:
         return once
 
     def _read(self, do: str, arguments: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
-        answer = self.ask(do, arguments)
+        return self._checked(self.ask(do, arguments), read)
+
+    def _checked(self, answer: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
         try:
             return read(answer)
         except (KeyError, TypeError, ValueError):
             raise self._garbage(answer) from None
 
     def _garbage(self, value: Any) -> LinkError:
-        return LinkError(f"{self._talk.label}: garbage from the device: {str(value)[:80]}", reason="garbage")
+        return LinkError(f"{self._talk.label}: garbage from the device: {plain(str(value)[:80])}", reason="garbage")
 
     def _refused(self, error: Mapping[str, Any]) -> None:
-        message, hint = f"{self._talk.label}: {error.get('message')}", str(error.get("hint") or "")
+        said, hint = (plain(str(error.get(key) or "")[:MOST_WORDS]) for key in ("message", "hint"))
         if error.get("kind") == "user":
-            raise UserError(message, hint=hint)
-        raise LinkError(message, reason="failed", hint=hint)
+            raise UserError(f"{self._talk.label}: {said}", hint=hint)
+        raise LinkError(f"{self._talk.label}: {said}", reason="failed", hint=hint)
 
     def _timed(self, value: Any) -> Timed:
         try:
             taken, around = value["ns"], value["conditions"]
-            whole = all(isinstance(one, int) and not isinstance(one, bool) for one in (value["index"], *taken))
-            told = [{"celsius": c["celsius"], "mhz": list(c["mhz"]), "governor": str(c["governor"])} for c in around]
+            whole = all(type(one) is int and abs(one) < 2**63 for one in (value["index"], *taken))
+            told = [_conditions(one) for one in around]
             if whole and taken and len(told) == 2:
                 return Timed(value["index"], taken, told)
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             pass
         raise self._garbage(value)
+
+
+def number(value: Any) -> float:
+    """A finite number. Raises ValueError for anything else: text, truth, NaN and infinity, which JSON's readers let in."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
+        raise ValueError(f"{str(value)[:40]} is no number")
+    return float(value)
+
+
+def _conditions(said: Mapping[str, Any]) -> dict[str, Any]:
+    celsius = None if said["celsius"] is None else number(said["celsius"])
+    return {
+        "celsius": celsius,
+        "mhz": [round(number(one)) for one in said["mhz"]],
+        "governor": plain(str(said["governor"])[:60]),
+    }
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def backwards(label: str) -> ClockError:

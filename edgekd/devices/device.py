@@ -1,4 +1,4 @@
-"""A device that is reached, held, and given engines: races, cold starts and outputs there, through cut connections.
+"""A device that is reached, held, and given engines: races, cold starts, counts and outputs there, through cut connections.
 
 A connection that is cut is opened again a few times; what was finished before is kept, and the files are still there.
 """
@@ -15,22 +15,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-import numpy as np
-
 from edgekd import bundle
-from edgekd.backend import Array, Port, Signature, read_json
-from edgekd.devices.bench import Deployed, runner_of
+from edgekd.backend import Array, Signature, read_json
+from edgekd.devices.bench import NAME, Deployed, runner_of
 from edgekd.devices.client import Client
+from edgekd.devices.counting import Counter, counter
 from edgekd.devices.link import Lease, Link, LinkError
 from edgekd.devices.process import Process
-from edgekd.errors import UserError
+from edgekd.devices.samples import arrays, samples
+from edgekd.devices.wire import plain
+from edgekd.errors import EdgekdError, UserError
 from edgekd.latency.conditions import spread
+from edgekd.latency.instructions import CALLS
 from edgekd.latency.rounds import sample_inputs
-from edgekd.latency.turn import ColdStart, Turn
+from edgekd.latency.turn import ColdStart, Terms, Turn
 from edgekd.progress import Progress
-from edgekd.reach import Adb, Exec, Served, Ssh
+from edgekd.reach import Adb, Exec, Served, Shelled, Ssh
 from edgekd.target import Target
-from edgekd.worker import Progress as Tell
 
 PAUSES = (1.0, 3.0, 10.0)  # seconds before a cut connection is opened again, each time without progress
 INPUTS, GIVEN, TAKEN = "inputs.bin", "given.bin", "taken.bin"
@@ -57,6 +58,22 @@ def connect(target: Target) -> Link:
 
         return open_served(reach, target.name)
     raise UserError(f"{target.name}: {target.unmeasured or 'this machine is the device'}", hint="see targets/README.md")
+
+
+def must_answer(target: Target, threads: int = 1) -> None:
+    """Ask a target's device for a sign of life, and have its runner built: before hours of training, not after.
+
+    Raises UserError or LinkError where there is none, or it cannot be.
+    """
+    if isinstance(target.reach, Shelled):
+        runner_of(target, threads)
+    try:
+        with connect(target) as link:
+            link.held(["0" * 64])
+    except LinkError as error:
+        message = f"the device of the target {target.name} does not answer: {error.message}"
+        hint = error.hint or f"reach it by hand, then: edgekd devices probe {target.name}"
+        raise LinkError(message, reason=error.reason, hint=hint) from None
 
 
 @contextmanager
@@ -100,39 +117,25 @@ class Device:
         self._files: dict[str, Path] = dict(runner.files)
         self._places: dict[tuple[str, ...], str] = {}
         self._sent: set[str] = set()
+        self._backends: set[str] = set()
+        self._counts = 0
 
     def __enter__(self) -> Device:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(LinkError):  # the next measurement removes it
+        with suppress(EdgekdError):  # the next measurement removes it
             self.link.remove_folder(self._lease.holder)
         self._scratch.cleanup()
 
-    def turn(
-        self,
-        engines: Mapping[str, Path],
-        process: int,
-        *,
-        plan: Mapping[str, Any] | None,
-        inputs: Sequence[Path] | None,
-        seconds: float,
-        block: float,
-        threads: int,
-        seed: int,
-        wait: float,
-        quiet: float,
-        timeout: float,
-        tell: Tell,
-        first: str | None,
-    ) -> Turn:
-        """One process of a race there; the arguments are those of `latency.turn.measure_once`."""
-        places = {name: self._place(folder, inputs, seed) for name, folder in engines.items()}
-        one = Process(places, process, plan=plan, seconds=seconds, block=block, threads=threads, seed=seed, first=first)
+    def turn(self, engines: Mapping[str, Path], process: int, terms: Terms) -> Turn:
+        """One process of a race there."""
+        places = {name: self._place(folder, terms.inputs, terms.seed) for name, folder in engines.items()}
+        one = Process(places, process, terms)
 
         def attempt() -> None:
-            with self._started(timeout, [seed, process]) as client:
-                one.go_on(client, wait, quiet, tell)
+            with self._started(terms.timeout, [terms.seed, process]) as client:
+                one.go_on(client)
 
         self._through_cuts(attempt, lambda: one.finished)
         return one.turn({"target": self.target.name, "reach": self.target.reach.kind, "label": self.link.label})
@@ -146,17 +149,54 @@ class Device:
         def attempt() -> ColdStart:
             with self._started(timeout, [seed]) as client:
                 client.pin(threads, [])
-                opened = client.open("cold", place)
-                return ColdStart(opened.seconds, opened.base, opened.peak)
+                return client.open("cold", place).cold
+
+        return self._through_cuts(attempt, lambda: 0)
+
+    def instructions(
+        self, engine: Path, inputs: Sequence[Path] | None, threads: int, timeout: float = 600.0
+    ) -> tuple[float | None, str]:
+        """Instructions of one call there, and what counted them if not the processor; or None, and why."""
+        place = self._place(engine, inputs, 0)
+
+        def attempt(by: Counter | None = None) -> tuple[float | None, str]:
+            with self._started(timeout, [0], by) as client:
+                client.pin(threads, [])
+                client.open("counted", place)
+                found = client.count("counted", by.calls if by else CALLS)
+                return by.read(self.link, self._lease.holder, self._scratch.name) if by else found
+
+        found, why = self._through_cuts(attempt, lambda: 0)
+        if found is not None or NAME not in self._files:
+            return found, why
+        try:
+            self._counts += 1
+            by = counter(self.target, f"count-{self._counts}")
+            self._files |= by.files
+            return self._through_cuts(lambda: attempt(by), lambda: 0)
+        except LinkError as error:
+            if error.reason in ("cut", "refused", "timeout"):
+                raise
+            return None, f"{why}; nor from outside: {error.message.splitlines()[-1].strip(' |')}"
+
+    def profile(
+        self, engine: Path, inputs: Sequence[Path] | None, calls: int, timeout: float = 600.0
+    ) -> list[dict[str, Any]] | None:
+        """The rows of `Backend.profile` for an engine there; None where the runner has no profiler for it."""
+        place = self._place(engine, inputs, 0)
+
+        def attempt() -> list[dict[str, Any]] | None:
+            with self._started(timeout, [0]) as client:
+                return client.profile(place, calls)
 
         return self._through_cuts(attempt, lambda: 0)
 
     def outputs(self, engine: Path, inputs: Sequence[Array], timeout: float = 600.0) -> list[Array]:
         """The engine's outputs there for inputs [samples, …], an array a port: an array [samples, …] a port."""
         signature = Signature.read(engine)
-        samples = list(_samples(signature.inputs, inputs))
+        given_samples = list(samples(signature.inputs, inputs))
         place, given = self._place(engine, None, 0), Path(self._scratch.name) / GIVEN
-        given.write_bytes(b"".join(value.tobytes() for sample in samples for value in sample))
+        given.write_bytes(b"".join(value.tobytes() for sample in given_samples for value in sample))
         self._files[GIVEN] = given
         self._sent.discard(GIVEN)
         taken = given.with_name(TAKEN)
@@ -168,17 +208,16 @@ class Device:
             self.link.get(self._lease.holder, TAKEN, taken)
 
         self._through_cuts(attempt, lambda: 0)
-        return _arrays(signature, taken.read_bytes(), len(samples), inputs, self.link.label)
+        return arrays(signature, taken.read_bytes(), len(given_samples), inputs, self.link.label)
 
     def _place(self, engine: Path, inputs: Sequence[Path] | None, seed: int) -> dict[str, str]:
         """Where the engine, as a bundle, and one sample of its inputs lie in the work folder; sent when next connected."""
         asked = (str(engine), *map(str, inputs or ()), str(seed))
         if asked not in self._places:
             name = f"engines/{len(self._places)}"
-            made = Path(self._scratch.name) / name
-            bundle.write(
-                made, engine, {"edgekd": "", "backend": read_json(engine / "engine.json").get("backend")}, {}, [], []
-            )
+            made, backend = Path(self._scratch.name) / name, str(read_json(engine / "engine.json").get("backend"))
+            bundle.write(made, engine, {"edgekd": "", "backend": backend}, {}, [], [])
+            self._backends.add(backend)
             sample = sample_inputs(Signature.read(engine), [str(p) for p in inputs] if inputs else None, seed)
             fed = made.with_name(f"{made.name}-{INPUTS}")
             fed.write_bytes(b"".join(value.tobytes() for value in sample))
@@ -189,21 +228,32 @@ class Device:
         return {"bundle": name, "inputs": f"{name}-{INPUTS}"}
 
     @contextmanager
-    def _started(self, timeout: float, seed: Sequence[int]) -> Iterator[Client]:
-        """A fresh process of the runner there, with all files in its folder."""
+    def _started(self, timeout: float, seed: Sequence[int], by: Counter | None = None) -> Iterator[Client]:
+        """A fresh process of the runner there, with all files in its folder, under what counts its instructions.
+
+        Raises LinkError, at the end too, if another has measured there meanwhile.
+        """
         self._lease.check()
         if self._sent != set(self._files):
             self.link.send(self._lease.holder, self._files, self._runner.programs)
             self._sent = set(self._files)
-        with self.link.start(self._lease.holder, self._runner.command, self._runner.environment) as talk:
+        command, environment = self._runner.command, self._runner.environment
+        if by:
+            command, environment = (*by.before, *command), {**environment, **by.environment}
+        with self.link.start(self._lease.holder, command, environment) as talk:
             client = Client(talk, timeout, seed)
             self._check(client.hello)
             yield client
+        self._lease.check()
 
     def _check(self, hello: Mapping[str, Any]) -> None:
-        """Raises UserError if the device is not what the target says."""
-        found = hello.get("machine") or {}
-        triple, isa = found.get("triple"), found.get("isa") or []
+        """Raises UserError if the device is not what the target says, or its runner does not open such engines."""
+        found, opens = hello.get("machine", {}), hello.get("backends", list(self._backends))
+        triple, isa = plain(str(found.get("triple") or "")[:60]), found.get("isa") or []
+        if strange := next((name for name in sorted(self._backends) if name not in opens), ""):
+            message = f"{self.link.label}: its runner opens engines of {plain(', '.join(opens))}, not of {strange}"
+            cure = f'say where its libraries for the device are: [reach] library = {{ {strange} = "FOLDER" }}; or [reach] python'
+            raise UserError(message, hint=cure if NAME in self._files else f"install {strange} on the device")
         if triple and triple != self.target.triple:
             message = f"{self.link.label} is {triple}, the target {self.target.name} is {self.target.triple}"
             raise UserError(message, hint="reach another device, or mend the target's triple")
@@ -238,33 +288,3 @@ def told(device: Mapping[str, Any]) -> dict[str, Any]:
     readings = [one for process in device["processes"] for around in process["conditions"] for one in around]
     resumed = sum(process["resumed"] for process in device["processes"])
     return {**{k: v for k, v in device.items() if k != "processes"}, **spread(readings), "resumed": resumed}
-
-
-def _samples(ports: Sequence[Port], inputs: Sequence[Array]) -> Iterator[list[Array]]:
-    """Whole inputs of an engine out of arrays [samples, …]; a batch that is not full repeats its last sample."""
-    shapes = [port.concrete(1) for port in ports]
-    whole = any(array.ndim > len(shape) for array, shape in zip(inputs, shapes, strict=True))
-    batch = 1 if whole else shapes[0][0]
-    for start in range(0, len(inputs[0]), batch):
-        taken = []
-        for array, shape, port in zip(inputs, shapes, ports, strict=True):
-            value = array[start] if whole else array[start : start + batch]
-            if not whole and len(value) < batch:
-                value = np.concatenate([value, np.repeat(value[-1:], batch - len(value), axis=0)])
-            if value.shape != shape:
-                raise UserError(f'input "{port.name}" has shape {list(value.shape)}, a device is given {list(shape)}')
-            taken.append(np.ascontiguousarray(value, dtype=port.dtype))
-        yield taken
-
-
-def _arrays(signature: Signature, held: bytes, count: int, inputs: Sequence[Array], label: str) -> list[Array]:
-    """Outputs [samples, …] a port out of `count` results, one behind the other."""
-    ports = [(port.concrete(1), np.dtype(port.dtype)) for port in signature.outputs]
-    row = np.dtype([(f"{i}", dtype, shape) for i, (shape, dtype) in enumerate(ports)])
-    if len(held) != count * row.itemsize:
-        message = f"{label}: {len(held)} bytes of outputs, {count * row.itemsize} expected"
-        raise LinkError(message, reason="garbage")
-    rows = np.frombuffer(held, row)
-    whole = any(array.ndim > len(port.shape) for array, port in zip(inputs, signature.inputs, strict=True))
-    arrays = [rows[name] for name in row.names or ()]
-    return [a if whole else a.reshape(-1, *a.shape[2:])[: len(inputs[0])] for a in arrays]

@@ -20,12 +20,13 @@ class ExecLink(CommandLink):
     kind: ClassVar[str] = "exec"
 
     def __init__(self, reach: Exec, name: str) -> None:
-        if shutil.which(reach.command[0]) is None:
-            raise UserError(
-                f"{name}: [reach] command: {reach.command[0]} is not here", hint="install it, or give its path"
-            )
+        first, *words = reach.command
+        found = shutil.which(first)
+        if found is None:
+            raise UserError(f"{name}: [reach] command: {first} is not here", hint="install it, or give its path")
         self.root = str(Path(reach.folder or default_folder() / "device" / name).absolute())
-        self.label, self.prefix = f"{name} ({reach.command[0]})", reach.command
+        self.label = f"{name} ({first})"
+        self.prefix = (str(Path(found).absolute()) if "/" in first else first, *words)  # it is run in another folder
 
     def argv(self, script: str) -> list[str]:
         return ["/bin/sh", "-c", script]

@@ -75,7 +75,7 @@ class Talk(ABC):
         line = self.read(timeout)
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             start = line[:80].decode("utf-8", "replace")
@@ -207,11 +207,13 @@ class Lease(threading.Thread):
         self._other = ""
 
     def run(self) -> None:
-        while not self._ended.wait(self.seconds / 3):
-            try:
+        while not self._other and not self._ended.wait(
+            self.seconds / 3
+        ):  # once lost, it stays lost: another has measured
+            with suppress(
+                EdgekdError, OSError
+            ):  # cut: the holder notices by itself, and the lease lives on for a while
                 self._other = self.link.lease(self.holder, self.seconds)
-            except LinkError:
-                continue  # cut: the holder notices by itself, and the lease lives on for a while
 
     def check(self) -> None:
         """Raises LinkError if the lease was lost: for a while no sign of life came through, and another took it."""

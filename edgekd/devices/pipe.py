@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import IO, final
@@ -16,11 +17,13 @@ from edgekd.devices.link import LINE_BYTES, LinkError, Talk
 
 TAIL_LINES, TAIL_BYTES = 12, 16_384
 END_SECONDS = 1.0  # for a program whose input has ended
+WRITE_SECONDS = 60.0  # in which a program takes the next of what it is given
+LOOK_SECONDS = 0.1  # how soon a write notices that the talk was closed by another thread
 
 
 @final
 class PipeTalk(Talk):
-    """`told(code, stderr)` turns how the process ended into the error that it is."""
+    """`told(code, stderr)` turns how the process ended into the error that it is. One thread may write while another reads."""
 
     def __init__(self, label: str, argv: Sequence[str], told: Callable[[int, str], LinkError]) -> None:
         self.label, self._told = label, told
@@ -30,15 +33,38 @@ class PipeTalk(Talk):
         except LinkError:
             self._said.close()
             raise
+        assert self._child.stdin is not None
+        os.set_blocking(self._child.stdin.fileno(), False)  # a program that reads nothing would block whoever writes
         self._held = bytearray()
-        self._closed = False
+        self._closed = threading.Event()
+        self._writing = threading.Lock()
 
     def write(self, line: bytes) -> None:
+        """Raises LinkError also (timeout) where the program has taken nothing for a minute."""
+        with self._writing:
+            left = memoryview(line)
+            end = time.monotonic() + WRITE_SECONDS
+            while left:
+                if self._closed.is_set():
+                    raise LinkError(f"{self.label}: closed while it was written to", reason="cut")
+                if (count := self._take(left)) > 0:
+                    left, end = left[count:], time.monotonic() + WRITE_SECONDS
+                elif time.monotonic() > end:
+                    message = f"{self.label}: the program reads nothing for {WRITE_SECONDS:.3g} s"
+                    raise LinkError(message, reason="timeout", stderr=tail(self._said))
+
+    def _take(self, data: memoryview) -> int:
+        """How many of these bytes the program's pipe takes, waiting a moment for it."""
         assert self._child.stdin is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._child.stdin, selectors.EVENT_WRITE)
+            if not selector.select(LOOK_SECONDS):
+                return 0
         try:
-            self._child.stdin.write(line)
-            self._child.stdin.flush()
-        except (OSError, ValueError):
+            return os.write(self._child.stdin.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError:
             raise self._ended() from None
 
     def read(self, timeout: float) -> bytes:
@@ -76,13 +102,13 @@ class PipeTalk(Talk):
         return error
 
     def close(self) -> None:
-        if self._closed:
+        if self._closed.is_set():
             return
-        self._closed = True
+        self._closed.set()
         assert self._child.stdin is not None and self._child.stdout is not None
-        with contextlib.suppress(OSError):
+        with self._writing:  # whoever writes stops at once
             self._child.stdin.close()
-        self._child.stdout.close()  # whoever still writes gets SIGPIPE
+        self._child.stdout.close()  # whoever still writes there gets SIGPIPE
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(END_SECONDS)
         end(self._child)
@@ -92,9 +118,9 @@ class PipeTalk(Talk):
 def started(
     argv: Sequence[str], label: str, stdin: int | IO[bytes], stdout: int | IO[bytes], stderr: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """A process in a session of its own. Raises LinkError if the program is not here."""
+    """A process in a session of its own, its pipes unbuffered. Raises LinkError if the program cannot be started."""
     try:
-        return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+        return subprocess.Popen(argv, bufsize=0, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
     except OSError as error:
         raise LinkError(f"{label}: cannot run {argv[0]}: {error.strerror}", reason="failed") from None
 
@@ -108,8 +134,8 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 
 def tail(said: IO[bytes]) -> str:
-    """The last lines of a file, as an error quotes them."""
-    size = said.seek(0, os.SEEK_END)
-    said.seek(max(0, size - TAIL_BYTES))
-    lines = said.read().decode("utf-8", "replace").splitlines()
+    """The last lines of a file, as an error quotes them. Whoever writes it goes on where it was: nothing is moved."""
+    size = os.fstat(said.fileno()).st_size
+    held = os.pread(said.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
+    lines = held.decode("utf-8", "replace").splitlines()
     return "\n".join(f"  | {line[:300]}" for line in lines[-TAIL_LINES:])

@@ -190,6 +190,8 @@ def _table(facts: Mapping[str, Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     """A value as TOML writes it: texts and lists of them as JSON does, what cannot be printed left out."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(_table(value))} }}"
     if isinstance(value, str):
         value = "".join(c for c in value if c.isprintable())
     return json.dumps(value, ensure_ascii=False)

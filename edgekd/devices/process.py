@@ -12,8 +12,7 @@ from edgekd.devices.client import Client, Timed, backwards
 from edgekd.latency.clock import RETRIES, WarmUp, calls_per_sample, warm_up
 from edgekd.latency.machine import wait_until_quiet
 from edgekd.latency.rounds import OPENING, PROGRESS_SECONDS, make_plan, shuffled
-from edgekd.latency.turn import ColdStart, Turn
-from edgekd.worker import Progress
+from edgekd.latency.turn import ColdStart, Terms, Turn
 
 LOOK_SECONDS = 0.2  # the load is looked at for
 
@@ -26,21 +25,9 @@ class Process:
     its engines in the same order as one here. After a cut the rounds that are left run in a new process on the device.
     """
 
-    def __init__(
-        self,
-        places: Mapping[str, Mapping[str, str]],
-        process: int,
-        *,
-        plan: Mapping[str, Any] | None,
-        seconds: float,
-        block: float,
-        threads: int,
-        seed: int,
-        first: str | None,
-    ) -> None:
-        self._places, self._process, self._seed, self._first = places, process, seed, first
-        self._seconds, self._block, self._threads = seconds, block, threads
-        self._plan = dict(plan) if plan else None
+    def __init__(self, places: Mapping[str, Mapping[str, str]], process: int, terms: Terms) -> None:
+        self._places, self._process, self._terms = places, process, terms
+        self._plan = dict(terms.plan) if terms.plan else None
         self._warm: dict[str, WarmUp] = {}
         self._cold: ColdStart | None = None
         self._busy: float | None = None
@@ -56,45 +43,46 @@ class Process:
         """Rounds that are whole."""
         return len(self._rounds)
 
-    def go_on(self, client: Client, wait: float, quiet: float, tell: Progress) -> None:
+    def go_on(self, client: Client) -> None:
         """Measure what is left on a fresh process of the runner."""
+        terms, tell = self._terms, self._terms.tell
         self._connections += 1
         self._runner = {k: client.hello.get(k) for k in ("runner", "machine")}
         share, per_cpu = wait_until_quiet(
-            wait, quiet, lambda busy: tell({"busy": busy}), lambda: client.busy(LOOK_SECONDS)
+            terms.wait, terms.quiet, lambda busy: tell({"busy": busy}), lambda: client.busy(LOOK_SECONDS)
         )
         self._busy = share if self._busy is None else max(self._busy, share)
-        self._cores = client.pin(self._threads, per_cpu)
-        drawn = np.random.default_rng([self._seed, self._process, OPENING])
+        self._cores = client.pin(terms.threads, per_cpu)
+        drawn = np.random.default_rng([terms.seed, self._process, OPENING])
         steps = {}
-        for name in sorted(shuffled(self._places, drawn), key=lambda name: name != self._first):
+        for name in sorted(shuffled(self._places, drawn), key=lambda name: name != terms.first):
             tell({"doing": f"opening {name}"})
             opened = client.open(name, self._places[name], list(self._places).index(name))
             steps[name] = opened.step
-            if name == self._first and self._cold is None:
-                self._cold = ColdStart(opened.seconds, opened.base, opened.peak)
-        random = np.random.default_rng([self._seed, self._process])
+            if name == terms.first and self._cold is None:
+                self._cold = opened.cold
+        random = np.random.default_rng([terms.seed, self._process])
         for name in shuffled(self._places, random):
             tell({"doing": f"warming up {name}"})
             self._warm[name] = warm_up(client.block(name))
         if self._plan is None:
             repeat = {name: calls_per_sample(client.block(name), steps[name]) for name in self._places}
             medians = {name: self._warm[name].median for name in self._places}
-            self._plan = make_plan(medians, repeat, self._seconds, self._block)
+            self._plan = make_plan(medians, repeat, terms.seconds, terms.block)
         self._order = [shuffled(self._places, random) for _ in range(self._plan["rounds"])]
         for _ in range(RETRIES + 1):
             if left := [number for number in range(len(self._order)) if number not in self._rounds]:
-                self._time(client, left, tell)
+                self._time(client, left)
         if self.finished < len(self._order):
             raise backwards(str(client.hello.get("runner")))
 
-    def _time(self, client: Client, left: list[int], tell: Progress) -> None:
+    def _time(self, client: Client, left: list[int]) -> None:
         """Time these rounds. One in which the clock went backwards is not kept.
 
         The first round is run twice, and the first time is not kept: while the link was asked, the device fell asleep.
         """
         assert self._plan is not None
-        calls, repeat = self._plan["calls"], self._plan["repeat"]
+        calls, repeat, tell = self._plan["calls"], self._plan["repeat"], self._terms.tell
         width, doing, told = len(self._places), f"measuring {', '.join(self._places)}", 0.0
         blocks = [(name, calls[name], repeat[name]) for number in (left[0], *left) for name in self._order[number]]
         held: list[Timed] = []

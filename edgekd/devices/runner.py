@@ -17,10 +17,10 @@ from typing import Any, NoReturn, final
 import numpy as np
 
 from edgekd import __version__, bundle, registry
-from edgekd.backend import Array, Session, Signature, open_backend
+from edgekd.backend import Array, Session, Signature, open_backend, read_json
 from edgekd.devices.link import check_path
 from edgekd.errors import EdgekdError, UserError
-from edgekd.latency import machine
+from edgekd.latency import instructions, machine
 from edgekd.latency.clock import VirtualClock, no_collection, resolution
 from edgekd.latency.conditions import conditions, features
 from edgekd.latency.rounds import first_result
@@ -42,7 +42,7 @@ class Runner:
     def hello(self, seed: Sequence[int] = ()) -> dict[str, Any]:
         """What runs here, and what this machine is. `seed` belongs to simulated devices."""
         self._seed = list(seed)
-        names = [name for name in registry.names("backends") if not open_backend(name).missing()]
+        names = [name for name in registry.names("backends") if not open_backend(name).missing(to_open=True)]
         about = {**this_machine(), "isa": features()}
         return {"protocol": PROTOCOL, "runner": f"edgekd {__version__}, Python", "backends": names, "machine": about}
 
@@ -96,6 +96,21 @@ class Runner:
                 file.writelines(np.ascontiguousarray(y, dtype=port.dtype).tobytes() for port, y in found)
         return {"samples": len(samples)}
 
+    def count(self, name: str, calls: int) -> dict[str, Any]:
+        """Instructions of one of so many calls, or null and why."""
+        session, fed = self._opened[name]
+        found, why = instructions.per_call(session, fed, calls)
+        return {"instructions": found, "why": why}
+
+    def profile(self, bundle: str, inputs: str, calls: int) -> dict[str, Any]:
+        """What the backend says of the operators of a bundle's engine; null if nothing."""
+        folder = Path(check_path(bundle))
+        read_bundle(folder)
+        engine = folder / "engine"
+        fed = read_samples(Path(check_path(inputs)), Signature.read(engine))[0]
+        backend = open_backend(str(read_json(engine / "engine.json").get("backend")))
+        return {"operators": backend.profile(engine, fed, calls)}
+
 
 def read_bundle(folder: Path) -> None:
     """Raises UserError if the bundle is not what it was when it was written."""
@@ -119,7 +134,7 @@ def read_samples(file: Path, signature: Signature) -> list[list[Array]]:
     return found
 
 
-REQUESTS = ("hello", "busy", "pin", "open", "time", "run")
+REQUESTS = ("hello", "busy", "pin", "open", "time", "run", "count", "profile")
 
 
 def main() -> NoReturn:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, TypeVar, final
 
 from edgekd.devices import token
 from edgekd.devices.link import LINE_BYTES, Link, LinkError, Talk
-from edgekd.devices.wire import PIECE_BYTES, SECONDS, Wire, introduce, plain
+from edgekd.devices.shell import parts
+from edgekd.devices.wire import FRAME_BYTES, PIECE_BYTES, SECONDS, Wire, introduce, plain
 from edgekd.errors import UserError
 from edgekd.reach import Served
 
@@ -38,14 +39,18 @@ class ServedLink(Link):
         self._holder = ""
 
     def held(self, digests: Collection[str]) -> set[str]:
-        return set(self._requests.ask({"do": "held", "digests": sorted(digests)})["held"])
+        found: set[str] = set()
+        for some in parts(sorted(digests), FRAME_BYTES // 2):  # a request is one frame
+            answer = self._requests.ask({"do": "held", "digests": some})
+            found |= {one for one in _field(answer, "held", list, self.label) if isinstance(one, str)}
+        return found & set(digests)
 
     def put(self, file: Path, named: str) -> None:
         size = file.stat().st_size
 
         def send(wire: Wire) -> None:
             wire.send({"do": "put", "digest": named, "bytes": size})
-            if not _answered(wire)["send"]:
+            if not _field(_answered(wire), "send", bool, self.label):
                 return
             with file.open("rb") as stream:
                 left = size
@@ -63,12 +68,14 @@ class ServedLink(Link):
 
         def receive(wire: Wire) -> None:
             wire.send({"do": "get", "folder": folder, "path": path})
-            left = int(_answered(wire)["bytes"])
+            left = _field(_answered(wire), "bytes", int, self.label)
             with scratch.open("wb") as stream:
                 while left > 0:
                     piece = wire.receive()
                     if isinstance(piece, dict):
                         raise _error(self.label, piece)
+                    if not piece or len(piece) > left:
+                        raise LinkError(f"{self.label}: garbage: not the bytes that were announced", reason="garbage")
                     stream.write(piece)
                     left -= len(piece)
             _answered(wire)
@@ -98,7 +105,8 @@ class ServedLink(Link):
         return _ServedTalk(wire, self.label)
 
     def lease(self, holder: str, seconds: float) -> str:
-        other = str(self._leasing.ask({"do": "lease", "holder": holder, "seconds": seconds})["other"])
+        answer = self._leasing.ask({"do": "lease", "holder": holder, "seconds": seconds})
+        other = plain(_field(answer, "other", str, self.label)[:200])
         if not other:
             self._holder = holder
         return other
@@ -212,6 +220,14 @@ def _answered(wire: Wire, seconds: float = SECONDS) -> dict[str, Any]:
     if "error" in answer:
         raise _error(wire.label, answer)
     return answer
+
+
+def _field(answer: Mapping[str, Any], key: str, kind: type[Answer], label: str) -> Answer:
+    """What an answer has under a key. Raises LinkError (garbage) where that is not of its kind."""
+    found = answer.get(key)
+    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+        raise LinkError(f"{label}: garbage: an answer without {key}", reason="garbage")
+    return found
 
 
 def _error(label: str, answer: Mapping[str, Any]) -> LinkError | UserError:

@@ -105,7 +105,11 @@ class Server:
             if not full:
                 thread = threading.Thread(target=self._serve, args=(connection, f"{peer[0]}:{peer[1]}"), daemon=True)
                 self._open[thread] = connection
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more threads: as if too many were served
+                    del self._open[thread]
+                    full = True
         if full:
             connection.close()
 

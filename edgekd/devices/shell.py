@@ -10,7 +10,7 @@ import re
 import shlex
 import tempfile
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, final
 
@@ -19,6 +19,7 @@ from edgekd.devices.link import Link, LinkError, Talk, check_name, check_path
 OLD_DAYS = 30  # files that were not used for so long are removed
 SECONDS = 60.0  # for what moves no bytes
 BYTES_A_SECOND = 50_000  # slower than that, a transfer hangs
+SCRIPT_BYTES = 8_192  # a script is one argument, quoted once or twice on its way: Linux takes 128 KiB, adb 64 KiB
 FULL = re.compile(r"No space left|File too large|File size limit|[Qq]uota exceeded")
 
 # A lease is the one name in lease/: `free`, or HOLDER@BOOT@UNTIL@SECONDS in seconds since that boot. It changes hands by a
@@ -67,19 +68,16 @@ class ShellLink(Link):
     @final
     def held(self, digests: Collection[str]) -> set[str]:
         """A file whose bytes are not its name's any more (a bad card) is removed there, and so is sent again."""
-        if not digests:
-            return set()
-        names = " ".join(sorted(map(check_name, digests)))
-        said = self._run(
-            f"""for name in {names}; do
+        said: list[str] = []
+        for names in parts(sorted(map(check_name, digests))):
+            script = f"""for name in {" ".join(names)}; do
               if [ -f "files/$name" ]; then
                 found=$(sha256sum "files/$name")
                 if [ "${{found%% *}}" = "$name" ]; then touch "files/$name"; echo "$name"; else rm -f "files/$name"; fi
               fi
-            done""",
-            timeout=10 * SECONDS,
-        )
-        return set(said.split()) & set(digests)
+            done"""
+            said += self._run(script, timeout=10 * SECONDS).split()
+        return set(said) & set(digests)
 
     @final
     def put(self, file: Path, named: str) -> None:
@@ -117,7 +115,8 @@ class ShellLink(Link):
             lines.append(f"ln -f {here} {there} 2>/dev/null || cp {here} {there} || exit 1")
             if path in programs:
                 lines.append(f"chmod 700 {there} || exit 1")
-        self._run("\n".join(lines))
+        for some in parts(lines):
+            self._run("\n".join(some))
 
     @final
     def remove_folder(self, name: str) -> None:
@@ -163,3 +162,22 @@ class ShellLink(Link):
             return LinkError(message, reason="failed", stderr=said, hint="name another one: [reach] folder")
         what = "a file arrived changed" if code == 65 else f"a script ended with exit code {code}"
         return LinkError(f"{self.label}: {what}", reason="failed", stderr=said)
+
+
+def parts(words: Iterable[str], most: int = SCRIPT_BYTES) -> Iterator[list[str]]:
+    """The words in their order, in groups of at most `most` bytes with a byte between them; a longer word is one alone.
+
+    >>> list(parts(["a", "bb", "cc", "dddddd"], 5))
+    [['a', 'bb'], ['cc'], ['dddddd']]
+    """
+    group: list[str] = []
+    size = 0
+    for word in words:
+        length = len(word.encode()) + 1
+        if group and size + length > most + 1:
+            yield group
+            group, size = [], 0
+        group.append(word)
+        size += length
+    if group:
+        yield group

@@ -24,6 +24,9 @@ from edgekd.reach import Ssh
 PORT = 22  # not said to ssh: its configuration may know another
 WAY = 255  # ssh's own exit code
 FOLDER = ".cache/edgekd-device"  # from the login's home
+SOCKET_BYTES = (
+    45  # at most so long may the folder's name be: a socket's is of 104 bytes, with a digest and a suffix of 59
+)
 CONNECT_SECONDS, ALIVE_SECONDS, ALIVE_COUNT = 10, 5, 3
 CHANGED = re.compile(r"Host key for \S+ has changed")
 UNKNOWN = re.compile(r"Host key verification failed|No \S+ host key is known")
@@ -59,9 +62,6 @@ class SshLink(CommandLink):
             "ConnectTimeout": CONNECT_SECONDS,
             "ServerAliveInterval": ALIVE_SECONDS,
             "ServerAliveCountMax": ALIVE_COUNT,
-            "ControlMaster": "auto",
-            "ControlPersist": "60",
-            "ControlPath": self._folder / "%C",
             "RequestTTY": "no",
             "ForwardAgent": "no",
             "ForwardX11": "no",
@@ -71,10 +71,13 @@ class SshLink(CommandLink):
             options["Port"] = self.reach.port
         if self.reach.user:
             options["User"] = self.reach.user
-        if self.reach.key:
-            options |= {"IdentityFile": self.reach.key, "IdentitiesOnly": "yes"}
+        shared = len(os.fsencode(self._folder)) <= SOCKET_BYTES
+        options |= {"ControlMaster": "auto", "ControlPersist": "60"} if shared else {"ControlMaster": "no"}
+        options |= {"IdentitiesOnly": "yes"} if self.reach.key else {}
         named = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-        return ["ssh", *(["-F", self.reach.config] if self.reach.config else []), *named]
+        # As words of their own: an option's value ends at its first space.
+        files = {"-F": self.reach.config, "-i": self.reach.key, "-S": self._folder / "%C" if shared else "none"}
+        return ["ssh", *named, *(word for flag, path in files.items() if path for word in (flag, str(path)))]
 
     def told(self, code: int, said: str) -> LinkError:
         if code != WAY:

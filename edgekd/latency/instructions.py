@@ -10,11 +10,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.backend import Signature, load_engine
+from edgekd.backend import Array, Session, Signature, load_engine
 from edgekd.latency.clock import VirtualClock
 from edgekd.latency.machine import pinned
 from edgekd.latency.rounds import sample_inputs
@@ -23,6 +23,7 @@ from edgekd.worker import Progress
 
 EVENT = "instructions:u"
 CALLS = 200
+SIMULATED = "a simulated device has none"
 
 
 def unavailable(event: str = EVENT) -> str:
@@ -99,14 +100,21 @@ def instructions(request: dict[str, Any], _: Progress) -> dict[str, Any]:
     add_plugins(request)
     engine = Path(request["engine"])
     with pinned(request["cores"]), load_engine(engine) as session:
-        if isinstance(session.clock, VirtualClock):
-            return {"instructions": None}
-        inputs = sample_inputs(Signature.read(engine), request["inputs"], 0)
+        return {
+            "instructions": per_call(session, sample_inputs(Signature.read(engine), request["inputs"], 0), CALLS)[0]
+        }
 
-        def calls() -> None:
-            for _ in range(CALLS):
-                session.run(inputs)
 
-        calls()
-        found = counted(calls)
-    return {"instructions": None if found is None else found / CALLS}
+def per_call(session: Session, inputs: Sequence[Array], count: int) -> tuple[float | None, str]:
+    """Instructions of one of `count` calls, after as many to warm up; or None, and why."""
+    why = SIMULATED if isinstance(session.clock, VirtualClock) else unavailable()
+    if why:
+        return None, why
+
+    def calls() -> None:
+        for _ in range(count):
+            session.run(inputs)
+
+    calls()
+    found = counted(calls)
+    return (None, "perf failed") if found is None else (found / count, "")

@@ -53,6 +53,26 @@ class Turn:
         return ColdStart(**self.run["cold_start"]) if self.run["cold_start"] else None
 
 
+@dataclass(frozen=True)
+class Terms:
+    """How one process of a race measures: `race`'s arguments. `plan`: that of its first process, or none in that.
+
+    `first`: the engine that is opened before the others, whose cold start is told. `timeout`: seconds for all of it.
+    """
+
+    plan: Mapping[str, Any] | None
+    inputs: Sequence[Path] | None
+    seconds: float
+    block: float
+    threads: int
+    seed: int
+    wait: float
+    quiet: float
+    timeout: float
+    tell: Progress
+    first: str | None
+
+
 def measure_once(
     engines: Mapping[str, Path],
     process: int,
@@ -71,11 +91,10 @@ def measure_once(
     first: str | None = None,
     device: Device | None = None,
 ) -> Turn:
-    """One fresh process of a race; the arguments are `race`'s. `plan`: that of its first process, or none in that."""
+    """One fresh process of a race, here or on a device; the arguments are those of `Terms`. `plugins`: files, for here."""
     if device is not None:
-        asked: dict[str, Any] = {"plan": plan, "inputs": inputs, "seconds": seconds, "block": block, "threads": threads}
-        asked |= {"seed": seed, "wait": wait, "quiet": quiet, "timeout": timeout, "tell": tell, "first": first}
-        return device.turn(engines, process, **asked)
+        terms = Terms(plan, inputs, seconds, block, threads, seed, wait, quiet, timeout, tell, first)
+        return device.turn(engines, process, terms)
     share, per_cpu = machine.wait_until_quiet(wait, quiet, lambda share: tell({"busy": share}))
     cores = tuple(machine.choose_cores(threads, per_cpu))
     request = {

@@ -182,7 +182,7 @@ def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:
         engines = {c.name: plan.entry(c.step("compile")).path for c in candidates}
         golden = {c.name: plan.entry(c.step("evaluate")).path / "golden.npz" for c in candidates}
         arrays, work = plan.fed("validation"), plan.store.work(key)
-        return measure(engines, golden, out, plan.values, arrays, plan.progress, target, work)
+        return measure(engines, golden, out, plan.values, arrays, plan.progress, target, work, plan.ray)
 
     plan.add(name, Step(name, key, (*inputs, "target"), make))
     return name

@@ -35,12 +35,20 @@ def measure(
     progress: Progress,
     target: Target,
     work: Path,
+    ray: str = "",
 ) -> dict[str, Any]:
     """Race the engines on real inputs, an array a port; write `race.json`, return latencies and ratios.
 
     On a device that is reached, finished processes stay in `work` until all are, and each engine's outputs there for its
-    `golden` inputs (a golden.npz) are compared with those it gave here.
+    `golden` inputs (a golden.npz) are compared with those it gave here. `ray`: the cluster whose machine reaches it.
     """
+    if ray and isinstance(target.reach, Remote):
+        from edgekd import farm
+
+        cut = [array[:SAMPLES] for array in inputs]
+        told, held = farm.raced(ray, target, engines, golden, cut, values, progress)
+        (out / "race.json").write_bytes(held)
+        return told
     fed = [out / f"inputs-{i}.npy" for i in range(len(inputs))]
     for file, array in zip(fed, inputs, strict=True):
         np.save(file, array[:SAMPLES])

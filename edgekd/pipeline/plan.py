@@ -45,13 +45,16 @@ COMPILE_TIMEOUT = 1800.0  # seconds, for one engine
 
 
 class Plan:
-    """Steps by name, in order; `entries` holds the results that are there, filled as the plan is run."""
+    """Steps by name, in order; `entries` holds the results that are there, filled as the plan is run.
+
+    `ray`: the address of a cluster whose machines reach the devices; empty: this one does.
+    """
 
     def __init__(
-        self, recipe: Loaded, store: Store, progress: Progress, compile_timeout: float = COMPILE_TIMEOUT
+        self, recipe: Loaded, store: Store, progress: Progress, compile_timeout: float = COMPILE_TIMEOUT, ray: str = ""
     ) -> None:
         self.recipe, self.store, self.progress = recipe, store, progress
-        self.compile_timeout = compile_timeout
+        self.compile_timeout, self.ray = compile_timeout, ray
         self.values = recipe.values
         self.steps: dict[str, Step] = {}
         self.entries: dict[str, Entry] = {}

@@ -14,10 +14,13 @@ from edgekd.pipeline.engine_steps import add_race
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.step import Candidate, Step
 from edgekd.pipeline.trial import try_losses, try_processing
+from edgekd.reach import Remote
 from edgekd.target import find_calibration
 from edgekd.units import format_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgekd.store import Entry
 
 
@@ -48,6 +51,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     found = {name: None if fresh else plan.store.get(step.key) for name, step in plan.steps.items()}
     if None in found.values():
         _check(plan)
+        _ask_devices(plan, found)
     races = [name for name in plan.steps if name.startswith("race on ")]
     waiting = [name for name in plan.trained if found[name] is None]
     compiles = [c.step("compile") for c in plan.candidates if found.get(c.step("compile"), "") is None]
@@ -100,6 +104,25 @@ def _check(plan: Plan) -> None:
                 calibration.check(find_calibration(stage.calibration, plan.recipe.folder), plan.roots)
         except EdgekdError as error:
             raise plan.recipe.error(["stage", index], error.message, error.hint) from None
+
+
+def _ask_devices(plan: Plan, found: Mapping[str, Entry | None]) -> None:
+    """Each device on which a race is still to run answers, before anything is trained for it, or an error is raised."""
+    asked = [
+        target
+        for target in plan.targets
+        if isinstance(target.reach, Remote) and (name := f"race on {target.name}") in plan.steps and found[name] is None
+    ]
+    if plan.ray and asked:
+        from edgekd import farm
+
+        farm.must_have(plan.ray, [target.name for target in asked])
+        return
+    for target in asked:
+        from edgekd.devices.device import must_answer
+
+        with plan.progress.task(f"ask {target.name}"):
+            must_answer(target, plan.values.targets.threads)
 
 
 def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | None, fresh: bool) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from backends.folders import float_model, int8_model, unoptimised, write_program
 
-from edgekd.backend import load_engine, open_backend
+from edgekd.backend import Signature, load_engine, open_backend
 from edgekd.errors import EdgekdError
+from edgekd.etdump import operators_of
 
 BACKEND = open_backend("executorch")
 needs_executorch = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"executorch is an extra: {BACKEND.missing()}")
@@ -79,3 +81,35 @@ def test_what_it_cannot_take_is_known_before_compiling(tmp_path: Path) -> None:
 def test_what_is_missing_names_the_extra_and_its_pin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None if name == "executorch" else name)
     assert BACKEND.missing() == "pip install 'edgekd[executorch]' executorch==1.5.1"
+
+
+def test_an_etdump_is_read_by_hand() -> None:
+    """Three calls of which the last two count: twice a convolution, 20 + 10 and 30 + 20 µs, and once a kernel outside, 3 and 5."""
+
+    def event(name: str | None, took: int, inside: str | None = None) -> SimpleNamespace:
+        about = SimpleNamespace(name=name, delegate_debug_id_str=inside, start_time=1000, end_time=1000 + 1000 * took)
+        return SimpleNamespace(profile_event=about)
+
+    runs = [SimpleNamespace(events=None), SimpleNamespace(events=[event("Program::load_method", 9)])]
+    for first, second, outside in ((900, 900, 900), (20, 10, 3), (30, 20, 5)):
+        inside = [
+            event(None, first, "Convolution (NHWC, F32) IGEMM #1"),
+            event(None, second, "Convolution (NHWC, F32) IGEMM #2"),
+        ]
+        own = [event("native_call_mean.out", outside), event("OPERATOR_CALL", outside + 1)]
+        runs.append(SimpleNamespace(events=[*inside, event("DELEGATE_CALL", 99), *own, event("Method::execute", 999)]))
+    runs[2].events.insert(0, SimpleNamespace(profile_event=None))
+    found = operators_of(SimpleNamespace(run_data=runs), 2)
+    assert [(row["operator"], row["nodes"]) for row in found] == [("Convolution (NHWC, F32) IGEMM", 2), ("mean.out", 1)]
+    assert [row["seconds"] for row in found] == pytest.approx([40e-6, 4e-6])
+
+
+@needs_executorch
+def test_a_real_profile_names_what_was_compiled(tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    BACKEND.compile(write_program(tmp_path / "program"), engine, {}, 1)
+    found = BACKEND.profile(engine, Signature.read(engine).noise(0), 4)
+    assert found is not None
+    assert sum(row["nodes"] for row in found if row["operator"].startswith("Convolution ")) == 2, found
+    assert all(0 <= row["seconds"] < 1 for row in found)

@@ -11,7 +11,7 @@ import pytest
 from backends.folders import float_model, int8_model, unoptimised, write_program
 from onnx import TensorProto, helper
 
-from edgekd.backend import load_engine, open_backend
+from edgekd.backend import Signature, load_engine, open_backend
 from edgekd.errors import EdgekdError
 
 BACKEND = open_backend("openvino")
@@ -101,3 +101,14 @@ def test_another_grid_another_name_and_a_damaged_file(tmp_path: Path) -> None:
 def test_what_is_missing_names_the_extra_and_its_pin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None if name == "openvino" else name)
     assert BACKEND.missing() == "pip install 'edgekd[openvino]' openvino==2026.4.1"
+
+
+@needs_openvino
+def test_a_real_profile_names_what_was_compiled(tmp_path: Path) -> None:
+    _, engine = compiled(tmp_path, write_program(tmp_path / "program", int8_model(), "int8"))
+    found = BACKEND.profile(engine, Signature.read(engine).noise(0), 20)
+    assert found is not None
+    rows = {row["operator"]: row for row in found}
+    convolutions = [row for name, row in rows.items() if re.fullmatch(r"Convolution 1×\d+×\d+×\d+", name)]
+    assert sum(row["nodes"] for row in convolutions) == 2, sorted(rows)
+    assert all(0 <= row["seconds"] < 1 for row in found) and len(rows) == len(found)

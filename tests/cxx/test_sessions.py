@@ -9,15 +9,19 @@ import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
 from backends.folders import float_model
 from cxx.bundles import CMAKE, ROOT, WARNINGS, build, changed, needs_compilers, ran, write
+from devices.boards import by_env
 
 import edgekd
 from edgekd import registry
 from edgekd.backend import open_backend
+from edgekd.devices.device import reached
+from edgekd.progress import Progress
 
 pytestmark = [needs_compilers, pytest.mark.slow]
 
@@ -113,6 +117,24 @@ def test_each_computes_what_python_computes_and_refuses_what_is_wrong(programs: 
     ):
         ran(programs / "calls", what, bundle, times)
     ran(programs / "threads", bundle, "200")
+
+
+def test_a_device_runs_it_and_counts_its_instructions(programs: Path, bundle: Path, tmp_path: Path) -> None:
+    """By edgekd-bench as a device's runner: the golden outputs, and by the processor, or callgrind, instructions."""
+    name, runner = bundle.name, next(programs.rglob("edgekd-bench"))
+    target = by_env(tmp_path, more=f'runner = "{runner}"\nlibrary = {{ {name} = "" }}')
+    assert target.times(name)
+    with np.load(bundle / "golden.npz") as golden, reached(target, Progress(quiet=True)) as device:
+        found = device.outputs(bundle / "engine", [golden["inputs"]])[0]
+        np.testing.assert_allclose(found, golden["outputs"], rtol=0, atol=1e-5 if name == "ncnn" else 0)
+        if name != "executorch":
+            return  # callgrind takes seconds to start a runtime: one of them shows it
+        assert device.profile(bundle / "engine", None, 1) is None, "edgekd-bench has no profiler"
+        count, how = device.instructions(bundle / "engine", None, 1)
+    if how == "" or which("valgrind"):
+        assert count is not None and count > 10_000 and how in ("", "counted by valgrind")
+    else:
+        assert count is None and "cannot be read" in how and "valgrind" in how
 
 
 def test_a_missing_runtime_names_the_command(programs: Path, bundle: Path, tmp_path: Path) -> None:

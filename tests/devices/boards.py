@@ -37,11 +37,11 @@ def simulated(folder: Path, name: str, seconds: float, **more: Any) -> Path:
     return out
 
 
-def real(folder: Path, name: str = "real", **more: Any) -> Path:
-    """An engine of ONNX Runtime."""
+def real(folder: Path, name: str = "real", backend: str = "onnxruntime", **more: Any) -> Path:
+    """An engine of ONNX Runtime, or of another backend."""
     out = folder / name
     out.mkdir(parents=True)
-    open_backend("onnxruntime").compile(write_program(folder / f"{name}-program", **more), out, {}, 1)
+    open_backend(backend).compile(write_program(folder / f"{name}-program", **more), out, {}, 1)
     return out
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,31 @@ def test_what_adb_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     unnamed = target.reach.model_copy(update={"serial": ""})
     with pytest.raises(UserError, match="names no serial"):
         connect(target.model_copy(update={"reach": unnamed}))
+
+
+def test_a_port_that_is_none_and_a_packet_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AdbServer("A") as server:
+        target = phone(tmp_path, server, monkeypatch, "A")
+    for port in ("many", "0", "70000"):
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", port)
+        with connect(target) as link, pytest.raises(UserError, match=f"ANDROID_ADB_SERVER_PORT={port} is no port"):
+            link.held({"a" * 64})
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def pretend() -> None:
+            client, _ = listening.accept()
+            with client:
+                client.sendall(b"OKAYOKAY" + struct.pack("<BI", 1, 2**31) + b"x")
+                while client.recv(65_536):
+                    pass
+
+        thread = threading.Thread(target=pretend)
+        thread.start()
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(listening.getsockname()[1]))
+        with connect(target) as link, pytest.raises(LinkError, match="a packet of 2147483648 bytes") as caught:
+            link.held({"a" * 64})
+        thread.join(10)
+    assert caught.value.reason == "garbage" and not thread.is_alive()
 
 
 @pytest.mark.skipif(not shutil.which("adb"), reason="needs adb's own server: apt-get install adb")

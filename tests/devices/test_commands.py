@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from backends.folders import float_model
 from check.bundles import made
-from devices.boards import by_env, left
+from devices.boards import board, by_env, left
 from project import edgekd, new_project
 
 from edgekd import api
 from edgekd.check import suite
 from edgekd.check.gate import Asked, check
 from edgekd.check.verdict import Rule
+from edgekd.devices.link import LinkError
 from edgekd.errors import UserError
+from edgekd.latency import instructions
 from edgekd.measure import race_bundles
 from edgekd.progress import Progress
+from edgekd.store import Store
 from edgekd.target import find_device, this_machine
 
 QUIET = Progress(quiet=True)
@@ -46,6 +51,28 @@ def test_a_recipe_is_measured_on_its_target(tmp_path: Path) -> None:
     assert [s["cached"] for s in again["plan"] if s["step"].startswith("race")] == [True]
 
 
+def test_a_device_that_does_not_answer_is_said_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = new_project(tmp_path / "quarters_away")
+    (recipe.parent / "token").write_text("0" * 64)
+    (recipe.parent / "token").chmod(0o600)
+    board(recipe.parent, 'kind = "served"\nport = 1\ntoken_file = "token"')
+    made: list[str] = []
+    monkeypatch.setattr(Store, "make", lambda self, key, label, *_: made.append(label))
+    asked = [recipe, recipe.parent / "out"]
+    with pytest.raises(
+        LinkError, match=r"the device of the target board does not answer: .*no connection to"
+    ) as caught:
+        api.compile(*asked, store=recipe.parent / "store", targets=["board.toml"])
+    assert "edgekd devices serve" in caught.value.hint and made == []
+    by_env(recipe.parent, more='runner = "token"')
+    monkeypatch.setattr("edgekd.devices.exec.shutil.which", lambda _: None)
+    with pytest.raises(UserError, match="env is not here"):
+        api.compile(*asked, store=recipe.parent / "store", targets=["board.toml"])
+    assert made == []
+
+
 def test_a_check_on_a_device(tmp_path: Path) -> None:
     old, new = made(tmp_path / "old"), made(tmp_path / "new", seconds=1.15e-3)
     target = by_env(tmp_path)
@@ -56,7 +83,25 @@ def test_a_check_on_a_device(tmp_path: Path) -> None:
     gates = {gate.name: gate for gate in found.gates}
     assert gates["parity"].state == gates["agreement"].state == "pass"
     assert gates["cold_start"].baseline == 1e-3
+    assert gates["instructions"].note == "not counted: a simulated device has none"
     assert found.to_json()["device"] == "board" and left(target) == []
+
+
+def test_a_regression_on_a_device_is_counted_and_explained(tmp_path: Path) -> None:
+    """Real engines, one three times as wide as the other: structure only, whatever this machine does meanwhile."""
+    narrow = made(tmp_path / "narrow", "onnxruntime", float_model(width=8))
+    wide = made(tmp_path / "wide", "onnxruntime", float_model(width=24))
+    allowed = dict.fromkeys(("cold_start", "peak_memory"), math.nan)  # they would be measured twenty times
+    asked = Asked(wide, narrow, rule=Rule(0.05, 0.0), allowed=allowed, max_seconds=0.1, device=by_env(tmp_path))
+    found = check(asked, QUIET)
+    assert found.latency is not None and found.latency.race is not None and found.latency.race.device is not None
+    (gate,) = (gate for gate in found.gates if gate.name == "instructions")
+    if why := instructions.unavailable():
+        assert (gate.state, gate.note) == ("unknown", f"not counted: {why}")
+    else:
+        assert gate.state == "regressed"
+    if found.latency_verdict == "regressed":
+        assert found.operators is not None and any(one.name.startswith("Conv ") for one in found.operators)
 
 
 def test_bundles_are_measured_on_a_device(tmp_path: Path) -> None:

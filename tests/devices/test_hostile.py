@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,55 @@ def test_a_server_without_the_token_is_not_trusted(tmp_path: Path) -> None:
             link.held([DIGEST])
         thread.join()
     assert set(heard[0]) == {"nonce", "proof"} and TOKEN.decode() not in str(heard)
+
+
+@pytest.mark.parametrize(
+    ("answer", "ask"),
+    [
+        ({}, lambda link: link.held([DIGEST])),
+        ({"held": DIGEST}, lambda link: link.held([DIGEST])),
+        ({"other": 5}, lambda link: link.lease("a", 5)),
+        ({"send": 1}, lambda link: link.put(Path(__file__), DIGEST)),
+        ({"bytes": True}, lambda link: link.get("work", "a", Path("/nowhere"))),
+        ({"error": "all"}, lambda link: link.held([DIGEST])),
+    ],
+    ids=lambda one: str(one)[:20] if isinstance(one, dict) else "",
+)
+def test_a_device_that_answers_nonsense(answer: dict[str, object], ask: Callable[[ServedLink], object]) -> None:
+    """It has the token, and something is wrong with it all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def pretend() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                wire = welcome(connection, "client", TOKEN, 5.0)
+                wire.message(5.0)
+                wire.send(answer)
+                with contextlib.suppress(LinkError):
+                    wire.message(5.0)
+
+        thread = threading.Thread(target=pretend)
+        thread.start()
+        host, port = listening.getsockname()
+        with ServedLink("board", host, port, TOKEN) as link, pytest.raises(LinkError, match="garbage") as caught:
+            ask(link)
+        thread.join(10)
+    assert caught.value.reason == "garbage" and not thread.is_alive()
+
+
+def test_a_program_that_reads_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekd.devices.pipe.WRITE_SECONDS", 0.3)
+    monkeypatch.setattr("edgekd.devices.pipe.END_SECONDS", 0.1)
+    (tmp_path / "file").write_bytes(HELD)
+    with board(tmp_path / "device", programs={("sleep",): ("sleep", "60")}) as one, one.link() as link:
+        link.put(tmp_path / "file", DIGEST)
+        assert link.lease("tester.1", 30) == ""
+        link.make_folder("work", {"a": DIGEST}, [])
+        with link.start("work", ["sleep"], {}) as talk:
+            talk.write(b"x" * 200_000 + b"\n")
+            with pytest.raises(LinkError, match="cut"):
+                talk.read(10.0)
+        still_serves(one)
 
 
 def test_what_was_overheard_opens_nothing(served: Board) -> None:

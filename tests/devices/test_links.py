@@ -12,6 +12,7 @@ import pytest
 from devices.adb_server import AdbServer
 
 from edgekd import digest
+from edgekd.devices import pipe
 from edgekd.devices.adb import AdbLink
 from edgekd.devices.exec import ExecLink
 from edgekd.devices.link import Link, LinkError, check_path
@@ -70,6 +71,16 @@ def test_lines_go_in_and_out(link: Link) -> None:
             assert talk.receive(10) == message
 
 
+def test_a_simulator_may_be_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").write_text('#!/bin/sh\nexec "$@"\n')
+    (tmp_path / "run").chmod(0o700)
+    link = ExecLink(Exec(kind="exec", command=("./run", "env"), folder="there"), "board")
+    link.send("one", {})
+    with link.start("one", ["sh", "-c", "echo '{}'"], {}) as talk:
+        assert talk.receive(10) == {}
+
+
 def test_what_a_program_may_do_wrong(link: Link) -> None:
     def told(script: str, timeout: float = 10) -> LinkError:
         with pytest.raises(LinkError) as caught, link.start("one", ["sh", "-c", script], {}) as talk:
@@ -80,6 +91,7 @@ def test_what_a_program_may_do_wrong(link: Link) -> None:
     assert told("echo hello").reason == "garbage"
     assert "garbage from the device: 'hello'" in told("echo hello").message
     assert told("echo '[1]'").reason == "garbage"
+    assert told("head -c 100000 /dev/zero | tr '\\0' '['; echo").reason == "garbage", "deeper than Python goes"
     half = told("printf '{\"done\": '")
     assert half.reason == "garbage" and "half a line" in half.message
     ended = told("echo it is broken >&2; exit 3")
@@ -90,6 +102,44 @@ def test_what_a_program_may_do_wrong(link: Link) -> None:
     silent = told("sleep 60", 0.2)
     assert silent.reason == "timeout" and "no answer after 0.2 s" in silent.message
     assert time.monotonic() - started < 10, "and it is ended"
+
+
+def test_a_program_that_reads_nothing_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "END_SECONDS", 0.1)
+    link, much, found = LocalLink(tmp_path), b"x" * 1_000_000 + b"\n", []
+    link.send("one", {})
+    talk = link.start("one", ["sleep", "60"], {})
+
+    def write() -> None:
+        try:
+            talk.write(much)
+        except LinkError as error:
+            found.append(error)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    time.sleep(0.2)
+    started = time.monotonic()
+    talk.close()
+    writer.join(10)
+    assert time.monotonic() - started < 10 and not writer.is_alive()
+    assert [error.reason for error in found] == ["cut"]
+    monkeypatch.setattr(pipe, "WRITE_SECONDS", 0.2)
+    with (
+        link.start("one", ["sleep", "60"], {}) as talk,
+        pytest.raises(LinkError, match="reads nothing for 0.2 s") as caught,
+    ):
+        talk.write(much)
+    assert caught.value.reason == "timeout"
+
+
+def test_more_than_one_argument_holds(link: Link, tmp_path: Path) -> None:
+    """2,500 digests are 160 kB, what is done with 40 such paths 140 kB: Linux takes 128 KiB of a script, adb 64."""
+    assert link.held({f"{number:064x}" for number in range(2500)}) == set()
+    (tmp_path / "a").write_text("a")
+    deep = "/".join(["d" * 200] * 8)
+    link.send("one", {f"{deep}/{number}": tmp_path / "a" for number in range(40)})
+    assert len(list((there(link) / "work" / "one" / deep).iterdir())) == 40
 
 
 def test_no_path_leaves_the_folder(link: Link, tmp_path: Path) -> None:
@@ -175,7 +225,13 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed(tmp_path: Path) -> None:
         time.sleep(1.5)
         with pytest.raises(LinkError, match="thief measures there now"):
             lease.check()
-    assert [p.name.partition("@")[0] for p in (tmp_path / "lease").iterdir()] == ["thief"]
+        (held,) = (tmp_path / "lease").iterdir()
+        assert held.name.startswith("thief@")
+        held.rename(held.with_name("free"))
+        time.sleep(1.2)
+        with pytest.raises(LinkError, match="thief"):
+            lease.check()  # that it has gone again is no comfort: it measured meanwhile
+    assert [p.name for p in (tmp_path / "lease").iterdir()] == ["free"], "and it is not taken back"
 
 
 def test_no_space_left_is_said_with_where(tmp_path: Path) -> None:

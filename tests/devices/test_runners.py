@@ -23,9 +23,12 @@ from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
 from edgekd.backend import load_engine
 from edgekd.devices import bench
 from edgekd.devices.bench import runner_of
+from edgekd.devices.client import Client
 from edgekd.devices.device import Device, reached, told
 from edgekd.devices.link import LinkError
+from edgekd.devices.local import LocalLink
 from edgekd.errors import UserError
+from edgekd.latency import instructions
 from edgekd.latency.clock import ClockError
 from edgekd.latency.race import race
 from edgekd.progress import Progress
@@ -113,9 +116,11 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
         f'kind = "exec"\ncommand = ["{QEMU}", "-cpu", "cortex-a72", "-L", "{root}"]\nfolder = "{tmp_path / "there"}"\n'
     )
     cross = {"triple": '"aarch64-linux"', "toolchain": '"aarch64-linux-gnu"', "package": '"g++-aarch64-linux-gnu"'}
-    target = board(tmp_path, f'{reach}library = "{arm_library}"', "arm", isa='["asimd"]', **cross)
+    library = f'library = {{ onnxruntime = "{arm_library}", litert = "" }}'
+    target = board(tmp_path, f"{reach}{library}", "arm", isa='["asimd"]', **cross)
     runner = runner_of(target)
     assert runner.files["edgekd-bench"].read_bytes()[18:20] == b"\xb7\x00", "an ELF file for aarch64"
+    assert b"onnxruntime,litert,null" in runner.files["edgekd-bench"].read_bytes(), "sessions of what the target names"
     engines = {"float": real(tmp_path, "float"), "int8": real(tmp_path, "int8", model=int8_model(), precision="int8")}
     with reached(target, QUIET) as device:
         for name, folder in engines.items():
@@ -126,6 +131,9 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
             np.testing.assert_allclose(there, here, rtol=0, atol=1e-5 if name == "float" else step)
             assert (there.argmax(1) == here.argmax(1)).all()
         found = race({"float": engines["float"]}, processes=1, seconds=0.05, wait=0.0, cold_starts=0, device=device)
+        once, again = (device.instructions(engines["float"], None, 1) for _ in range(2))
+    assert once[1] == "counted by qemu" and once[0] is not None and once[0] > 10_000
+    assert again[0] == pytest.approx(once[0], rel=0.005), "what the gate tells apart"
     assert found.device is not None and found.device["machine"]["triple"] == "aarch64-linux"
     about = told(found.device)
     assert (about["celsius"], about["mhz"], about["governors"]) == ([51.25, 51.25], [1500, 1500], ["ondemand"])
@@ -136,6 +144,44 @@ def test_qemu_computes_what_x86_does(store: Path, arm_library: Path, tmp_path: P
     ):
         with reached(target.model_copy(update={key: value}), QUIET) as device, pytest.raises(UserError, match=said):
             device.outputs(engines["float"], [X])
+
+
+def test_what_is_sent_of_a_runtime(tmp_path: Path) -> None:
+    """A library as it is, a folder with all that is in it; the session of a C++ runtime is in a module, here a built one."""
+    for name in (
+        "bench",
+        "libs/libopenvino_c.so.2641",
+        "libs/plugins/cpu.so",
+        "libLiteRt.so",
+        "libedgekd_executorch.so",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    library = 'openvino = "libs", litert = "libLiteRt.so", tvm = "", executorch = "libedgekd_executorch.so"'
+    runner = runner_of(by_env(tmp_path, more=f'runner = "bench"\nlibrary = {{ {library} }}'))
+    assert {path: file.read_text() for path, file in runner.files.items()} == {
+        "edgekd-bench": "bench",
+        "lib/openvino/libopenvino_c.so.2641": "libs/libopenvino_c.so.2641",
+        "lib/openvino/plugins/cpu.so": "libs/plugins/cpu.so",
+        "lib/litert/libLiteRt.so": "libLiteRt.so",
+        "lib/executorch/libedgekd_executorch.so": "libedgekd_executorch.so",
+    }
+    assert runner.environment == {
+        "EDGEKD_OPENVINO_ROOT": "./lib/openvino",
+        "EDGEKD_LITERT_ROOT": "./lib/litert/libLiteRt.so",
+        "EDGEKD_EXECUTORCH_MODULE": "./lib/executorch/libedgekd_executorch.so",
+    }
+    assert runner.programs == ("edgekd-bench",)
+
+
+def test_what_a_device_with_python_counts_and_profiles(tmp_path: Path) -> None:
+    engine, why = real(tmp_path), instructions.unavailable()
+    with reached(by_env(tmp_path), QUIET) as device:
+        count, how = device.instructions(engine, None, 1)
+        rows = device.profile(engine, None, 4)
+    assert (count is None, how) == (True, why) if why else (count is not None and count > 10_000)
+    assert rows is not None and sum(row["nodes"] for row in rows if row["operator"].startswith("Conv ")) == 2
+    assert all(row["seconds"] >= 0 for row in rows)
 
 
 def test_a_clock_that_goes_backwards(tmp_path: Path) -> None:
@@ -160,6 +206,9 @@ def test_a_clock_that_goes_backwards(tmp_path: Path) -> None:
         (['{"block": {"index": 0, "ns": [1], "conditions": []}}'], "garbage", "garbage"),
         (['{"done": {"protocol": 1}}', '{"done": {}}'], "garbage", "garbage"),
         (['{"done": {"protocol": 1}}', '{"done": {"share": "much"}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1}}', '{"done": {"share": 1e999, "per_cpu": []}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1, "machine": []}}'], "garbage", "garbage"),
+        (['{"done": {"protocol": 1, "backends": ["tvm"]}}'], "user", "opens engines of tvm, not of null"),
         (['{"done": {"protocol": 1}}'], "exited", "ended with exit code 0 before it answered"),
         ([], "exited", "ended with exit code 0 before it answered"),
         (["sleep"], "timeout", "no answer after"),
@@ -181,6 +230,38 @@ def test_a_device_that_answers_nonsense(answers: list[str], reason: str, said: s
     assert left(target) == []
 
 
+CALM = '{"celsius": null, "mhz": [], "governor": ""}'
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ([(0, "[5]", CALM), (1, "[5]", CALM)], "garbage from the device: block 1 after 1 of 1"),
+        ([(1, "[5]", CALM)], "block 1 after 0 of 1"),
+        ([(0, "[5, 6]", CALM)], "block 0 after 0 of 1"),
+        ([(0, "[true]", CALM)], "garbage"),
+        ([(0, "[1e2]", CALM)], "garbage"),
+        ([(0, "[5]", CALM.replace("null", '"hot"'))], "garbage"),
+        ([(0, "[5]", CALM.replace("[]", "[NaN]"))], "garbage"),
+        ([], "0 of 1 blocks were answered"),
+    ],
+)
+def test_blocks_that_were_not_asked_for(blocks: list[tuple[int, str, str]], said: str, tmp_path: Path) -> None:
+    lines = [
+        f'{{"block": {{"index": {index}, "ns": {taken}, "conditions": [{CALM}, {after}]}}}}'
+        for index, taken, after in blocks
+    ]
+    answers = ['{"done": {"protocol": 1}}', *lines, '{"done": {"others": 0}}']
+    (tmp_path / "answers").write_text("".join(f"{line}\n" for line in answers))
+    link = LocalLink(tmp_path / "there")
+    link.send("one", {"answers": tmp_path / "answers"})
+    with link.start("one", ["sh", "-c", "cat answers; cat > /dev/null"], {}) as talk:
+        client = Client(talk, 10.0)
+        with pytest.raises(LinkError, match=said) as caught:
+            client.time([("a", 1, 1)], 0, lambda _: None)
+    assert caught.value.reason == "garbage"
+
+
 def test_a_runner_that_cannot_be_built_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
     with pytest.raises(UserError, match="names no toolchain for riscv64-linux") as caught:
@@ -188,6 +269,12 @@ def test_a_runner_that_cannot_be_built_says_what_to_install(tmp_path: Path, monk
     assert "[reach] runner" in caught.value.hint
     cross = {"triple": '"aarch64-linux"', "toolchain": '"aarch64-linux-gnu"', "package": '"g++-aarch64-linux-gnu"'}
     target = by_env(tmp_path, more="", **cross)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "file"))
+    if shutil.which("cmake") and shutil.which("aarch64-linux-gnu-g++"):
+        with pytest.raises(UserError, match="its runner cannot be kept in ") as caught:
+            runner_of(target)
+        assert "EDGEKD_STORE" in caught.value.hint
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="is not here") as caught:
         runner_of(target)

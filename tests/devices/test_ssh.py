@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -90,6 +91,28 @@ def test_nobody_there_is_a_cut_and_no_host_a_mistake(server: Server, tmp_path: P
         wrong = target.reach.model_copy(update={"host": host})
         with pytest.raises(UserError, match="names no host"):
             connect(target.model_copy(update={"reach": wrong}))
+
+
+def test_paths_with_spaces_and_a_scratch_folder_of_a_long_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option's value ends at its first space; a socket's name may be of 104 bytes: then each program connects anew."""
+    (tmp_path / "my keys").mkdir()
+    for name in ("key", "config"):
+        shutil.copy2(server.folder / name, tmp_path / "my keys" / name)
+    target = pi(tmp_path, server)
+    reach = target.reach.model_copy(
+        update={name: str(tmp_path / "my keys" / name) for name in ("key", "config")}
+        | {"folder": str(tmp_path / "it's there")}
+    )
+    target = target.model_copy(update={"reach": reach})
+    with connect(target) as link:
+        assert link.held({"a" * 64}) == set()
+    (tmp_path / ("long" * 30)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+    with connect(target) as link:
+        assert link.held({"a" * 64}) == set()
+    assert not list((tmp_path / ("long" * 30)).iterdir())
 
 
 class Cuts:
