@@ -93,6 +93,10 @@ class TargetsSection(Section):
     preprocess: Literal["outside", "in_engine"] = Field(
         "outside", description='"in_engine": engines take bytes; scale, mean, std and layout are their first nodes'
     )
+    tune: int = Field(
+        0, ge=0, description="trials of each engine's kernels, measured here by a backend that searches them (tvm)"
+    )
+    tuning: str = Field("", description="a folder with a database of such trials, to compile with and go on from")
     placement: bool = Field(
         True,
         description="of an ONNX file: search, by measuring, which operators run as integers and which rewrites pay",

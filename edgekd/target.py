@@ -267,6 +267,11 @@ def this_machine() -> dict[str, Any]:
     }
 
 
+def cpu_flags() -> frozenset[str]:
+    """All instruction sets of this machine's processor, as Linux spells them."""
+    return _cpu()[1]
+
+
 @cache
 def _cpu() -> tuple[str, frozenset[str]]:
     """The processor's name, and its instruction sets where Linux tells them."""
