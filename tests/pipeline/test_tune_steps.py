@@ -14,6 +14,7 @@ from project import new_project
 
 from edgekd import api, registry
 from edgekd.errors import UserError
+from edgekd.relax_tuning import RECORDS
 
 SEARCHED = '''
 """A simulated device whose kernels are searched: a trial is a line; the file `die` beside it ends the process after two."""
@@ -106,46 +107,41 @@ def steps(report: dict[str, Any]) -> dict[str, bool]:
     return {step["step"]: step["cached"] for step in report["plan"]}
 
 
-def test_nothing_is_tuned_unless_asked(recipe: Path) -> None:
+def test_a_search_is_a_step_that_outlives_a_kill_is_pinned_and_can_be_handed_on(recipe: Path) -> None:
     report, engine, out = made(recipe)
-    assert engine["note"] == "0 trials"
+    assert engine["note"] == "0 trials", "nothing is tuned unless asked"
     assert STEP not in steps(report) and not (out / "tuning").exists()
 
-
-def test_a_search_is_a_step_that_outlives_a_kill_and_is_pinned(recipe: Path) -> None:
     (recipe.parent.parent / "die").touch()
-    report, engine, out = made(recipe, "targets.tune=5")
+    report, engine, _ = made(recipe, "targets.tune=5")
     assert engine["verdict"] == "failed" and "the worker ended with exit code 9" in engine["reason"]
     (work,) = (recipe.parent / "store" / "work").glob("tuning-*")
-    assert (work / "database_tuning_record.json").read_text() == '[0,["0"]]\n[0,["1"]]\n'
-    report, engine, out = made(recipe, "targets.tune=5")
+    assert (work / RECORDS).read_text() == '[0,["0"]]\n[0,["1"]]\n'
+
+    report, engine, _ = made(recipe, "targets.tune=5")
     assert engine["note"] == "5 trials" and steps(report)[STEP] is False
     database = out / "tuning" / "host"
-    records = [json.loads(line) for line in (database / "database_tuning_record.json").read_text().splitlines()]
+    records = [json.loads(line) for line in (database / RECORDS).read_text().splitlines()]
     assert records == [[0, [str(number)]] for number in range(5)], (
         "the two from before the kill were not measured again"
     )
     assert json.loads((database / "tuning.json").read_text()) == {"trials": 5, "seconds": 1.5}
     lock = json.loads((out / "edgekd.lock").read_text())
     assert len(lock["digests"][STEP]) == 64 and STEP in lock["keys"]
-    report, _, _ = made(recipe, "targets.tune=5")
-    assert steps(report)[STEP] is True
+
     report, engine, _ = made(recipe, "targets.tune=7")
-    assert engine["note"] == "7 trials"
+    assert engine["note"] == "7 trials" and steps(report)["export student"] is True
     assert json.loads((out / "edgekd.lock").read_text())["digests"][STEP] != lock["digests"][STEP]
 
-
-def test_a_database_that_is_named_is_used_without_a_search(recipe: Path) -> None:
-    _, _, out = made(recipe, "targets.tune=3")
     (out / "tuning" / "host").rename(recipe.parent / "tuned")
-    report, engine, out = made(recipe, 'targets.tuning="tuned"')
-    assert engine["note"] == "3 trials" and STEP not in steps(report)
-    before = json.loads((out / "edgekd.lock").read_text())
-    with (recipe.parent / "tuned" / "database_tuning_record.json").open("a") as file:
-        file.write('[0,["3"]]\n')
-    report, engine, out = made(recipe, 'targets.tuning="tuned"')
-    assert engine["note"] == "4 trials", "another database makes another engine"
-    assert json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"] != before["digests"]["tuning"]
+    report, engine, _ = made(recipe, 'targets.tuning="tuned"')
+    assert engine["note"] == "7 trials" and STEP not in steps(report), "used without a search"
+    before = json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"]
+    with (recipe.parent / "tuned" / RECORDS).open("a") as file:
+        file.write('[0,["7"]]\n')
+    _, engine, _ = made(recipe, 'targets.tuning="tuned"')
+    assert engine["note"] == "8 trials", "another database makes another engine"
+    assert json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"] != before
 
 
 def test_what_cannot_be_tuned_is_said(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
