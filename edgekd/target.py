@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from edgekd import registry
 from edgekd.errors import UserError, nearest
-from edgekd.reach import Local, Reach, Remote, Shelled, unmeasured
+from edgekd.reach import Local, Reach, Remote, Shelled, TvmRpc, unmeasured
 from edgekd.units import Bytes, parse_bytes
 
 BACKENDS = ("coreml", "executorch", "litert", "ncnn", "onnxruntime", "openvino", "tensorrt", "torch", "tvm")
@@ -98,6 +98,8 @@ class Target(BaseModel):
         """Whether engines of the backend are timed there: edgekd-bench has sessions of its own for some only."""
         if self.unmeasured:
             return False
+        if isinstance(self.reach, TvmRpc):
+            return backend == "tvm"
         return not isinstance(self.reach, Shelled) or bool(self.reach.python) or backend in SESSIONS
 
     def source_of(self, fact: str) -> str:

@@ -28,7 +28,7 @@ from edgekd.latency.conditions import spread
 from edgekd.latency.rounds import sample_inputs
 from edgekd.latency.turn import ColdStart, Turn
 from edgekd.progress import Progress
-from edgekd.reach import Adb, Exec, Served, Ssh
+from edgekd.reach import Adb, Exec, Served, Ssh, TvmRpc
 from edgekd.target import Target
 from edgekd.worker import Progress as Tell
 
@@ -56,6 +56,10 @@ def connect(target: Target) -> Link:
         from edgekd.devices.served import open_served
 
         return open_served(reach, target.name)
+    if isinstance(reach, TvmRpc):
+        from edgekd.devices.tvm_rpc import TvmRpcLink
+
+        return TvmRpcLink(reach, target.name)
     raise UserError(f"{target.name}: {target.unmeasured or 'this machine is the device'}", hint="see targets/README.md")
 
 
