@@ -212,6 +212,14 @@ class Backend(ABC):
     def unsupported(self, program: Path, target: Mapping[str, Any]) -> list[str]:
         """One line per node (or other reason) of the program that it cannot take; asked before compiling."""
 
+    def foreign(self, target: Mapping[str, Any]) -> str:
+        """Why its engines for `target` cannot be opened here; empty where they can. They are scored by twins for this machine."""
+        return ""
+
+    def holds(self, target: Mapping[str, Any]) -> dict[str, Any]:
+        """Facts of this machine, beside the target's, that its engines hold: belong in a cache key."""
+        return {}
+
     @abstractmethod
     def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
         """Write the engine of `program` into the folder `out`, for `threads` threads; return engine.json's facts."""

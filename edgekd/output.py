@@ -45,6 +45,7 @@ def write_output(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
             else:
                 shutil.rmtree(folder / "bundles" / name, ignore_errors=True)
             _built(folder / "built" / name, plan, report, target)
+            _tuning(folder / "tuning" / name, plan, name)
         previews = {}
         for shown in report["calibration"]:
             if shown["preview"]:
@@ -85,6 +86,20 @@ def _built(folder: Path, plan: Plan, report: dict[str, Any], target: dict[str, A
             scratch = folder / f".{final.name}"
             shutil.copytree(plan.entry(candidate.step("compile")).path, scratch, ignore=shutil.ignore_patterns(ENTRY))
             scratch.rename(final)
+
+
+def _tuning(folder: Path, plan: Plan, target: str) -> None:
+    """What was measured of kernels, for `targets.tuning` of a recipe that then need not: one database of all programs."""
+    found = {
+        name: plan.entry(name).path
+        for candidate in plan.candidates
+        if candidate.target.name == target and (name := candidate.step("tune")) in plan.entries
+    }
+    if found:
+        from edgekd.relax_tuning import merged
+
+        folder.mkdir(parents=True, exist_ok=True)
+        merged(found, folder)
 
 
 def _lock(report: dict[str, Any]) -> dict[str, Any]:

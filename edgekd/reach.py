@@ -125,8 +125,8 @@ class Served(Remote):
 
 
 @final
-class TvmRpc(Way):
-    """A TVM RPC server on the device."""
+class TvmRpc(Remote):
+    """A TVM RPC server on the device: engines of tvm alone are measured there."""
 
     kind: Literal["tvm-rpc"]
     host: str = ""
@@ -147,9 +147,7 @@ def unmeasured(reach: Reach) -> str:
     """Why latency cannot be measured over this way; empty where it can."""
     if isinstance(reach, Unreached):
         return "this edgekd knows no way to run a program there"
-    if isinstance(reach, TvmRpc):
-        return "the device is reached by tvm-rpc, which this edgekd does not measure by"
-    lacks = {"ssh": "host", "adb": "serial"}.get(reach.kind, "")
+    lacks = {"ssh": "host", "adb": "serial", "tvm-rpc": "host"}.get(reach.kind, "")
     if lacks and not getattr(reach, lacks):
         return f"the device is reached by {reach.kind}, and the target names no {lacks}"
     return ""

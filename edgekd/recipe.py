@@ -124,6 +124,10 @@ class Loaded:
             key = ["targets", "backends"]
             for backend in values.targets.backends:
                 registry.file_of("backends", backend)
+            key = ["targets", "tuning"]
+            if values.targets.tuning and not list(self.file(values.targets.tuning).glob("database_*.json")):
+                hint = "a run with targets.tune writes one into its --out, as tuning/TARGET"
+                raise UserError(f"{self.file(values.targets.tuning)} holds no tuning database", hint=hint)
             for index, stage in enumerate(self.stages):
                 key = ["stage", index, "calibration"]
                 if stage.calibration:

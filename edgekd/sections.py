@@ -94,6 +94,10 @@ class TargetsSection(Section):
         "outside",
         description='"in_engine": engines take bytes; scale, mean, std, layout, and resize with `from`, are their first nodes',
     )
+    tune: int = Field(
+        0, ge=0, description="trials of each engine's kernels, measured here by a backend that searches them (tvm)"
+    )
+    tuning: str = Field("", description="a folder with a database of such trials, to compile with and go on from")
     placement: bool = Field(
         True,
         description="of an ONNX file: search, by measuring, which operators run as integers and which rewrites pay",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from edgekd import registry
 from edgekd.errors import UserError, nearest
-from edgekd.reach import ALWAYS, Local, Reach, Remote, Shelled, unmeasured
+from edgekd.reach import ALWAYS, Local, Reach, Remote, Shelled, TvmRpc, unmeasured
 from edgekd.units import Bytes, parse_bytes
 
 BACKENDS = ("coreml", "executorch", "litert", "ncnn", "onnxruntime", "openvino", "tensorrt", "torch", "tvm")
@@ -97,6 +97,8 @@ class Target(BaseModel):
         if self.unmeasured:
             return False
         reach = self.reach
+        if isinstance(reach, TvmRpc):
+            return backend == "tvm"
         return not isinstance(reach, Shelled) or bool(reach.python) or backend in ALWAYS or backend in reach.library
 
     def source_of(self, fact: str) -> str:
@@ -273,6 +275,11 @@ def this_machine() -> dict[str, Any]:
         "isa": tuple(flag for flag in DETECTED if flag in flags),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     }
+
+
+def cpu_flags() -> frozenset[str]:
+    """All instruction sets of this machine's processor, as Linux spells them."""
+    return _cpu()[1]
 
 
 @cache

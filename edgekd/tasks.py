@@ -17,6 +17,7 @@ import numpy as np
 from edgekd import registry
 from edgekd.backend import Array, load_engine, open_backend
 from edgekd.errors import UserError
+from edgekd.tuner import Tuner
 from edgekd.worker import Progress
 
 PROGRESS_SECONDS = 0.2
@@ -43,6 +44,18 @@ def compile_program(request: dict[str, Any], progress: Progress) -> dict[str, An
         raise UserError(f'the backend "{request["backend"]}" is not installed', hint=command)
     progress({"doing": f"compiling with {backend.name}"})
     return backend.compile(Path(request["program"]), Path(request["out"]), request["target"], request["threads"])
+
+
+def tune(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """{"backend", "program", "target", "threads", "trials", "work", "out"} to what the backend says of its search."""
+    add_plugins(request)
+    backend = open_backend(request["backend"])
+    if command := backend.missing():
+        raise UserError(f'the backend "{request["backend"]}" is not installed', hint=command)
+    if not isinstance(backend, Tuner):
+        raise UserError(f'the backend "{request["backend"]}" does not tune', hint="leave targets.tune out")
+    program, work, out = (Path(request[name]) for name in ("program", "work", "out"))
+    return backend.tune(program, request["target"], request["threads"], request["trials"], work, out, progress)
 
 
 def evaluate(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -15,6 +15,7 @@
 #include "views.hpp"
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -127,9 +128,15 @@ class Runtime {
         return install(opening, kPackage) + " and run CMake again, or say in EDGEKD_TVM_ROOT which folder holds libtvm_runtime.so";
     }
 
+    // TVM would pin the threads that call it to the first cores, whatever the app had chosen for them.
+    static Library load(const Opening& opening) {
+        setenv("TVM_BIND_THREADS", "0", 0);
+        return Library({opening.library, opening.found, {"libtvm_runtime.so"}, {"tvm/lib"}, cure(opening),
+                        {"../../tvm_ffi/lib/libtvm_ffi.so"}});
+    }
+
     explicit Runtime(const Opening& opening)
-        : library_({opening.library, opening.found, {"libtvm_runtime.so"}, {"tvm/lib"}, cure(opening),
-                    {"../../tvm_ffi/lib/libtvm_ffi.so"}}) {
+        : library_(load(opening)) {
 #define EDGEKD_TVM(name) library_.take(api_.name, "TVMFFI" #name, "TVM runtime of version 0.22 or newer")
         EDGEKD_TVM(GetVersion);
         EDGEKD_TVM(FunctionGetGlobal);
@@ -237,8 +244,13 @@ class TvmSession final : public Session {
         constexpr const char* kCannot = "cannot run the engine";
         thread_local int configured = 0;  // TVM has a pool of threads for each thread that calls it
         if (configured != threads_) {
-            tvm::Any pool[] = {whole(kAnyCore), whole(threads_)};
-            runtime_.call(configure_.get(), pool, 2, kCannot);
+            // The list's length is how many the pool gets; without one it has half of x86's cores at most, and its items are not used.
+            std::vector<tvm::Any> items(static_cast<std::size_t>(threads_), text("0"));
+            const Reference make(runtime_, runtime_.global("ffi.Array"));
+            const tvm::Any list = runtime_.call(make.get(), items.data(), items.size(), kCannot);
+            const Reference held(runtime_, list.type >= tvm::kFirstObject ? list.object : nullptr);
+            tvm::Any pool[] = {whole(kAnyCore), whole(threads_), list};
+            runtime_.call(configure_.get(), pool, 3, kCannot);
             configured = threads_;
         }
         for (std::size_t i = 0; i < inputs_.size(); ++i) arguments_[i] = inputs_[i].of(call.inputs[i]);

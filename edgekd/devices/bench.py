@@ -15,7 +15,7 @@ from typing import Any
 from edgekd import digest
 from edgekd.backend import open_backend
 from edgekd.errors import UserError
-from edgekd.reach import ALWAYS, SESSIONS, Served, Shelled
+from edgekd.reach import ALWAYS, SESSIONS, Served, Shelled, TvmRpc
 from edgekd.store import default_folder
 from edgekd.target import Target, data_dir, this_machine
 from edgekd.worker import thread_env
@@ -46,6 +46,10 @@ def runner_of(target: Target, threads: int = 1) -> Deployed:
     reach = target.reach
     if isinstance(reach, Served):
         return Deployed(("python3", *RUNNER), {}, thread_env(threads))
+    if isinstance(reach, TvmRpc):
+        from edgekd.devices import tvm_rpc
+
+        return tvm_rpc.runner(reach)
     assert isinstance(reach, Shelled)
     if reach.python:
         return Deployed((reach.python, *RUNNER), {}, thread_env(threads))

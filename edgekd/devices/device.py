@@ -30,7 +30,7 @@ from edgekd.latency.instructions import CALLS
 from edgekd.latency.rounds import sample_inputs
 from edgekd.latency.turn import ColdStart, Terms, Turn
 from edgekd.progress import Progress
-from edgekd.reach import Adb, Exec, Served, Shelled, Ssh
+from edgekd.reach import Adb, Exec, Served, Shelled, Ssh, TvmRpc
 from edgekd.target import Target
 
 PAUSES = (1.0, 3.0, 10.0)  # seconds before a cut connection is opened again, each time without progress
@@ -57,6 +57,10 @@ def connect(target: Target) -> Link:
         from edgekd.devices.served import open_served
 
         return open_served(reach, target.name)
+    if isinstance(reach, TvmRpc):
+        from edgekd.devices.tvm_rpc import TvmRpcLink
+
+        return TvmRpcLink(reach, target.name)
     raise UserError(f"{target.name}: {target.unmeasured or 'this machine is the device'}", hint="see targets/README.md")
 
 

@@ -138,6 +138,11 @@ REQUESTS = ("hello", "busy", "pin", "open", "time", "run", "count", "profile")
 
 
 def main() -> NoReturn:
+    serve(Runner)
+
+
+def serve(make: Callable[[ExitStack, Answer], Any]) -> NoReturn:
+    """Answer requests by the methods of what `make` gives, until the input ends."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -146,7 +151,7 @@ def main() -> NoReturn:
         channel.flush()
 
     with ExitStack() as stack, no_collection():
-        runner = Runner(stack, answer)
+        runner = make(stack, answer)
         for line in sys.stdin:
             try:
                 request = json.loads(line)

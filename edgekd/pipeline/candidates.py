@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgekd.backend import read_json
+from edgekd.backend import open_backend, read_json
 from edgekd.metric import EXACT
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
@@ -45,7 +45,7 @@ def candidate_of(plan: Plan, candidate: Candidate, outcome: Outcome, all_of_targ
     cold, sqnr = raced["cold_start"], judged_engine.get("sqnr") or {}
     return {
         **content,
-        **_built(plan, candidate, noise_of(judged_engine)),
+        **_built(plan, candidate, "; ".join(filter(None, (_twin(candidate), noise_of(judged_engine))))),
         "float_engine": float_name,
         "latency": raced["latency"] or None,
         "versus_float": raced["ratio"].get(float_name) if float_name else None,
@@ -58,8 +58,14 @@ def candidate_of(plan: Plan, candidate: Candidate, outcome: Outcome, all_of_targ
         "sqnr_validation": sqnr.get("validation"),
         "placement": made.facts.get("placement") if made else None,
         "cold_start": cold[0]["seconds"] if cold else None,
-        "peak_memory": cold[0]["peak"] if cold else None,
+        "peak_memory": (cold[0]["peak"] or None) if cold else None,  # 0 where a device does not tell
     }
+
+
+def _twin(candidate: Candidate) -> str:
+    """What scored an engine that cannot be opened here."""
+    foreign = open_backend(candidate.backend).foreign(candidate.target.model_dump(mode="json"))
+    return "scored by the same program compiled for this machine" if foreign else ""
 
 
 def _built(plan: Plan, candidate: Candidate, noise: str) -> dict[str, Any]:

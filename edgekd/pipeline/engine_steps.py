@@ -6,13 +6,15 @@ Each function plans one kind of step: its key, what it reads, and what it does w
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
-from edgekd.pipeline import onnx_judge
+from edgekd.pipeline import onnx_judge, tune_steps
 from edgekd.pipeline.step import TORCH, Candidate, Step, Version, judged
 
 if TYPE_CHECKING:
@@ -85,29 +87,43 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
         cache = candidate.target.timing_cache
         fields |= {"reach": facts["reach"], "timing_cache": digest.of_file(Path(cache)) if cache else ""}
     code = [registry.file_of("backends", backend)]
-    folded = plan.values.targets.preprocess == "in_engine"
-    if folded:
+    if held := open_backend(backend).holds(facts):
+        fields["machine"] = held
+    if plan.values.targets.preprocess == "in_engine":
         fields["in_engine"] = plan.values.preprocessing
         code.append(PACKAGE / "in_engine.py")
-    key = plan.key("compile", [program], fields, [], code, packages=open_backend(backend).versions())
+    tuning = tune_steps.add(plan, candidate, fields, code)
+    inputs = (program, *([tuning.step] if tuning.step else []))
+    if tuning.given:
+        fields["tuning"] = digest.of_folder(tuning.given)
+    key = plan.key("compile", inputs, fields, [], code, packages=open_backend(backend).versions())
 
     def make(out: Path) -> dict[str, Any]:
-        from edgekd.in_engine import fold
-        from edgekd.json_file import read_json
         from edgekd.pipeline.engines import compile_engine
-        from edgekd.processing import processing_of
 
         if why_not := plan.entry(program).facts.get("why_not"):
             raise EdgekdError(why_not)
-        with plan.progress.task(f"compile {candidate.name}"), tempfile.TemporaryDirectory() as scratch:
-            source = plan.entry(program).path
-            if folded:
-                around = processing_of(plan.values, read_json(source / "signature.json"))
-                fold(source, Path(scratch), around["preprocessing"])
-                source = Path(scratch)
-            return compile_engine(source, out, backend, facts, threads, plan.compile_timeout)
+        with plan.progress.task(f"compile {candidate.name}"), source_of(plan, candidate) as source:
+            described = {**facts, **tuning.told(plan)}
+            return compile_engine(source, out, backend, described, threads, plan.compile_timeout)
 
-    plan.add(candidate.step("compile"), Step(candidate.step("compile"), key, (program, "target"), make))
+    plan.add(candidate.step("compile"), Step(candidate.step("compile"), key, (*inputs, "target"), make))
+
+
+@contextmanager
+def source_of(plan: Plan, candidate: Candidate) -> Iterator[Path]:
+    """The candidate's program as backends get it: with its preprocessing inside, where the recipe says so."""
+    from edgekd.in_engine import fold
+    from edgekd.json_file import read_json
+    from edgekd.processing import processing_of
+
+    source = plan.entry(candidate.version.program).path
+    with tempfile.TemporaryDirectory() as scratch:
+        if plan.values.targets.preprocess == "in_engine":
+            around = processing_of(plan.values, read_json(source / "signature.json"))
+            fold(source, Path(scratch), around["preprocessing"])
+            source = Path(scratch)
+        yield source
 
 
 def add_evaluate(plan: Plan, candidate: Candidate) -> None:
@@ -119,14 +135,18 @@ def add_evaluate(plan: Plan, candidate: Candidate) -> None:
     engine = candidate.step("compile")
     program = _program(candidate)
     inputs = [engine, program, *(["judge teacher"] if "judge teacher" in plan.steps else [])]
-    key = plan.key("evaluate", inputs, {}, ["data", "metric"], [HERE / "engines.py", HERE / "judge.py"], packages=())
+    facts, backend = candidate.target.model_dump(mode="json"), open_backend(candidate.backend)
+    fields = {"twin": backend.holds({})} if backend.foreign(facts) else {}
+    code = [HERE / "engines.py", HERE / "judge.py"]
+    key = plan.key("evaluate", inputs, fields, ["data", "metric"], code, packages=())
 
     def make(out: Path) -> dict[str, Any]:
         from edgekd.pipeline.engines import evaluate, parity_of
 
-        label, folder = f"evaluate {candidate.name}", plan.entry(engine).path
+        label = f"evaluate {candidate.name}"
         arrays = {split: plan.fed(split) for split in ("validation", "test")}
-        found = evaluate(folder, out, arrays, plan.values.targets.threads, plan.progress, label)
+        with _opened_here(plan, candidate) as folder:
+            found = evaluate(folder, out, arrays, plan.values.targets.threads, plan.progress, label)
         if candidate.version.is_program:
             return onnx_judge.evaluated(plan, candidate.version, found)
         from edgekd.pipeline.judge import read_outputs, scores
@@ -159,6 +179,21 @@ def _add_golden(plan: Plan, candidate: Candidate) -> None:
 def _program(candidate: Candidate) -> str:
     """The step that judged what the engine was compiled from."""
     return judged(candidate.version, candidate.version.judged_as[-1])
+
+
+@contextmanager
+def _opened_here(plan: Plan, candidate: Candidate) -> Iterator[Path]:
+    """The candidate's engine; where that is another processor's code, its twin: the same program compiled for this machine."""
+    from edgekd.pipeline.engines import compile_engine
+
+    facts, threads = candidate.target.model_dump(mode="json"), plan.values.targets.threads
+    if not open_backend(candidate.backend).foreign(facts):
+        yield plan.entry(candidate.step("compile")).path
+        return
+    here = {**facts, "triple": "", "isa": []}
+    with source_of(plan, candidate) as source, tempfile.TemporaryDirectory() as scratch:
+        compile_engine(source, Path(scratch), candidate.backend, here, threads, plan.compile_timeout)
+        yield Path(scratch)
 
 
 def add_race(plan: Plan, target: Target, candidates: list[Candidate]) -> str:

@@ -97,7 +97,7 @@ def evaluate(
                 np.save(file, array)
             named = {side: [str(file) for file in those] for side, those in files.items()}
             request = {"engine": str(engine), **named, "plugins": plugins()}
-            worker.call("evaluate", request, env=worker.thread_env(threads), on_progress=_advancing(task.advance))
+            worker.call("evaluate", request, env=worker.thread_env(threads), on_progress=advancing_by(task.advance))
             found[split] = [np.load(file, allow_pickle=False) for file in files["outputs"]]
             for file in (*files["inputs"], *files["outputs"]):
                 file.unlink()
@@ -126,7 +126,8 @@ def read_arrays(file: Path, name: str, count: int) -> list[np.ndarray]:
         return [stored[key] for key in golden_names(name, range(count))]
 
 
-def _advancing(advance: Callable[[float], None]) -> Callable[[dict[str, Any]], None]:
+def advancing_by(advance: Callable[[float], None]) -> Callable[[dict[str, Any]], None]:
+    """What a worker says it has done, as steps of a task."""
     seen = 0.0
 
     def report(message: dict[str, Any]) -> None:

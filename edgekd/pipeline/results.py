@@ -13,7 +13,7 @@ from edgekd import digest
 from edgekd.backend import open_backend
 from edgekd.choose import choose
 from edgekd.ledger import first_loss
-from edgekd.pipeline import layers, onnx_steps, searches
+from edgekd.pipeline import layers, onnx_steps, searches, tune_steps
 from edgekd.pipeline.calibration import preview_of, step_of
 from edgekd.pipeline.candidates import NO_KERNELS, candidate_of, engine_facts, noise_of, simulated
 from edgekd.pipeline.plan import Plan
@@ -76,7 +76,7 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 def provenance(plan: Plan) -> dict[str, Any]:
     """Machine, versions, digests and time."""
     host = find_target("host", plan.recipe.folder)
-    digests = {"recipe": digest.of_json(plan.recipe.raw), **plan.digests}
+    digests = {"recipe": digest.of_json(plan.recipe.raw), **plan.digests, **tune_steps.digests_of(plan)}
     runtimes = {k: v for c in plan.candidates for k, v in open_backend(c.backend).versions().items()}
     return {
         "machine": {

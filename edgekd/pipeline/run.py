@@ -93,6 +93,8 @@ def _check(plan: Plan) -> None:
     for target in plan.targets:
         if threads > target.cores:
             plan.progress.say(f"  note: targets.threads = {threads}, {target.name} has {target.cores} core(s)")
+        if plan.values.targets.tune and (target.unmeasured or target.reach.kind != "local"):
+            plan.progress.say(f"  note: targets.tune: {target.name} is not this machine: nothing is tuned for it")
     for index, stage in enumerate(plan.recipe.stages):
         try:
             stage.check()
@@ -126,7 +128,7 @@ def _ask_devices(plan: Plan, found: Mapping[str, Entry | None]) -> None:
 
 
 def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | None, fresh: bool) -> None:
-    an_engines = name.startswith(("compile ", "evaluate ", "golden ", "race ", "rewritten on ", "placed on "))
+    an_engines = name.startswith(("tune ", "compile ", "evaluate ", "golden ", "race ", "rewritten on ", "placed on "))
     if any(before in outcome.failed for before in step.reads):
         outcome.failed[name] = outcome.failed[next(before for before in step.reads if before in outcome.failed)]
         return

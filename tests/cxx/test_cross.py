@@ -1,6 +1,6 @@
 """Apps for Arm, cross-compiled by the targets' toolchain files and run under qemu-user: the outputs are those of x86.
 
-The null session and ONNX Runtime on both, in float and in int8.
+The null session and ONNX Runtime on both, in float and in int8; machine code by TVM on 64-bit Arm.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from backends.folders import int8_model
 from cxx.bundles import CMAKE, ROOT, build, changed, needs_compilers, ran, write
 
 import edgekd
+from edgekd.backend import open_backend
 
 pytestmark = [needs_compilers, pytest.mark.slow]
 
@@ -156,17 +158,21 @@ def test_the_golden_outputs_of_x86_are_the_devices(emulated: Run, bundle: Path, 
 @pytest.fixture(scope="module")
 def library(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The device's ONNX Runtime, out of a wheel on the package index."""
-    folder = tmp_path_factory.mktemp("wheel")
+    return out_of_wheel(device.wheel, device.platform, "libonnxruntime.so", tmp_path_factory.mktemp("wheel"))
+
+
+def out_of_wheel(wheel: str, platform: str, library: str, folder: Path) -> Path:
+    """A library out of a wheel for another processor, where it lies in that."""
     command = [
-        sys.executable, "-m", "pip", "download", device.wheel, "--no-deps", "--only-binary=:all:", f"--platform={device.platform}",
+        sys.executable, "-m", "pip", "download", wheel, "--no-deps", "--only-binary=:all:", f"--platform={platform}",
         f"--python-version={sys.version_info[0]}.{sys.version_info[1]}", "--disable-pip-version-check", "-q", "-d", str(folder),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    wheels = list(folder.glob("*.whl"))
+    wheels = list(folder.glob(f"{wheel.partition('=')[0].replace('-', '_')}-*.whl"))
     if not wheels:
-        pytest.skip(f"{device.wheel} for {device.platform} cannot be had: {done.stderr.strip().splitlines()[-1:]}")
+        pytest.skip(f"{wheel} for {platform} cannot be had: {done.stderr.strip().splitlines()[-1:]}")
     with zipfile.ZipFile(wheels[0]) as archive:
-        (name,) = (n for n in archive.namelist() if "/libonnxruntime.so" in n)
+        (name,) = (n for n in archive.namelist() if f"/{library}" in n)
         return Path(archive.extract(name, folder))
 
 
@@ -183,3 +189,29 @@ def test_onnxruntime_gives_what_it_gives_here(
     assert found["runtime"] == device.runtime
     assert found["top1"] == 1
     assert found["difference"] <= 1e-6
+
+
+@pytest.fixture(scope="module")
+def tvm(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TVM's runtime for the device, which finds the other library where the wheels would put it."""
+    if command := open_backend("tvm").missing():
+        pytest.skip(f"tvm is an extra: {command}")
+    if device.machine != "AArch64":
+        pytest.skip("TVM's wheels on the package index are for x86-64 and 64-bit Arm")
+    folder, platform = tmp_path_factory.mktemp("tvm"), "manylinux_2_28_aarch64"
+    out_of_wheel(f"apache-tvm-ffi=={version('apache-tvm-ffi')}", platform, "libtvm_ffi.so", folder)
+    return out_of_wheel(f"apache-tvm=={version('apache-tvm')}", platform, "libtvm_runtime.so", folder)
+
+
+def test_code_by_tvm_gives_what_it_gives_here(emulated: Run, tvm: Path, tmp_path: Path) -> None:
+    """The bundle of an engine for this machine, with its code for the device instead: the golden outputs are still those."""
+    made = write(tmp_path / "tvm", "tvm")
+    target = {"triple": "aarch64-linux", "isa": ["asimd", "asimddp"]}
+    with TemporaryDirectory() as folder:
+        open_backend("tvm").compile(tmp_path / "tvm" / "program", Path(folder), target, 1)
+        shutil.copytree(folder, made / "engine", dirs_exist_ok=True)
+    whole = changed(made, tmp_path / "whole", "engine/engine.json")
+    found = json.loads(emulated("edgekd-bench", "--verify", whole, EDGEKD_TVM_ROOT=str(tvm)).stdout)
+    assert found["ok"], found["reason"]
+    assert found["backend"] == "tvm" and found["top1"] == 1
+    assert found["difference"] <= 1e-5

@@ -75,7 +75,7 @@ def built(folder: Path, first: Path, second: Path) -> tuple[Path, str]:
     """Where the programs are, and what CMake said: every session there is, and two students of two backends in one program."""
     headers = ";".join(str(folder_of(name) / "include") for name in ("openvino", "tvm_ffi") if find_spec(name))
     options = (f"-Dedgekd_DIR={CMAKE}", f"-DBUNDLE={first}", f"-DSECOND_BUNDLE={second}", f"-DHEADERS={headers}")
-    programs = ("calls", "threads", "overhead", "declarations")
+    programs = ("calls", "threads", "overhead", "declarations", "affinity")
     said = build(
         ROOT / "tests" / "cxx", folder / "built", *options, "-DEDGEKD_BENCH=ON", f"-DPROGRAMS={';'.join(programs)}",
         flags=WARNINGS, targets=(*programs, "two_students", "edgekd-bench"),
@@ -135,6 +135,15 @@ def test_a_device_runs_it_and_counts_its_instructions(programs: Path, bundle: Pa
         assert count is not None and count > 10_000 and how in ("", "counted by valgrind")
     else:
         assert count is None and "cannot be read" in how and "valgrind" in how
+
+
+def test_tvm_leaves_its_caller_where_it_was(programs: Path, folder: Path) -> None:
+    """By itself it pins its callers to the first cores, and takes half of x86's cores at most, whatever it is asked for."""
+    if command := open_backend("tvm").missing():
+        pytest.skip(f"tvm is an extra: {command}")
+    made = folder / "tvm" / "tvm"
+    for threads in ("1", "2"):
+        ran(programs / "affinity", made if made.exists() else write(folder / "tvm", "tvm"), threads)
 
 
 def test_a_missing_runtime_names_the_command(programs: Path, bundle: Path, tmp_path: Path) -> None:

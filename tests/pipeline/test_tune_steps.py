@@ -1,0 +1,152 @@
+"""Kernels that a recipe asks to be searched: a step of their own, a database that outlives a kill, pinned, and used without a search.
+
+By a simulated device with a backend that counts what it measured; tests/backends/test_tvm.py searches real kernels.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import new_project
+
+from edgekd import api, registry
+from edgekd.errors import UserError
+from edgekd.relax_tuning import RECORDS
+
+SEARCHED = '''
+"""A simulated device whose kernels are searched: a trial is a line; the file `die` beside it ends the process after two."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import ClassVar, final
+
+from edgekd.backend import Backend, Signature, open_backend, read_engine, read_json, write_engine
+from edgekd.backends.null import NullSession, VirtualClock, Noise
+from edgekd.tuner import Tuner
+
+__all__ = ["Searched"]
+FILES = ("database_workload.json", "database_tuning_record.json", "tuning.json")
+
+
+@final
+class Searched(Tuner, Backend):
+    """Simulated, and searched."""
+
+    name: ClassVar = "searched"
+    packages: ClassVar = {"numpy": "numpy"}
+
+    def grid(self, target):
+        return "affine"
+
+    def unsupported(self, program, target):
+        return []
+
+    def compile(self, program, out, target, threads):
+        facts = open_backend("null").compile(program, out, {}, threads)
+        folder = target.get("tuning")
+        lines = (Path(folder) / FILES[1]).read_text().splitlines() if folder else []
+        return write_engine(program, out, {**facts, "backend": self.name, "note": f"{len(lines)} trials"})
+
+    def load(self, engine):
+        _, file = read_engine(engine, self.name)
+        rule = read_json(file)
+        clock = VirtualClock(rule["seconds"], Noise(**rule["noise"]), rule["seed"])
+        return NullSession(Signature.read(engine), clock, rule["seed"], rule["step"])
+
+    def tune(self, program, target, threads, trials, work, out, tell):
+        records = work / FILES[1]
+        done = len(records.read_text().splitlines()) if records.is_file() else 0
+        (work / FILES[0]).write_text('["kernel"]\\n')
+        die = Path(__file__).with_name("die")
+        for number in range(done, trials):
+            with records.open("a") as file:
+                file.write(f'[0,["{number}"]]\\n')
+            tell({"done": number + 1, "total": trials})
+            if die.is_file() and number == 1:
+                die.unlink()
+                os._exit(9)
+        (work / FILES[2]).write_text('{"trials": %d, "seconds": 1.5}' % max(done, trials))
+        for name in FILES:
+            shutil.copyfile(work / name, out / name)
+        return {"measured_now": max(0, trials - done)}
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A student as it is, only compiled, by that backend."""
+    monkeypatch.setattr(registry, "_plugins", {})
+    (tmp_path / "searched.py").write_text(SEARCHED)
+    registry.add_plugin(f"backends={tmp_path / 'searched.py'}")
+    recipe = new_project(tmp_path / f"quarters_{request.node.name[5:25]}")
+    text = recipe.read_text()
+    kept = text[: text.index("[teacher]")] + text[text.index("[data]") : text.index("[[stage]]")]
+    recipe.write_text(
+        f'{kept}[targets]\nnames = ["host"]\nbackends = ["searched"]\n[measure]\nseconds = 0.01\nwait = 0\n'
+    )
+    return recipe
+
+
+STEP = "tune student on searched for host"
+
+
+def made(recipe: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """The report, its only candidate, and where it was written."""
+    out = recipe.parent / "out"
+    report = api.compile(recipe, out, overrides=overrides, store=recipe.parent / "store")
+    return report, report["targets"][0]["candidates"][0], out
+
+
+def steps(report: dict[str, Any]) -> dict[str, bool]:
+    return {step["step"]: step["cached"] for step in report["plan"]}
+
+
+def test_a_search_is_a_step_that_outlives_a_kill_is_pinned_and_can_be_handed_on(recipe: Path) -> None:
+    report, engine, out = made(recipe)
+    assert engine["note"] == "0 trials", "nothing is tuned unless asked"
+    assert STEP not in steps(report) and not (out / "tuning").exists()
+
+    (recipe.parent.parent / "die").touch()
+    report, engine, _ = made(recipe, "targets.tune=5")
+    assert engine["verdict"] == "failed" and "the worker ended with exit code 9" in engine["reason"]
+    (work,) = (recipe.parent / "store" / "work").glob("tuning-*")
+    assert (work / RECORDS).read_text() == '[0,["0"]]\n[0,["1"]]\n'
+
+    report, engine, _ = made(recipe, "targets.tune=5")
+    assert engine["note"] == "5 trials" and steps(report)[STEP] is False
+    database = out / "tuning" / "host"
+    records = [json.loads(line) for line in (database / RECORDS).read_text().splitlines()]
+    assert records == [[0, [str(number)]] for number in range(5)], (
+        "the two from before the kill were not measured again"
+    )
+    assert json.loads((database / "tuning.json").read_text()) == {"trials": 5, "seconds": 1.5}
+    lock = json.loads((out / "edgekd.lock").read_text())
+    assert len(lock["digests"][STEP]) == 64 and STEP in lock["keys"]
+
+    report, engine, _ = made(recipe, "targets.tune=7")
+    assert engine["note"] == "7 trials" and steps(report)["export student"] is True
+    assert json.loads((out / "edgekd.lock").read_text())["digests"][STEP] != lock["digests"][STEP]
+
+    (out / "tuning" / "host").rename(recipe.parent / "tuned")
+    report, engine, _ = made(recipe, 'targets.tuning="tuned"')
+    assert engine["note"] == "7 trials" and STEP not in steps(report), "used without a search"
+    before = json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"]
+    with (recipe.parent / "tuned" / RECORDS).open("a") as file:
+        file.write('[0,["7"]]\n')
+    _, engine, _ = made(recipe, 'targets.tuning="tuned"')
+    assert engine["note"] == "8 trials", "another database makes another engine"
+    assert json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"] != before
+
+
+def test_what_cannot_be_tuned_is_said(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"targets\.tuning: .*nowhere holds no tuning database"):
+        made(recipe, 'targets.tuning="nowhere"')
+    overrides = ["targets.tune=3", 'targets.names=["raspberry-pi-5"]']
+    plan = api.prepare(recipe, overrides=overrides, store=recipe.parent / "store", quiet=True)
+    assert not [name for name in plan.steps if name.startswith("tune ")]
