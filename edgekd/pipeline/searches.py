@@ -77,7 +77,8 @@ def found_recipe(plan: Plan) -> str | None:
             raw["student"] |= facts["search"]["chosen"]
         elif "auto" in facts:
             kept = {key: value for key, value in table.items() if key != "budget"}
-            stages.append({**kept, "losses": facts["auto"]["losses"]})
+            losses = [{"use": one["use"], **one} for one in facts["auto"]["losses"]]
+            stages.append({**kept, "losses": losses})
         else:
             stages.append(table)
     return HEAD.format(plan.recipe.path.name) + dumps({**raw, "stage": stages})

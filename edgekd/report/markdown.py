@@ -127,7 +127,7 @@ def _tried(one: Tried, metric: str) -> list[str]:
     return [
         f"**{plain(one.what)}**" if one.verdict == "chosen" else plain(one.what),
         one.verdict,
-        words.NONE if one.score is None else f"{one.score:.4g}".replace("-", words.MINUS),
+        words.similarity(one.score),
         words.seconds(one.latency),
         plain(one.engine) or words.NONE,
         words.count(one.parameters),

@@ -251,6 +251,15 @@ def costs(shown: Sensitivity) -> list[str]:
     ]
 
 
+def similarity(value: float | None) -> str:
+    """How like the teacher a student is, or a dash.
+
+    >>> similarity(-0.02413), similarity(None)
+    ('−0.0241', '–')
+    """
+    return NONE if value is None else f"{value:.3g}".replace("-", MINUS)
+
+
 def search(shown: Search) -> str:
     """What a search had and what it did, in a sentence or two."""
     trained = sum(one.validation is not None for one in shown.tried)

@@ -13,8 +13,12 @@ from edgekd.errors import UserError
 from edgekd.features import capture, deepest, shapes, vectors
 from edgekd.teacher import Teacher
 
-DRAWS = 3
-"""Drawings of random weights that a student's score is the mean of."""
+DRAWS = 16
+"""Drawings of random weights that a student's score is the mean of.
+
+One drawing says little: on networks of four classes, 0.4 k to 21 k parameters, its score scattered by 0.08 (standard deviation),
+where the means of the narrowest and the widest lay 0.05 apart.
+"""
 
 
 @dataclass(frozen=True)
