@@ -9,8 +9,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from edgekd.cuts import FLOAT, Costs, Keep, Link, cheapest, islands, seconds
 from edgekd.latency.statistics import Ratio
-from edgekd.placement import FLOAT, Bench, Compare, Costs, Keep, Link, cheapest, islands, search, seconds
+from edgekd.placement import Bench, Compare, search
 
 # in → a → b → c → out, one tensor after another
 CHAIN = (Link("x", None, ("a",)), Link("y", "a", ("b",)), Link("z", "b", ("c",)), Link("out", "c", (), leaves=True))

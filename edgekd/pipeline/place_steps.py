@@ -96,7 +96,7 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
     def make(out: Path) -> dict[str, Any]:
         import onnx
 
-        from edgekd.placement import FLOAT
+        from edgekd.cuts import FLOAT
 
         program, work = plan.entry("student").path, plan.store.work(key)
         names = list(open_backend(backend).rewrites)

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from edgekd.backend import Array
-from edgekd.placement import Link
+from edgekd.cuts import Link
 
 
 class Span(NamedTuple):
