@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from edgekd.mixing import mixed
 from edgekd.objective import Objective
 from edgekd.progress import Task
 from edgekd.schedule import Training, rate
+from edgekd.selection import selected
 from edgekd.stage import Context
 
 Load = Callable[[nn.Module, Mapping[str, torch.Tensor]], Any]
@@ -70,14 +72,15 @@ def train(
         run = _Run(model, objective, _optimizer(model, objective, training), layout, load)
         origin = run.origin(label, training, context.seed)
         run.resume(path, origin)
-        steps = sum(1 for _ in batches(len(inputs), training.batch, 0, objective.least))
+        steps = sum(1 for _ in batches(training.used(len(inputs)), training.batch, 0, objective.least))
         with context.progress.task(label, total=steps * training.epochs) as task:
             task.advance(steps * len(run.epochs))
             for epoch in range(len(run.epochs), training.epochs):
                 torch.manual_seed(derive(context.seed, "epoch", epoch))
                 on_epoch(epoch)
+                split = _split(run, epoch, training, context, label)
                 set_mode(model, True)
-                facts = _epoch(run, epoch, training, context, f"{label}: epoch {epoch + 1}", task)
+                facts = _epoch(run, epoch, split, training, context, f"{label}: epoch {epoch + 1}", task)
                 set_mode(model, False)
                 run.finish({**facts, "validation": _score(model, data, context, label)})
                 checkpoint.write(path, *run.state(origin))
@@ -214,11 +217,13 @@ def _optimizer(model: nn.Module, objective: Objective, training: Training) -> to
     return torch.optim.AdamW(groups, lr=training.lr)
 
 
-def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: str, task: Task) -> dict[str, Any]:
+def _epoch(
+    run: _Run, epoch: int, split: _Split, training: Training, context: Context, where: str, task: Task
+) -> dict[str, Any]:
     """One pass over the training split. Returns the mean loss, the mean of each of its terms, and the last learning rate."""
-    data = context.data()
-    inputs, targets, logits = _inputs(data, epoch, training, context, run.objective.wants("logits"))
-    order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), run.objective.least))
+    inputs, targets, logits = split.inputs, split.targets, split.logits
+    shuffled = batches(len(split.used), training.batch, derive(context.seed, "order", epoch), run.objective.least)
+    order = [split.used[batch] for batch in shuffled]
     steps = training.epochs * len(order)
     warmup = min(round(training.warmup_epochs * len(order)), steps // 2)
     sums = dict.fromkeys(run.objective.terms, 0.0)
@@ -244,23 +249,37 @@ def _epoch(run: _Run, epoch: int, training: Training, context: Context, where: s
     return {"loss": sum(means.values()), "terms": means, "lr": lr}
 
 
-def _inputs(
-    data: Dataset, epoch: int, training: Training, context: Context, wanted: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The inputs of an epoch [n, ...], their targets [n], and the teacher's logits [n, classes] if wanted and known for all of them
-    at once.
-    """
-    mix = training.mix != "none"
+@dataclass(frozen=True)
+class _Split:
+    """What an epoch trains on: inputs [n, ...], targets [n], the teacher's logits if wanted and known, indices of samples."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    logits: torch.Tensor | None
+    used: torch.Tensor
+
+
+def _split(run: _Run, epoch: int, training: Training, context: Context, label: str) -> _Split:
+    """The view of an epoch, mixed, and what of it is selected. The model is in eval mode. Raises UserError where nothing selects."""
+    data, mix = context.data(), training.mix != "none"
     varied = mix or data.augment is not None
     fresh = varied and training.views == 0
     number = epoch if fresh else epoch % max(training.views, 1)
     seed = derive(context.seed, "fresh" if fresh else "view", number)
     inputs, targets = mixed(training.mix, view(data, seed), data.train[1], training.mix_share, derive(seed, "mix"))
-    if fresh or not wanted:
-        return inputs, targets, None
-    name = f"train view {number} seed {context.seed}" if varied else "train"
-    name += f" {training.mix} {training.mix_share}" if mix else ""
-    return inputs, targets, context.teacher_logits(name, lambda: inputs)
+    logits, used = None, torch.arange(len(inputs))
+    if run.objective.wants("logits") and not fresh:
+        name = f"train view {number} seed {context.seed}" if varied else "train"
+        name += f" {training.mix} {training.mix_share}" if mix else ""
+        logits = context.teacher_logits(name, lambda: inputs)
+    if training.select != "all":
+        if logits is None:
+            message = f'{label}: select = "{training.select}" asks for the teacher\'s answer to each sample beforehand'
+            raise UserError(message, hint="a loss on the teacher's logits, and views of 1 or more")
+        ours = partial(logits_of, lambda x: run.model(x.contiguous(memory_format=run.layout)), inputs)
+        chance = derive(context.seed, "select", epoch)
+        used = selected(training.select, training.select_share, logits, ours, chance)
+    return _Split(inputs, targets, logits, used)
 
 
 def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:
