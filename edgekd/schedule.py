@@ -30,6 +30,18 @@ class Training:
     """How some images of each view are mixed (edgekd/mixing.py); with views, the teacher sees each mixture once."""
     mix_share: Annotated[float, Field(gt=0, le=1)] = 0.1
     """The share of the training samples that are mixed."""
+    select: Literal["all", "confidence", "gap"] = "all"
+    """Which samples an epoch uses (edgekd/selection.py), judged by the teacher's answers, which `views` of 1 or more keep."""
+    select_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The share of the training samples that are selected."""
+
+    def used(self, count: int) -> int:
+        """How many of `count` training samples an epoch uses.
+
+        >>> Training().used(10), Training(select="confidence", select_share=0.25).used(10)
+        (10, 2)
+        """
+        return count if self.select == "all" else max(round(self.select_share * count), 1)
 
 
 def rate(step: int, steps: int, warmup: int, highest: float) -> float:

@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from edgekd.mixing import mixed
 from edgekd.objective import Objective
 from edgekd.progress import Task
 from edgekd.schedule import Training, rate
+from edgekd.selection import selected
 from edgekd.stage import Context
 from edgekd.training_state import Load, TrainingState, optimizer_of
 
@@ -80,14 +83,15 @@ def train(
         if world.agreed(lambda: len(run.epochs)) != len(run.epochs):
             message = f"{label}: process {world.rank + 1} of {world.size} does not see the checkpoint {path}"
             raise UserError(message, hint="--store must be a folder that every process sees")
-        steps = sum(1 for _ in batches(len(inputs), training.batch, 0, least))
+        steps = sum(1 for _ in batches(training.used(len(inputs)), training.batch, 0, least))
         with context.progress.task(label, total=steps * training.epochs) as task:
             task.advance(steps * len(run.epochs))
             for epoch in range(len(run.epochs), training.epochs):
                 torch.manual_seed(derive(context.seed, "epoch", epoch))
                 on_epoch(epoch)
+                split = _split(run, epoch, training, context, label)
                 set_mode(model, True)
-                facts = _epoch(run, epoch, training, context, f"{label}: epoch {epoch + 1}", task)
+                facts = _epoch(run, epoch, split, training, context, f"{label}: epoch {epoch + 1}", task)
                 set_mode(model, False)
                 run.finish({**facts, "validation": _score(model, data, context, label)})
                 if world.first:
@@ -177,13 +181,14 @@ def _origin(run: TrainingState, label: str, training: Training, context: Context
 
 
 def _epoch(
-    run: TrainingState, epoch: int, training: Training, context: Context, where: str, task: Task
+    run: TrainingState, epoch: int, split: _Split, training: Training, context: Context, where: str, task: Task
 ) -> dict[str, Any]:
     """One pass over the training split. Returns the mean loss, the mean of each of its terms, and the last learning rate."""
-    data, world = context.data(), context.world()
-    inputs, targets, known = _inputs(data, epoch, training, context, run.objective)
+    world = context.world()
+    inputs, targets, known = split.inputs, split.targets, split.known
     least = max(run.objective.least, world.size)
-    order = list(batches(len(inputs), training.batch, derive(context.seed, "order", epoch), least))
+    shuffled = batches(len(split.used), training.batch, derive(context.seed, "order", epoch), least)
+    order = [split.used[batch] for batch in shuffled]
     steps = training.epochs * len(order)
     warmup = min(round(training.warmup_epochs * len(order)), steps // 2)
     sums: dict[str, float] = {}
@@ -218,28 +223,42 @@ def _epoch(
     return {"loss": sum(means.values()), "terms": means, "lr": lr}
 
 
-def _inputs(
-    data: Dataset, epoch: int, training: Training, context: Context, objective: Objective
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """The inputs of an epoch [n, ...], their targets [n], and what the teacher says of them, where it is wanted and known of all
-    at once: "teacher" [n, classes], "members" [n, members, classes].
+@dataclass(frozen=True)
+class _Split:
+    """What an epoch trains on: inputs [n, ...], targets [n], indices of the samples used; `known`: what the teacher says of all of
+    them at once, where that is wanted: "teacher" [n, classes], "members" [n, members, classes].
     """
-    mix = training.mix != "none"
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    known: dict[str, torch.Tensor]
+    used: torch.Tensor
+
+
+def _split(run: TrainingState, epoch: int, training: Training, context: Context, label: str) -> _Split:
+    """The view of an epoch, mixed, and what of it is selected. The model is in eval mode. Raises UserError where nothing selects."""
+    data, mix = context.data(), training.mix != "none"
     varied = mix or data.augment is not None
     fresh = varied and training.views == 0
     number = epoch if fresh else epoch % max(training.views, 1)
     seed = derive(context.seed, "fresh" if fresh else "view", number)
     inputs, targets = mixed(training.mix, view(data, seed), data.train[1], training.mix_share, derive(seed, "mix"))
     known: dict[str, torch.Tensor] = {}
-    if fresh:
-        return inputs, targets, known
     name = f"train view {number} seed {context.seed}" if varied else "train"
     name += f" {training.mix} {training.mix_share}" if mix else ""
-    if objective.wants("logits"):
+    if run.objective.wants("logits") and not fresh:
         known["teacher"] = context.teacher_logits(name, lambda: inputs)
-    if objective.wants("members"):
+    if run.objective.wants("members") and not fresh:
         known["members"] = context.teacher_logits(name, lambda: inputs, each=True)
-    return inputs, targets, known
+    used = torch.arange(len(inputs))
+    if training.select != "all":
+        if "teacher" not in known:
+            message = f'{label}: select = "{training.select}" asks for the teacher\'s answer to each sample beforehand'
+            raise UserError(message, hint="a loss on the teacher's logits, and views of 1 or more")
+        ours = partial(logits_of, lambda x: run.model(x.contiguous(memory_format=run.layout)), inputs)
+        chance = derive(context.seed, "select", epoch)
+        used = selected(training.select, training.select_share, known["teacher"], ours, chance)
+    return _Split(inputs, targets, known, used)
 
 
 def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Contrast at several scales: each window of the student's map belongs to the teacher's window there, not to another sample's."""
+"""Contrast at several scales: a window of the student's map is like the teacher's there, and unlike another sample's."""
 
 from __future__ import annotations
 

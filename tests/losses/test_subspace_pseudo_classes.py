@@ -2,14 +2,16 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import rel_entr
-from tiny import tiny_context, tiny_saved
+from tiny import tiny_context, tiny_saved, tiny_student
 from torch.nn.functional import kl_div, log_softmax
 
+from edgekd import checkpoint
 from edgekd.losses.subspace_pseudo_classes import SubspacePseudoClasses
 from edgekd.stages.distill import Distill
 from edgekd.student import Student
@@ -73,11 +75,31 @@ def test_directions_are_those_of_most_variance_and_say_as_much_each() -> None:
     assert not state.axes[1].any()  # a class that the teacher never names has no pseudo-classes
 
 
-def test_a_student_trains_with_it(tmp_path: Path) -> None:
+def test_a_student_trains_with_it_and_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directions are found in the second epoch; a run that ended after the first finds the same, and gives the same student."""
     losses = ({"use": "kl"}, {"use": "subspace_pseudo_classes", "directions": 2})
-    (tmp_path / "out").mkdir()
-    student = tiny_saved(tmp_path / "in")
-    facts = Distill(losses=losses, epochs=3, batch=64).run(student, tiny_context(tmp_path), tmp_path / "out")
-    terms = [epoch["terms"]["subspace_pseudo_classes"] for epoch in facts["epochs"]]
-    assert terms[2] < terms[1]
-    assert Student(tmp_path / "out", student.factory).weights().keys() == student.weights().keys()  # the branch is gone
+    stage = Distill(losses=losses, epochs=3, batch=85)  # 255 of 256 an epoch: a last batch of one is left out
+
+    def trained(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
+        (folder / "out").mkdir(parents=True, exist_ok=True)
+        student = tiny_saved(folder / "in")
+        facts = stage.run(student, tiny_context(folder), folder / "out")
+        terms = [epoch["terms"]["subspace_pseudo_classes"] for epoch in facts["epochs"]]
+        return Student(folder / "out", student.factory).weights(), terms
+
+    whole, terms = trained(tmp_path / "whole")
+    assert terms[2] > terms[0]  # at first the classes alone, then their parts count too
+    assert whole.keys() == tiny_student().state_dict().keys()  # the branch is gone
+    write = checkpoint.write
+
+    def killed(*given: Any) -> None:
+        write(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "killed")
+    again, resumed = trained(tmp_path / "killed")
+    assert resumed == terms
+    assert all(torch.equal(value, whole[name]) for name, value in again.items())
