@@ -78,6 +78,24 @@ def test_samples_without_a_label_teach_by_the_teacher_only() -> None:
     sum(none.values()).backward()  # type: ignore[union-attr]
 
 
+def test_losses_on_modules_see_labelled_samples_only_if_they_want_labels() -> None:
+    """Lists of features, classifiers and filters: the same as of a batch of the labelled samples alone."""
+    student = tiny_student().eval()
+    names = ("auxiliary_heads", "layer_distribution", "prototype", "task_filter", "structured", "dual_head")
+    all_of_them = objective(*({"use": name} for name in names))
+    all_of_them.prepare(student, INPUTS, TARGETS, 0)
+    some = torch.full_like(TARGETS, -1)
+    some[1:4] = TARGETS[1:4]
+    found = all_of_them(student, INPUTS, some, progress=0.5)
+    alone = all_of_them(student, INPUTS[1:4], TARGETS[1:4], progress=0.5)
+    for name in names[:4]:
+        torch.testing.assert_close(found[name], alone[name])
+    for name in names[4:]:
+        assert not torch.allclose(found[name], alone[name])
+    assert all_of_them.pairs["layer_distribution"] == ("block, down", "block, down")
+    assert all_of_them.pairs["prototype"] == ("down", "down")
+
+
 def test_a_loss_may_be_used_twice() -> None:
     twice = objective({"use": "kl", "temperature": 1.0}, {"use": "cross_entropy"}, {"use": "kl", "temperature": 4.0})
     assert list(twice(tiny_student(), INPUTS, TARGETS)) == ["kl", "cross_entropy", "kl 2"]

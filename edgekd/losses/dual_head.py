@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -74,7 +74,7 @@ class DualHead:
 
     def _halves(self, layer: nn.Module, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         if nn.utils.parametrize.is_parametrized(layer, name):
-            both: Any = layer.parametrizations[name]  # type: ignore[index]  # the module that register_parametrization adds
-            return both.original0, both.original1
+            first, second = layer.get_submodule(f"parametrizations.{name}").parameters()
+            return first, second
         whole = getattr(layer, name)
         return whole, self.beta * whole

@@ -57,7 +57,7 @@ class LayerDistribution:
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
         """[batch, batch], log-probabilities over the second."""
         unit = normalize(vectors(wide(x)), dim=1)
-        return log_softmax(unit @ unit.T / self.temperature, dim=1)
+        return log_softmax(wide(unit @ unit.T) / self.temperature, dim=1)
 
 
 def _drawn(count: int, wanted: int) -> list[int]:

@@ -12,6 +12,7 @@ from tiny import TinyNet, tiny_context, tiny_data, tiny_saved, tiny_student
 
 from edgekd import checkpoint, registry
 from edgekd.compared import MODULES
+from edgekd.data import Dataset
 from edgekd.errors import UserError
 from edgekd.pipeline.engines import export
 from edgekd.stage import uses
@@ -31,9 +32,10 @@ def test_a_pruned_student_recovers_by_any_of_them(tmp_path: Path) -> None:
     losses = tuple({"use": name} for name in ON_MODULES if name not in IMAGES)
     out = tmp_path / "out"
     out.mkdir()
-    given = tiny_saved(tmp_path / "in", trained=True)
-    facts = Prune(ratio=0.5, criterion="magnitude", losses=losses, epochs=1, batch=64).run(
-        given, tiny_context(tmp_path), out
+    given, data = tiny_saved(tmp_path / "in", trained=True), tiny_data()
+    few = Dataset(tuple(x[:64] for x in data.train), data.validation, data.test)
+    facts = Prune(ratio=0.5, criterion="magnitude", losses=losses, epochs=1, batch=32).run(
+        given, tiny_context(tmp_path, data=few), out
     )
     (epoch,) = facts["recovery"]["epochs"]
     assert epoch["terms"].keys() == {loss["use"] for loss in losses}
@@ -72,7 +74,7 @@ def test_of_auxiliary_heads_nothing_is_exported_and_of_two_heads_one(tmp_path: P
     out.mkdir()
     program.mkdir()
     losses = ({"use": "dual_head", "alpha": alpha, "beta": beta}, {"use": "auxiliary_heads", "weight": 0.1})
-    facts = Distill(losses=losses, epochs=8, batch=32, lr=2e-2).run(given, context, out)
+    facts = Distill(losses=losses, epochs=6, batch=32, lr=2e-2).run(given, context, out)
     assert facts["pairs"] == {"dual_head": ("head", "logits"), "auxiliary_heads": ("block, down", "")}
     student = Student(out, given.factory)
     export(student, program)
