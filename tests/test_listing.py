@@ -11,7 +11,8 @@ def test_losses_are_grouped_by_what_they_want() -> None:
     assert [row["name"] for row in rows] == registry.names("losses")
     lines = listing.table(rows).splitlines()
     groups = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert groups == [f"on {what}:" for what in ("branch", "features", "head", "labels", "logits", "masked", "self")]
+    wanted = ("branch", "features", "head", "labels", "logits", "masked", "members", "self")
+    assert groups == [f"on {what}:" for what in wanted]
     labels = lines[lines.index("on labels:") + 1 : lines.index("on logits:") - 1]
     assert [line.split()[0] for line in labels] == ["cross_entropy", "self_progressive"]
     assert listing.table(listing.rows("criteria")).splitlines()[0].startswith("bn_scale     Scale")
