@@ -129,8 +129,7 @@ def compile(
             return
         report = api.compile(
             recipe, out, overrides=overrides or [], backends=backend or [], store=store, quiet=quiet, fresh=fresh,
-            compile_timeout=compile_timeout, calibration=calibration, teacher=teacher, targets=target or [], debug=debug,
-            ray=ray,
+            compile_timeout=compile_timeout, calibration=calibration, teacher=teacher, targets=target or [], debug=debug, ray=ray,
         )  # fmt: skip
     if as_json:
         print(json.dumps(report, indent=1))

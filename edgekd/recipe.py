@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from edgekd import onnx_recipe, registry
 from edgekd.errors import EdgekdError, UserError, nearest
 from edgekd.factory import Factory
+from edgekd.overrides import apply
 from edgekd.sections import (
     BudgetSection,
     Made,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from edgekd.stage import Stage
 
 
-SET_HINT = "as in --set distill.epochs=2"
 NEEDED = {"factory": '"module:function"', "weights": '"teacher.onnx"', "members": "[{ … }, { … }]"}
 """How a teacher's section says what its kind is made from."""
 Wrong = Callable[..., UserError]
@@ -231,7 +231,7 @@ def load(path: Path, overrides: Sequence[str] = (), of_file: Mapping[str, Any] |
 
 def _loaded(path: Path, text: str, raw: dict[str, Any], overrides: Sequence[str]) -> Loaded:
     for override in overrides:
-        _override(raw, override)
+        apply(raw, override)
     try:
         values = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -256,31 +256,6 @@ def _fields_at(keys: Sequence[str | int]) -> list[str]:
         "train": TrainSection,
     }
     return list((sections[str(keys[0])] if keys and keys[0] in sections else Recipe).model_fields)
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    """Apply "SECTION.KEY=VALUE" or "STAGE.KEY=VALUE" in place; VALUE is TOML, or a bare word."""
-    path, equals, text = override.partition("=")
-    head, *rest = path.strip().split(".")
-    if not equals or (not rest and head != "seed"):
-        raise UserError(f"--set {override}: write SECTION.KEY=VALUE", hint=SET_HINT)
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    if not rest:
-        raw[head] = value
-        return
-    matching = [s for s in raw.get("stage", []) if s.get("use") == head]
-    if not matching and head not in Recipe.model_fields:
-        known = [*Recipe.model_fields, *(s.get("use", "") for s in raw.get("stage", []))]
-        raise UserError(f'--set {override}: no section or stage "{head}" in the recipe', hint=nearest(head, known))
-    for table in matching or [raw.setdefault(head, {})]:
-        for key in rest[:-1]:
-            table = table.setdefault(key, {}) if isinstance(table, dict) else None
-        if not isinstance(table, dict):
-            raise UserError(f"--set {override}: {path.strip().rpartition('.')[0]} is not a table", hint=SET_HINT)
-        table[rest[-1]] = value
 
 
 def line_of(text: str, keys: Sequence[str | int]) -> int | None:

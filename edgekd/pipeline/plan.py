@@ -209,16 +209,13 @@ class Plan:
             key = self.key(
                 "teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], [*code, HERE / "teachers.py"]
             )
-            self.add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
+            self.add("teacher", Step("teacher", key, ("teacher", "data"), self.roots.make_teacher))
             black_box = not self.values.teacher.compiled
             self.versions.append(Version("teacher", "teacher", "float32", use == "onnx", black_box))
             inputs = ("teacher",)
         key = self.key("student", inputs, {"seed": seed}, ["student", "data"], code)
         self.add("student", Step("student", key, ("student", "data", *inputs), self._make_student))
         self.versions.append(Version("student", "student", "float32"))
-
-    def _make_teacher(self, out: Path) -> dict[str, Any]:
-        return self.roots.make_teacher(out)
 
     def _make_student(self, out: Path) -> dict[str, Any]:
         teacher = self.roots.teacher(self.entry("teacher").path) if "teacher" in self.entries else None
