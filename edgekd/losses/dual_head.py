@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, linear, log_softmax
 
+from edgekd.errors import UserError
 from edgekd.features import vectors, wide
 
 __all__ = ["DualHead"]
@@ -66,7 +67,13 @@ class DualHead:
         return self.balance * right + (1 - self.balance) * apart
 
     def answers(self, x: torch.Tensor, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """z_1 and z_2 [batch, classes] of features [batch, channels]; of a layer that is not divided yet, as if it were."""
+        """z_1 and z_2 [batch, classes] of features [batch, channels]; of a layer that is not divided yet, as if it were.
+
+        Raises UserError for a layer that is not linear in the channels.
+        """
+        if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) or layer.weight[0].numel() != x.shape[1]:
+            message = f'dual_head: the student\'s "{self.student}" is a {type(layer).__name__}, no linear layer of {x.shape[1]} channels'
+            raise UserError(message, hint="name the linear layer, or the 1 × 1 convolution, that makes the logits")
         weights = self._halves(layer, "weight")
         biases = self._halves(layer, "bias") if isinstance(layer.bias, torch.Tensor) else (None, None)
         first, second = (linear(x, w.flatten(1), b) for w, b in zip(weights, biases, strict=True))

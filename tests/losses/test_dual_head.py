@@ -79,6 +79,14 @@ def test_a_head_that_is_a_convolution_before_the_pooling_is_the_same() -> None:
     torch.testing.assert_close(first, second)
 
 
+def test_a_layer_that_is_not_linear_is_refused() -> None:
+    for layer in (nn.Sequential(nn.Linear(5, 3)), nn.Conv2d(5, 3, 3)):
+        with pytest.raises(
+            UserError, match=f'"body" is a {type(layer).__name__}, no linear layer of 5 channels\nhint: name the'
+        ):
+            DualHead(student="body").answers(torch.zeros(2, 5), layer)
+
+
 def test_the_head_is_found_and_given_what_it_is_given() -> None:
     assert classifier(tiny_student(), INPUTS) == "head"
     teach = Module(tiny_student(16, 7))
