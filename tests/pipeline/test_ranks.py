@@ -59,17 +59,18 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path: Path, setting: str, sai
 
 
 @pytest.mark.skipif(not ABSENT, reason="Lightning Fabric is installed")
-@pytest.mark.parametrize("setting", ["train.devices=2", "train.precision=bf16-mixed"])
-def test_what_is_not_installed_is_said_with_the_command(tmp_path: Path, setting: str) -> None:
-    with pytest.raises(UserError, match=f"{setting.partition('=')[0]}: needs Lightning Fabric") as caught:
-        check(planned(new_project(tmp_path / "absent"), tmp_path / "store", setting))
-    assert caught.value.hint == INSTALL
+def test_what_is_not_installed_is_said_with_the_command(tmp_path: Path) -> None:
+    recipe = new_project(tmp_path / "absent")
+    for setting in ("train.devices=2", "train.precision=bf16-mixed"):
+        with pytest.raises(UserError, match=f"{setting.partition('=')[0]}: needs Lightning Fabric") as caught:
+            check(planned(recipe, tmp_path / "store", setting))
+        assert caught.value.hint == INSTALL
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(ABSENT, reason=INSTALL)
 def test_two_processes_take_part_in_a_recipe(tmp_path: Path) -> None:
-    """One process prepares; two distil, from the store of the first, and two train the graph of the quantized student."""
+    """They distil, prune and train the graph of a quantized student; what is distilled is compared with one process's."""
     recipe, store = new_project(tmp_path / "shared"), tmp_path / "store"
     alone = planned(recipe, tmp_path / "one")
     for plan, until in ((alone, "distill"), (planned(recipe, store, "train.devices=2"), "quantize")):
