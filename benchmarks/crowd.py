@@ -30,10 +30,11 @@ import crowd_sequences
 import onnx
 from crowd_nets import NETS, export
 
-from edgekd import api, onnx_file
+from edgekd import api
 from edgekd.backend import open_backend, read_json
 from edgekd.errors import EdgekdError
 from edgekd.latency.race import race
+from edgekd.onnx import file as onnx_file
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.results import report_of
 from edgekd.pipeline.run import run

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgekd.wordpiece import WordPiece
 from quantization_recipe import quantized
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import edgekd
+from edgekd.wordpiece import WordPiece
 
 LENGTH, TRAIN, VALIDATION, TEST = 64, 2000, 500, 1000
 WIDTH, HEADS, LAYERS = 384, 12, 6
@@ -182,7 +182,7 @@ def by_file(folder: Path, probe: Probe) -> dict[str, dict[str, float]]:
     import onnxruntime as ort
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from edgekd.onnx_slim import slimmed
+    from edgekd.onnx.slim import slimmed
     from edgekd.quant.onnx_export import export_onnx
     from edgekd.quant.onnx_weights import only_weights
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd import onnx_recipe
 from edgekd.errors import UserError, nearest
+from edgekd.onnx import recipe as onnx_recipe
 from edgekd.pipeline.plan import COMPILE_TIMEOUT, Plan
 from edgekd.progress import Progress
 from edgekd.recipe import Loaded

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd.bundle_cli import cmake_dir, keygen, measure, sign, verify
-from edgekd.check_cli import EPILOG, check
-from edgekd.devices_cli import devices_app
-from edgekd.doctor_cli import doctor
+from edgekd.commands.bundle import cmake_dir, keygen, measure, sign, verify
+from edgekd.commands.check import EPILOG, check
+from edgekd.commands.devices import devices_app
+from edgekd.commands.doctor import doctor
+from edgekd.commands.package import package
+from edgekd.commands.store import Json, Quiet, StoreOpt, console, store_app
+from edgekd.commands.table import table
+from edgekd.commands.targets import targets_app
 from edgekd.errors import EdgekdError, UserError
-from edgekd.package_cli import package
-from edgekd.store_cli import Json, Quiet, StoreOpt, console, store_app
-from edgekd.table_cli import table
-from edgekd.targets_cli import targets_app
 
 INTERRUPTED = 130
 EXAMPLES = """\b

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import registry, target
+from edgekd.commands.targets import summary_of
 from edgekd.errors import UserError, nearest
-from edgekd.targets_cli import summary_of
 
 DATA = ("targets", "calibration")
 

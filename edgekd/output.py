@@ -96,7 +96,7 @@ def _tuning(folder: Path, plan: Plan, target: str) -> None:
         if candidate.target.name == target and (name := candidate.step("tune")) in plan.entries
     }
     if found:
-        from edgekd.relax_tuning import merged
+        from edgekd.compilers.relax_tuning import merged
 
         folder.mkdir(parents=True, exist_ok=True)
         merged(found, folder)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from edgekd import onnx_recipe, registry
+from edgekd import registry
 from edgekd.errors import EdgekdError, UserError, nearest
 from edgekd.factory import Factory
+from edgekd.onnx import recipe as onnx_recipe
 from edgekd.overrides import apply
 from edgekd.sections import (
     BudgetSection,

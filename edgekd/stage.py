@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgekd.search.space import Variants
     from edgekd.student import Student
     from edgekd.teacher import Teacher
-    from edgekd.world import World
+    from edgekd.training.world import World
 
 
 OF = ("teacher", "average", "peer")
@@ -36,7 +36,7 @@ class Use:
 
     `weight`: at the beginning and at the end of the training, linear between; a recipe that gives one number gives both.
     `of`: whom a loss on logits compares the student with: "teacher", "average" (the student's own over the steps, with its
-    `decay`) or "peer" (edgekd/companions.py); in a recipe `from = "peer"`, `from = { average = 0.99 }`.
+    `decay`) or "peer" (edgekd/training/companions.py); in a recipe `from = "peer"`, `from = { average = 0.99 }`.
     """
 
     use: str
@@ -91,7 +91,7 @@ def taught(losses: Iterable[Use]) -> bool:
 
 
 def _alone() -> World:
-    from edgekd.world import World
+    from edgekd.training.world import World
 
     return World.alone()
 

@@ -66,7 +66,7 @@ class Student:
 
     def unloaded(self) -> nn.Module:
         """The float network as the edits leave it, weights not loaded."""
-        from edgekd.edits import replay
+        from edgekd.pruning.edits import replay
 
         module = self.factory(**self.origin.get("instead", {}))
         for edit in self.edits:

@@ -39,7 +39,7 @@ class Teacher(ABC):
         raise self._black_box()
 
     def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
-        """{module: the shape of what it gives}, as `edgekd.features.shapes`. Raises UserError if this kind has none."""
+        """{module: the shape of what it gives}, as `edgekd.training.features.shapes`. Raises UserError if this kind has none."""
         raise self._black_box()
 
     def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:

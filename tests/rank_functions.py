@@ -14,9 +14,9 @@ from short_training import NOISY, run
 from tiny import tiny_context, tiny_student
 
 from edgekd.errors import EdgekdError
-from edgekd.schedule import Training
 from edgekd.stage import Context
-from edgekd.world import World
+from edgekd.training.schedule import Training
+from edgekd.training.world import World
 
 # A loss on labels, one on logits, one that compares the samples of a batch, one with a projector and a memory.
 LOSSES = [{"use": "cross_entropy"}, {"use": "kl"}, {"use": "rkd"}, {"use": "similarity_queue", "size": 64}]

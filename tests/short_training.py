@@ -8,10 +8,10 @@ import torch
 from tiny import TinyNet, noisy, tiny_data
 from torch import nn
 
-from edgekd.objective import Objective
-from edgekd.schedule import Training
 from edgekd.stage import Context, uses
-from edgekd.training import train
+from edgekd.training.objective import Objective
+from edgekd.training.schedule import Training
+from edgekd.training.train import train
 
 KL = {"use": "kl", "temperature": 2.0}
 LABELS = {"use": "cross_entropy"}

@@ -15,7 +15,7 @@ from torch import nn
 
 from edgekd import registry
 from edgekd.backend import load_engine, open_backend
-from edgekd.groups import find
+from edgekd.pruning.groups import find
 from edgekd.target import Calibration, Target, find_calibration, find_target
 from tests.sources.given import given
 

@@ -13,7 +13,7 @@ from project import edgekd
 
 import edgekd as package
 from edgekd.student import load_weights, read_weights
-from edgekd.training import logits_of
+from edgekd.training.train import logits_of
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fashion"
 SHORT = [

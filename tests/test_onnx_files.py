@@ -12,10 +12,11 @@ import pytest
 from onnx import helper
 
 import edgekd
-from edgekd import api, onnx_file, samples
+from edgekd import api, samples
 from edgekd.backend import Signature
 from edgekd.errors import UserError
-from edgekd.onnx_recipe import table
+from edgekd.onnx import file as onnx_file
+from edgekd.onnx.recipe import table
 from edgekd.quant.onnx_ptq import quantize
 
 BRIEF = ["measure.seconds=0.05", "measure.processes=1", "measure.wait=0", "data.count=32", "targets.placement=false"]

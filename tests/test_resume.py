@@ -11,10 +11,10 @@ from short_training import HINT, KL, LABELS, NOISY, SHORT, run, same, stop_at
 from tiny import tiny_context, tiny_data, tiny_student
 from torch import nn
 
-from edgekd import checkpoint
 from edgekd.data import Dataset
-from edgekd.schedule import Training
-from edgekd.training import logits_of
+from edgekd.training import checkpoint
+from edgekd.training.schedule import Training
+from edgekd.training.train import logits_of
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import onnx
 import onnx_models as models
 from onnx import helper, numpy_helper
 
-from edgekd import onnx_file, worker
+from edgekd import worker
 from edgekd.latency.statistics import Ratio
-from edgekd.onnx_slim import computes_the_same
+from edgekd.onnx import file as onnx_file
+from edgekd.onnx.slim import computes_the_same
 from edgekd.pipeline.place_steps import _no_rewrite
 from edgekd.rewrites import _rewritten
 from edgekd.rewrites.flat import flat

@@ -130,7 +130,7 @@ class ExecuTorch(Backend):
         """ExecuTorch's own ETDump, after as many calls to warm up."""
         from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
 
-        from edgekd.etdump import operators_of
+        from edgekd.compilers.etdump import operators_of
 
         facts, file = read_engine(engine, self.name)
         threads, signature = int(facts["options"]["threads"]), Signature.read(engine)

@@ -92,7 +92,7 @@ class LiteRt(Backend):
 
     def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
         """Raises EdgekdError naming the nodes that litert-torch has no lowering for."""
-        from edgekd.tflite_file import with_ports
+        from edgekd.compilers.tflite_file import with_ports
 
         signature = Signature.read(program)
         quantized = read_json(program / "program.json")["precision"] == "int8"

@@ -102,7 +102,7 @@ class OnnxRuntime(Backend):
         """Each distinct node is opened as a model of its own, so the runtime itself says what it has kernels for."""
         import onnx
 
-        from edgekd.onnx_nodes import refused_nodes
+        from edgekd.onnx.nodes import refused_nodes
 
         lines = [*refused_precision(program, target), *refused_grid(program, GRIDS)]
         model = onnx.load(program / FILE)
@@ -187,7 +187,7 @@ class OnnxRuntime(Backend):
 
     def profile(self, engine: Path, inputs: Sequence[Array], calls: int) -> list[dict[str, Any]]:
         """ONNX Runtime's own profiler, after as many calls to warm up; the shape is that of the first output."""
-        from edgekd.onnx_trace import operators_of
+        from edgekd.onnx.trace import operators_of
 
         facts, file = read_engine(engine, self.name)
         feed = {port.name: value for port, value in zip(Signature.read(engine).inputs, inputs, strict=True)}
@@ -232,7 +232,7 @@ def _inside(
     model: onnx.ModelProto, signature: Signature, options: Mapping[str, Any], samples: Sequence[Sequence[Array]]
 ) -> dict[str, Array]:
     """What every node gives, as it stands, [samples, ...] by name."""
-    from edgekd.onnx_tensors import exposed
+    from edgekd.onnx.tensors import exposed
 
     session = _open(exposed(model).SerializeToString(), {**options, "optimise": False})
     names = [port.name for port in session.get_outputs()]
@@ -243,7 +243,7 @@ def _inside(
 
 def _lowered(model: onnx.ModelProto, precision: str, signature: Signature) -> onnx.ModelProto:
     """The program's model as it is handed to the runtime, but for its names."""
-    from edgekd.onnx_slim import slimmed
+    from edgekd.onnx.slim import slimmed
     from edgekd.quant.rebase import rebase
 
     if precision == "int8":

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, final
 
 from edgekd import digest
 from edgekd.backend import BUILD, Backend, read_engine, share, write_engine
+from edgekd.compilers.tensorrt_onnx import halved, prepared, refused, refused_pairs
 from edgekd.devices import build_tensorrt
 from edgekd.devices.build_tensorrt import CACHE, LAYERS, MODEL, PLAN, REQUEST
 from edgekd.errors import EdgekdError, UserError
-from edgekd.tensorrt_onnx import halved, prepared, refused, refused_pairs
 
 if TYPE_CHECKING:
     from edgekd.devices.link import Link, Talk

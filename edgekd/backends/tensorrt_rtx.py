@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn, final
 
 from edgekd.backend import Backend, read_engine, share, write_engine
+from edgekd.compilers.tensorrt_onnx import halved, prepared, refused, weighted_nodes
 from edgekd.devices.build_tensorrt import parsed, quiet_logger
 from edgekd.errors import EdgekdError, UserError
-from edgekd.tensorrt_onnx import halved, prepared, refused, weighted_nodes
 
 __all__ = ["TensorRtRtx"]
 

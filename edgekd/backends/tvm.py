@@ -4,10 +4,10 @@ The engine is one library, model.so: the kernels, the weights, and bytecode that
 which opening it loads into the process: take such an engine only from whom you would take a program.
 
 An int8 program computes in float, between values rounded to its grid: TVM's ONNX importer has no integer products for
-quantize/dequantize pairs (edgekd/relax_module.py), so it is slower than float and reports no integer node.
+quantize/dequantize pairs (edgekd/compilers/relax_module.py), so it is slower than float and reports no integer node.
 
 A kernel runs as its loops were written until it is tuned, many times slower than other runtimes', and on one thread: `targets.tune`
-in a recipe measures schedules, `targets.tuning` names a database of those that were measured (edgekd/relax_tuning.py).
+in a recipe measures schedules, `targets.tuning` names a database of those that were measured (edgekd/compilers/relax_tuning.py).
 """
 
 from __future__ import annotations
@@ -91,18 +91,18 @@ class Tvm(Tuner, Backend):
         return "affine"
 
     def foreign(self, target: Mapping[str, Any]) -> str:
-        from edgekd.llvm_target import foreign
+        from edgekd.compilers.llvm_target import foreign
 
         return foreign(target)
 
     def holds(self, target: Mapping[str, Any]) -> dict[str, Any]:
-        from edgekd.llvm_target import holds
+        from edgekd.compilers.llvm_target import holds
 
         return holds(target)
 
     def unsupported(self, program: Path, target: Mapping[str, Any]) -> list[str]:
         """What the program and the target tell, or else each node that the importer has no rule for."""
-        from edgekd.llvm_target import refused_system
+        from edgekd.compilers.llvm_target import refused_system
 
         bare = refused_bare_metal(target, "its virtual machine needs an operating system")
         lines = [
@@ -113,7 +113,7 @@ class Tvm(Tuner, Backend):
         ]
         if lines:
             return lines
-        from edgekd.relax_module import refused
+        from edgekd.compilers.relax_module import refused
 
         loaded_runtime()
         with quiet():
@@ -124,9 +124,9 @@ class Tvm(Tuner, Backend):
 
     def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:
         """Raises EdgekdError where TVM or the linker refuses the program, naming the nodes if they are the reason."""
-        from edgekd.llvm_target import described, linker, refused_system
-        from edgekd.relax_module import built, kernels, laid_out
-        from edgekd.relax_tuning import scheduled
+        from edgekd.compilers.llvm_target import described, linker, refused_system
+        from edgekd.compilers.relax_module import built, kernels, laid_out
+        from edgekd.compilers.relax_tuning import scheduled
 
         if lines := refused_system(target):
             raise EdgekdError(lines[0])
@@ -171,8 +171,8 @@ class Tvm(Tuner, Backend):
         tell: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any]:
         """Raises UserError where a package is missing that it needs for that, EdgekdError for a program that it refuses."""
-        from edgekd.llvm_target import described
-        from edgekd.relax_tuning import tune
+        from edgekd.compilers.llvm_target import described
+        from edgekd.compilers.relax_tuning import tune
 
         with quiet():
             _, module, llvm = self._fused(program, described(target, threads))
@@ -183,7 +183,7 @@ class Tvm(Tuner, Backend):
         loaded_runtime()
         from tvm.target import Target
 
-        from edgekd.relax_module import fused, imported
+        from edgekd.compilers.relax_module import fused, imported
 
         model, llvm = _model(program), Target(dict(kind))
         return model, fused(imported(model), llvm), llvm
@@ -192,7 +192,7 @@ class Tvm(Tuner, Backend):
 def _model(program: Path) -> Any:
     import onnx
 
-    from edgekd.relax_module import prepared
+    from edgekd.compilers.relax_module import prepared
 
     about = read_json(program / "program.json")
     return prepared(onnx.load(program / "model.onnx"), Signature.read(program), about["precision"])

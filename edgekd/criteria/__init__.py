@@ -4,7 +4,7 @@ The file's name is what a recipe calls it: `criterion = "taylor"` is `edgekd/cri
 dataclass. Its contract:
 
     needs             "weights", "task_gradient" or "teacher_gradient": what must be there when it is called; or "masks"
-    __call__(group)   scores [channels] of an `edgekd.groups.Group`, larger = keep; the group is not changed
+    __call__(group)   scores [channels] of an `edgekd.pruning.groups.Group`, larger = keep; the group is not changed
     density           a field that it may have: the share of channels to be kept, which the prune stage fills in
 
 A criterion that needs a gradient is called after the backward pass of each calibration sample, when `weight.grad` holds the

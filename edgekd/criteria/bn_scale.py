@@ -10,7 +10,7 @@ import torch
 from edgekd.errors import UserError
 
 if TYPE_CHECKING:
-    from edgekd.groups import Group
+    from edgekd.pruning.groups import Group
 
 __all__ = ["BnScale"]
 

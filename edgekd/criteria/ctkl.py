@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn.functional import kl_div, log_softmax
 
 if TYPE_CHECKING:
-    from edgekd.groups import Group
-    from edgekd.scoring import Batch
+    from edgekd.pruning.groups import Group
+    from edgekd.pruning.scoring import Batch
 
 __all__ = ["Ctkl"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 if TYPE_CHECKING:
-    from edgekd.groups import Group
+    from edgekd.pruning.groups import Group
 
 __all__ = ["Magnitude"]
 

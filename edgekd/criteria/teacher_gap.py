@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from edgekd.groups import first_order
+from edgekd.pruning.groups import first_order
 
 if TYPE_CHECKING:
-    from edgekd.groups import Group
+    from edgekd.pruning.groups import Group
 
 __all__ = ["TeacherGap"]
 

@@ -16,12 +16,12 @@ Each file exports one frozen dataclass. Its contract:
     "self"       the same                  targets [batch], int64; no teacher is asked
     "head"       input of the student's    logits [batch, classes], without gradient
                  module called by the field `student`
-    "masked"     as "features", where a    `edgekd.compared.Masked`: the teacher's features, without gradient, the
+    "masked"     as "features", where a    `edgekd.training.compared.Masked`: the teacher's features, without gradient, the
                  part is hidden            inputs, and what was hidden
 
 Of a module that is called several times, the first output counts. A field `student` or `teacher` that is a tuple names
 several modules, and the loss is given a list of what they give. Modules that the recipe does not name (`student = ""`, or an
-empty tuple) are chosen by depth and shape: `edgekd.features.pair` and `pair_several`; of "head" it is the one that makes the
+empty tuple) are chosen by depth and shape: `edgekd.training.features.pair` and `pair_several`; of "head" it is the one that makes the
 logits. A loss that wants "masked" says what is hidden: `mask(inputs)` → [batch, 1, height, width], true where networks see zero.
 What else a loss needs, it names in `also: ClassVar[tuple[str, ...]]`, and is given by keyword:
 

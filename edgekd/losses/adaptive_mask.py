@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from edgekd.features import aligned, regressor, wide
+from edgekd.training.features import aligned, regressor, wide
 
 __all__ = ["AdaptiveMask"]
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch.nn.functional import normalize
 
 from edgekd.errors import UserError
-from edgekd.features import same_size
+from edgekd.training.features import same_size
 
 __all__ = ["AttentionMap"]
 

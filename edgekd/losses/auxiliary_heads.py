@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss
 
 from edgekd.errors import UserError
-from edgekd.features import Pool, tokens, vectors, wide
+from edgekd.training.features import Pool, tokens, vectors, wide
 
 __all__ = ["AuxiliaryHeads"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from edgekd.features import Pool, vectors
+from edgekd.training.features import Pool, vectors
 
 __all__ = ["Cosine"]
 

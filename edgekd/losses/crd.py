@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import normalize
 
-from edgekd.features import vectors
+from edgekd.training.features import vectors
 
 __all__ = ["Crd"]
 

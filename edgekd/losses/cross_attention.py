@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss, normalize
 
 from edgekd.errors import UserError
-from edgekd.features import tokens, wide
+from edgekd.training.features import tokens, wide
 
 __all__ = ["CrossAttention"]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import interpolate, kl_div, log_softmax
 
-from edgekd.features import regressor, wide
+from edgekd.training.features import regressor, wide
 
 __all__ = ["CrossHead"]
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import cosine_similarity, softmax
 
-from edgekd.features import wide
+from edgekd.training.features import wide
 
 __all__ = ["Dist"]
 

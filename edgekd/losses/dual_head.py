@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, linear, log_softmax
 
 from edgekd.errors import UserError
-from edgekd.features import vectors, wide
+from edgekd.training.features import vectors, wide
 
 __all__ = ["DualHead"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from edgekd.features import regressor, same_size
+from edgekd.training.features import regressor, same_size
 
 __all__ = ["Hint"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, smooth_l1_loss
 
 from edgekd.errors import UserError
-from edgekd.features import tokens, vectors, wide
+from edgekd.training.features import tokens, vectors, wide
 
 __all__ = ["Ladder"]
 

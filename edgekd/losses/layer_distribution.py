@@ -10,7 +10,7 @@ from pydantic import Field
 from torch.nn.functional import log_softmax, normalize
 
 from edgekd.errors import UserError
-from edgekd.features import vectors, wide
+from edgekd.training.features import vectors, wide
 
 __all__ = ["LayerDistribution"]
 

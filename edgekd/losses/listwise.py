@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import kl_div, log_softmax, normalize
 
-from edgekd.features import vectors
+from edgekd.training.features import vectors
 
 __all__ = ["Listwise"]
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from edgekd.errors import UserError
-from edgekd.features import aligned, tokens, wide
+from edgekd.training.features import aligned, tokens, wide
 
 __all__ = ["LocalStructure"]
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import mse_loss
 
-from edgekd.features import wide
+from edgekd.training.features import wide
 
 __all__ = ["MarginMse"]
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, normalize
 
-from edgekd.compared import Masked
 from edgekd.errors import UserError
-from edgekd.features import aligned, regressor, wide
+from edgekd.training.compared import Masked
+from edgekd.training.features import aligned, regressor, wide
 
 __all__ = ["MaskedPartial"]
 

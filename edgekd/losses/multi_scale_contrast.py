@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, cross_entropy, normalize
 
 from edgekd.errors import UserError
-from edgekd.features import same_size
+from edgekd.training.features import same_size
 
 __all__ = ["MultiScaleContrast"]
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import log_softmax, one_hot, softmax
 
-from edgekd.features import Pool
+from edgekd.training.features import Pool
 
 __all__ = ["Ofa"]
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 from torch.nn.utils.parametrizations import orthogonal
 
-from edgekd.features import Pool, vectors
+from edgekd.training.features import Pool, vectors
 
 __all__ = ["Orthogonal"]
 

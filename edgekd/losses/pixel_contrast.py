@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from edgekd.bank import Queue
 from edgekd.errors import UserError
-from edgekd.features import same_size, vectors
+from edgekd.training.bank import Queue
+from edgekd.training.features import same_size, vectors
 
 __all__ = ["PixelContrast"]
 

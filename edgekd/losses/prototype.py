@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
-from edgekd.features import tokens, wide
+from edgekd.training.features import tokens, wide
 
 __all__ = ["Prototype"]
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import smooth_l1_loss
 
-from edgekd.features import vectors
+from edgekd.training.features import vectors
 
 __all__ = ["Rkd"]
 

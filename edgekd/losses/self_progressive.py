@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
-from edgekd.features import wide
+from edgekd.training.features import wide
 
 __all__ = ["SelfProgressive"]
 

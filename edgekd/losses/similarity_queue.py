@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import log_softmax, normalize, softmax
 
-from edgekd.bank import Queue
-from edgekd.features import Pool, vectors
+from edgekd.training.bank import Queue
+from edgekd.training.features import Pool, vectors
 
 __all__ = ["SimilarityQueue"]
 

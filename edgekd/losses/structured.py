@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import adaptive_max_pool2d, cosine_similarity, instance_norm
 
 from edgekd.errors import UserError
-from edgekd.features import regressor, same_size, wide
+from edgekd.training.features import regressor, same_size, wide
 
 __all__ = ["Structured"]
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, one_hot
 
-from edgekd.features import vectors
+from edgekd.training.features import vectors
 
 __all__ = ["SubspacePseudoClasses"]
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
 from edgekd.errors import UserError
-from edgekd.features import wide
+from edgekd.training.features import wide
 
 __all__ = ["Taid"]
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from edgekd.features import aligned, tokens, wide
+from edgekd.training.features import aligned, tokens, wide
 
 __all__ = ["TaskFilter"]
 

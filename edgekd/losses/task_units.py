@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, log_softmax
 
 from edgekd.errors import UserError
-from edgekd.features import tokens, vectors, wide
+from edgekd.training.features import tokens, vectors, wide
 
 __all__ = ["TaskUnits"]
 

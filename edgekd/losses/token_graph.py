@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, normalize, softmax
 
 from edgekd.errors import UserError
-from edgekd.features import same_size
+from edgekd.training.features import same_size
 
 __all__ = ["TokenGraph"]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import normalize
 
-from edgekd.features import Pool, vectors
+from edgekd.training.features import Pool, vectors
 
 __all__ = ["Wasserstein"]
 

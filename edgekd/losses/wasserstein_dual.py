@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from edgekd.features import Pool, vectors
+from edgekd.training.features import Pool, vectors
 
 __all__ = ["WassersteinDual"]
 

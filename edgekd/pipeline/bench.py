@@ -21,8 +21,8 @@ from edgekd.pipeline.measure import advancing
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekd.groups import Group
     from edgekd.progress import Progress
+    from edgekd.pruning.groups import Group
     from edgekd.sections import MeasureSection
     from edgekd.student import Student
 
@@ -50,8 +50,8 @@ def space_of(groups: Sequence[Group], multiple: int) -> Space:
 
 def narrowed(student: Student, groups: Sequence[Group], widths: Mapping[str, int]) -> nn.Module:
     """The student with the first `widths` channels of each group, its weights as the factory draws them: time does not ask."""
-    from edgekd.edits import replay
-    from edgekd.groups import kept_sides
+    from edgekd.pruning.edits import replay
+    from edgekd.pruning.groups import kept_sides
 
     network = student.unloaded().eval()
     kept = kept_sides(groups, {group: list(range(width)) for group, width in widths.items()})

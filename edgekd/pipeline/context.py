@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekd.store import Store
     from edgekd.target import Calibration
     from edgekd.teacher import Teacher
-    from edgekd.world import World
+    from edgekd.training.world import World
 
 BATCH = 64
 KEPT = "the views that it has answered are kept, and the epochs that are finished: the same command goes on from there"

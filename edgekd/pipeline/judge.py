@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekd.metric import agreement
 from edgekd.pipeline import onnx_teacher, teachers
 from edgekd.teacher import Teacher
-from edgekd.training import logits_of
+from edgekd.training.train import logits_of
 
 if TYPE_CHECKING:
     from edgekd.data import Dataset

@@ -50,14 +50,14 @@ def data_digest(plan_data: Mapping[str, Any], path: Path | None) -> str:
 
 
 def _came_quantized(source: Path) -> bool:
-    from edgekd import onnx_file
+    from edgekd.onnx import file as onnx_file
 
     return bool(onnx_file.looked_at(source, onnx_file.quantized))
 
 
 def _taking(source: Path) -> Any:
     def make(out: Path) -> dict[str, Any]:
-        from edgekd import onnx_file
+        from edgekd.onnx import file as onnx_file
 
         model = onnx_file.load(source)
         onnx_file.fix_batch(model)
@@ -76,7 +76,7 @@ def _taking(source: Path) -> Any:
 
 def _make_samples(plan: Plan, out: Path) -> dict[str, Any]:
     """Write `train.npz`, `validation.npz` and `test.npz`; returns their sizes, the metric, and what the report says of them."""
-    from edgekd import onnx_file
+    from edgekd.onnx import file as onnx_file
     from edgekd.pipeline.engines import write_arrays
     from edgekd.report.preview import grid
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import onnx
 
-from edgekd import digest, onnx_file, worker
+from edgekd import digest, worker
 from edgekd.backend import open_backend, read_engine
 from edgekd.cuts import FLOAT, Costs, Keep
 from edgekd.errors import EdgekdError, StoreError
 from edgekd.latency.race import race
 from edgekd.metric import sqnr
-from edgekd.onnx_slim import outputs_of
+from edgekd.onnx import file as onnx_file
+from edgekd.onnx.slim import outputs_of
 from edgekd.pipeline.engines import plugins
 from edgekd.placement import Bench, Compare
 from edgekd.quant.pairs import place

@@ -12,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import onnx_file, registry, worker
+from edgekd import registry, worker
 from edgekd.backend import Signature, open_backend
 from edgekd.errors import EdgekdError
+from edgekd.onnx import file as onnx_file
 from edgekd.pipeline import onnx_judge, onnx_steps
 from edgekd.pipeline.step import Candidate, Step, Version
 from edgekd.units import format_seconds
@@ -169,7 +170,7 @@ def _placing(
     def make(out: Path) -> dict[str, Any]:
         import onnx
 
-        from edgekd.onnx_slim import slimmed
+        from edgekd.onnx.slim import slimmed
         from edgekd.placement import search
         from edgekd.quant.onnx_ptq import feeds
         from edgekd.quant.rewrite import reductions_to_pools

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgekd.store import Entry, Store
     from edgekd.student import Student
     from edgekd.target import Target
-    from edgekd.world import World
+    from edgekd.training.world import World
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
@@ -253,7 +253,7 @@ class Plan:
                 self.roots,
                 teacher=lambda: self.roots.teacher(self.entry("teacher").path),
                 logits_key=lambda of: self.key(
-                    "logits", ["teacher"], of, ["data"], [HERE / "context.py", PACKAGE / "training.py"]
+                    "logits", ["teacher"], of, ["data"], [HERE / "context.py", PACKAGE / "training" / "train.py"]
                 ),
                 calibration=calibration,
                 inputs=lambda: calibrations.read(self.entry(shown).path),

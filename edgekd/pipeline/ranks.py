@@ -29,7 +29,7 @@ from edgekd.workers import INSTALL
 if TYPE_CHECKING:
     from edgekd.pipeline.plan import Plan
     from edgekd.stage import Stage
-    from edgekd.world import World
+    from edgekd.training.world import World
 
 Run = Callable[[Path, Callable[[], "World"]], dict[str, Any]]
 """(folder, processes) -> what a stage returns, its result written into the folder."""
@@ -68,7 +68,7 @@ def _trains(stage: Stage) -> bool:
 
 
 def _alone(precision: Any) -> World:
-    from edgekd.world import World
+    from edgekd.training.world import World
 
     return World.alone(precision)
 
@@ -113,7 +113,7 @@ def take_part(request: dict[str, Any], tell: Callable[[Mapping[str, Any]], None]
     from edgekd.recipe import Loaded
     from edgekd.sections import Recipe
     from edgekd.store import Store
-    from edgekd.world import World
+    from edgekd.training.world import World
 
     for spec in request["plugins"]:
         registry.add_plugin(spec)
@@ -181,7 +181,7 @@ def follow(plan: Plan) -> None:
 
 
 def _joined(plan: Plan) -> World:
-    from edgekd.world import World
+    from edgekd.training.world import World
 
     rank, size, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     return World.joined(rank, size, here, plan.values.train.precision)

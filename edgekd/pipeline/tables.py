@@ -16,11 +16,11 @@ from edgekd.reach import Local
 from edgekd.target import Target, this_machine
 
 if TYPE_CHECKING:
-    from edgekd.groups import Group
     from edgekd.latency.design import Space, Widths
     from edgekd.latency.table import Measured
     from edgekd.pipeline.bench import Bench
     from edgekd.pipeline.plan import Plan
+    from edgekd.pruning.groups import Group
     from edgekd.store import Entry
 
 HERE = Path(__file__).parent
@@ -160,8 +160,8 @@ def _bench(plan: Plan, before: str, target: Target, groups: list[Group], work: P
 
 def _groups(plan: Plan, before: str) -> tuple[list[Group], Space]:
     """The student's prunable groups, and the widths that they may have. Raises UserError where there are none."""
-    from edgekd.groups import find, nothing
     from edgekd.pipeline.bench import space_of
+    from edgekd.pruning.groups import find, nothing
 
     found = find(plan.student(before).network(), plan.roots.data().train[0][:2])
     if not found.prunable:

@@ -21,8 +21,8 @@ def try_losses(plan: Plan, names: Collection[str]) -> None:
 
     Pruning leaves the names of modules as they are, so what fits now fits then. Raises UserError with the recipe's line.
     """
-    from edgekd.objective import Objective
     from edgekd.teachers.module import Module
+    from edgekd.training.objective import Objective
 
     network = cache(lambda: plan.student("student").network())
 

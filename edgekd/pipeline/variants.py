@@ -32,7 +32,7 @@ def digest_of(plan: Plan) -> str:
 def variants(plan: Plan, before: str, work: Path) -> Variants:
     """Variants of the recipe's student, the result of the step `before`; engines are kept in `work` until the stage is finished."""
     from edgekd.pipeline.bench import Bench, write_timed
-    from edgekd.training import derive
+    from edgekd.training.train import derive
 
     target, student = tables.target_of(plan), plan.student(before)
     given, seed = student.origin["arguments"], plan.values.seed

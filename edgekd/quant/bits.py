@@ -3,7 +3,7 @@
     minimise  Σ_l Σ_b loss_lb x_lb    subject to  Σ bytes_lb x_lb ≤ budget,  Σ_b x_lb = 1,  x binary
 
 loss_lb is what was measured with the weight of layer l alone at b bits; that losses add up is the assumption of Cai et al.
-2020 (ZeroQ, arXiv 2001.00281, section 3.2). Solved by HiGHS to proven optimality, as `edgekd/allocation.py`.
+2020 (ZeroQ, arXiv 2001.00281, section 3.2). Solved by HiGHS to proven optimality, as `edgekd/pruning/allocation.py`.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ import onnx
 
 from edgekd.backend import Array
 from edgekd.errors import RefusedError
-from edgekd.onnx_file import inputs as inputs_of
-from edgekd.onnx_file import quantizable
-from edgekd.onnx_slim import slimmed
+from edgekd.onnx.file import inputs as inputs_of
+from edgekd.onnx.file import quantizable
+from edgekd.onnx.slim import slimmed
 
 OPERATORS = [
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Relu", "Clip", "LeakyRelu", "Concat"),

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekd import checkpoint
 from edgekd.errors import EdgekdError
 from edgekd.quant.adapter import ActivationGrid, activations, in_float
 from edgekd.quant.blocks import Part, blocks, extract, layers, weight_step
@@ -24,7 +23,8 @@ from edgekd.quant.pt2e import restore, state
 from edgekd.quant.quantizer import layer_name
 from edgekd.quant.rounding import SoftRounding, annealed, regularizer
 from edgekd.quant.step import PerChannelStep
-from edgekd.training import derive
+from edgekd.training import checkpoint
+from edgekd.training.train import derive
 
 if TYPE_CHECKING:
     from edgekd.progress import Progress, Task

@@ -16,7 +16,7 @@ from edgekd.quant.grid import Grid
 from edgekd.quant.neighbours import nearest_layers
 from edgekd.quant.quantizer import WEIGHTED, layer_name
 from edgekd.quant.step import PerChannelStep
-from edgekd.training import logits_of
+from edgekd.training.train import logits_of
 
 __all__ = [
     "KL",

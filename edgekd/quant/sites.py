@@ -203,7 +203,7 @@ def ranges(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], observe
     One that was not finite has none. `observer`: "percentile" and "entropy" are drawn by ONNX Runtime's calibrators, for the
     tensors that they cover.
     """
-    from edgekd.onnx_slim import outputs_of
+    from edgekd.onnx.slim import outputs_of
 
     seen = onnx.ModelProto()
     seen.CopyFrom(model)

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from edgekd.backend import Array, Signature
-from edgekd.onnx_slim import computes_the_same, slimmed
+from edgekd.onnx.slim import computes_the_same, slimmed
 
 Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto | None]
 

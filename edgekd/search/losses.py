@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd import registry
 from edgekd.errors import UserError
-from edgekd.features import Shapes, deepest, pair, shapes
 from edgekd.search.budget import LossBudget
 from edgekd.toml import inline
+from edgekd.training.features import Shapes, deepest, pair, shapes
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import normalize, one_hot
 
 from edgekd.errors import UserError
-from edgekd.features import capture, deepest, shapes, vectors
 from edgekd.teacher import Teacher
+from edgekd.training.features import capture, deepest, shapes, vectors
 
 DRAWS = 16
 """Drawings of random weights that a student's score is the mean of.

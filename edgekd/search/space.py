@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
 
-from edgekd.budget import allowed_seconds
 from edgekd.errors import UserError, nearest
+from edgekd.pruning.budget import allowed_seconds
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ from edgekd.synthesis.optimise import Synthesis
 from edgekd.synthesis.shapes import floating, image_like
 from edgekd.synthesis.views import Views
 from edgekd.target import Calibration
-from edgekd.training import derive
+from edgekd.training.train import derive
 
 __all__ = ["BnStatistics"]
 

@@ -19,7 +19,7 @@ from edgekd.synthesis.guidance import Guidance, classes_for, last_linear, of_cla
 from edgekd.synthesis.optimise import Synthesis
 from edgekd.synthesis.shapes import floating, trainable_teacher
 from edgekd.target import Calibration
-from edgekd.training import derive
+from edgekd.training.train import derive
 
 __all__ = ["Teacher"]
 

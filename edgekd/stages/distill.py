@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekd.errors import UserError
 from edgekd.pipeline.step import TORCH
-from edgekd.schedule import Training
 from edgekd.search.budget import LossBudget
 from edgekd.search.study import PACKAGE
 from edgekd.stage import Context, Stage, Use, taught, uses
+from edgekd.training.schedule import Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,7 +85,7 @@ class Distill(Training, Stage):
     def check(self) -> None:
         """Build the losses. Raises UserError for an unknown field, a value out of range, or too small a batch."""
         from edgekd.search.study import optuna
-        from edgekd.terms import check
+        from edgekd.training.terms import check
 
         if self.budget is not None:
             optuna('losses = "auto"')
@@ -98,7 +98,7 @@ class Distill(Training, Stage):
         return self.losses
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
-        """Returns the history, {"best", "epochs"}, as `edgekd.training.train` tells it; of a search also "auto", what was tried."""
+        """Returns the history, {"best", "epochs"}, as `edgekd.training.train.train` tells it; of a search also "auto", what was tried."""
         from edgekd.quant.guidance import with_student
         from edgekd.student import save, save_next
 
@@ -120,8 +120,8 @@ class Distill(Training, Stage):
         self, student: Student, context: Context, losses: tuple[dict[str, Any], ...], epochs: int, label: str
     ) -> tuple[nn.Module, dict[str, Any]]:
         """A network from the student's start, trained, and its history."""
-        from edgekd.objective import Objective
-        from edgekd.training import train
+        from edgekd.training.objective import Objective
+        from edgekd.training.train import train
 
         network, peer = self._network(student, context), context.factory
         objective = Objective(
@@ -134,7 +134,7 @@ class Distill(Training, Stage):
         import torch
 
         from edgekd.digest import of_file
-        from edgekd.training import derive
+        from edgekd.training.train import derive
 
         weights = student.path / "weights.safetensors"
         with torch.random.fork_rng(devices=[]):

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from edgekd.budget import LatencyBudget
 from edgekd.errors import UserError
-from edgekd.schedule import Training
+from edgekd.pruning.budget import LatencyBudget
 from edgekd.stage import Context, Stage, Use, uses
+from edgekd.training.schedule import Training
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from edgekd.groups import Group, Groups
-    from edgekd.scoring import Batch, Criterion, Learner
+    from edgekd.pruning.groups import Group, Groups
+    from edgekd.pruning.scoring import Batch, Criterion, Learner
     from edgekd.student import Student
 
 __all__ = ["Prune"]
@@ -74,7 +74,7 @@ class Prune(Training, Stage):
 
     def check(self) -> None:
         """Build criterion and losses. Raises UserError for an unknown field, a value out of range, or too small a batch."""
-        from edgekd.terms import check
+        from edgekd.training.terms import check
 
         self._criterion()
         check(self.objective()[1], self.batch)
@@ -84,9 +84,9 @@ class Prune(Training, Stage):
 
         Raises UserError for a student of which nothing can be pruned.
         """
-        from edgekd.edits import replay
-        from edgekd.groups import find, kept_sides
         from edgekd.pipeline.judge import size
+        from edgekd.pruning.edits import replay
+        from edgekd.pruning.groups import find, kept_sides
         from edgekd.student import save_next
 
         network = student.network()
@@ -125,8 +125,8 @@ class Prune(Training, Stage):
         context: Context,
     ) -> dict[str, Any]:
         """{"keep": {group: channels}, "whole": what was left whole and why, "facts"}, all of JSON: one process finds it."""
-        from edgekd.groups import nothing
-        from edgekd.scoring import scores
+        from edgekd.pruning.groups import nothing
+        from edgekd.pruning.scoring import scores
 
         found, unscored = scores(network, groups.prunable, criterion, samples)
         whole = {**groups.whole, **unscored}
@@ -146,9 +146,9 @@ class Prune(Training, Stage):
         facts: dict[str, Any],
     ) -> dict[str, list[int]]:
         """{group: channels to keep}; adds to `whole` and `facts` what a budget left whole and what was measured."""
-        from edgekd.edits import replay
-        from edgekd.groups import kept_sides
-        from edgekd.widths import best, choose
+        from edgekd.pruning.edits import replay
+        from edgekd.pruning.groups import kept_sides
+        from edgekd.pruning.widths import best, choose
 
         if self.budget is None:
             assert self.ratio is not None
@@ -157,7 +157,7 @@ class Prune(Training, Stage):
                 message = f"prune: with ratio {self.ratio}, every group rounds back to all of its channels"
                 raise UserError(message, hint=f"a higher ratio; the channel multiple is {context.channel_multiple}")
             return keep
-        from edgekd.budget import planned
+        from edgekd.pruning.budget import planned
 
         def score_at(widths: Mapping[str, int]) -> float:
             network = student.network()
@@ -171,7 +171,7 @@ class Prune(Training, Stage):
     def _criterion(self) -> Criterion | Learner:
         from edgekd import registry
         from edgekd.errors import nearest
-        from edgekd.scoring import NEEDS
+        from edgekd.pruning.scoring import NEEDS
 
         known = registry.fields_of("criteria", self.criterion)
         given = {"density": 1 - self.ratio} if self.ratio is not None and "density" in known else {}
@@ -188,8 +188,8 @@ class Prune(Training, Stage):
         """
         import torch
 
-        from edgekd.scoring import Criterion
-        from edgekd.training import derive
+        from edgekd.pruning.scoring import Criterion
+        from edgekd.training.train import derive
 
         inputs, targets = context.data().train
         generator = torch.Generator().manual_seed(derive(context.seed, "prune samples"))
@@ -222,8 +222,8 @@ class Prune(Training, Stage):
         return one_by_one()
 
     def _recover(self, network: nn.Module, context: Context) -> dict[str, Any]:
-        from edgekd.objective import Objective
-        from edgekd.training import train
+        from edgekd.training.objective import Objective
+        from edgekd.training.train import train
 
         objective = Objective(self.objective()[1], context.teacher, context.factory)
         return train(network, objective, context, self, label="prune: recovery")
@@ -231,7 +231,7 @@ class Prune(Training, Stage):
 
 def _validation(network: nn.Module, context: Context) -> float:
     """The metric on the validation split."""
-    from edgekd.training import logits_of
+    from edgekd.training.train import logits_of
 
     inputs, targets = context.data().validation
     return context.metric(logits_of(network, inputs).numpy(), targets.numpy())

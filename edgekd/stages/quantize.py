@@ -12,8 +12,8 @@ from pydantic import Field
 from edgekd.errors import UserError
 from edgekd.quant.bits import Bits
 from edgekd.quant.precision import Precision
-from edgekd.schedule import Training
 from edgekd.stage import Context, Stage, Use, taught, uses
+from edgekd.training.schedule import Training
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -169,7 +169,7 @@ class Quantize(Stage):
 
     def check(self) -> None:
         """Build the losses. Raises UserError for a wrong field, too small a batch, or a loss on features: none are kept."""
-        from edgekd.terms import check
+        from edgekd.training.terms import check
 
         if self.qat is not None:
             check(self.objective()[1], self.qat.batch, modules=False)
@@ -261,9 +261,9 @@ class Quantize(Stage):
         return reconstruct(prepared, torch.cat(batches), options, context.seed, context.progress, checkpoint)
 
     def _train(self, prepared: Any, student: Student, qat: Qat, context: Context) -> dict[str, Any]:
-        from edgekd.objective import Objective
         from edgekd.quant.pt2e import freeze_batch_norm, learn_steps, restore, settle_steps
-        from edgekd.training import train
+        from edgekd.training.objective import Objective
+        from edgekd.training.train import train
 
         first_frozen = round(qat.epochs * (1 - qat.freeze))
 
@@ -294,7 +294,7 @@ class Quantize(Stage):
 
 
 def _validation(module: Any, context: Context) -> float:
-    from edgekd.training import logits_of
+    from edgekd.training.train import logits_of
 
     inputs, targets = context.data().validation
     return context.metric(logits_of(module, inputs).numpy(), targets.numpy())

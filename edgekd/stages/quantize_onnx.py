@@ -51,7 +51,7 @@ class QuantizeOnnx(Stage):
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns how many pairs were written. Raises UserError for a file that came quantized or has nothing to quantize."""
-        from edgekd import onnx_file
+        from edgekd.onnx import file as onnx_file
 
         model = onnx_file.load(student.path / onnx_file.FILE)
         if onnx_file.quantized(model):
@@ -77,7 +77,7 @@ class QuantizeOnnx(Stage):
     def _weights(
         self, model: onnx.ModelProto, context: Context, student: Student
     ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-        from edgekd.onnx_slim import slimmed
+        from edgekd.onnx.slim import slimmed
         from edgekd.quant.onnx_ptq import feeds
         from edgekd.quant.onnx_weights import only_weights
 

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from edgekd.errors import UserError
 from edgekd.pipeline.step import TORCH
-from edgekd.schedule import Training
 from edgekd.search.space import SearchBudget, Space, check_own, said, space_of
 from edgekd.search.study import PACKAGE
 from edgekd.stage import Context, Stage, Use, uses
+from edgekd.training.schedule import Training
 from edgekd.units import format_seconds
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Search(Training, Stage):
         """Build the losses. Raises UserError for a wrong field, too small a batch, or where Optuna is needed and missing."""
         from edgekd.search.evolution import small
         from edgekd.search.study import optuna
-        from edgekd.terms import check
+        from edgekd.training.terms import check
 
         check(self.objective()[1], self.batch)
         if not small(self.varied, self.population, self.generations):
@@ -127,7 +127,7 @@ class Search(Training, Stage):
         """(inputs [samples, ...], labels [samples]) of the training split, the same for the same seed, those with a label."""
         import torch
 
-        from edgekd.training import derive
+        from edgekd.training.train import derive
 
         inputs, targets = context.data().train
         if targets.is_floating_point():
@@ -158,8 +158,8 @@ class Search(Training, Stage):
         self, few: Sequence[Candidate], variants: Variants, context: Context
     ) -> tuple[list[Candidate], Mapping[str, dict[str, torch.Tensor]]]:
         """The candidates with their validation metric, and the weights of each at its best epoch."""
-        from edgekd.objective import Objective
-        from edgekd.training import train
+        from edgekd.training.objective import Objective
+        from edgekd.training.train import train
 
         found, weights = [], {}
         for place, one in enumerate(few, 1):

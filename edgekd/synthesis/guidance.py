@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, softmax
 
-from edgekd.features import same_size
+from edgekd.training.features import same_size
 
 
 class Guidance(ABC):

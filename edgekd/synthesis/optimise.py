@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgekd import checkpoint
 from edgekd.errors import EdgekdError
 from edgekd.progress import Progress, Task
 from edgekd.synthesis.canvas import Canvas
@@ -19,7 +18,8 @@ from edgekd.synthesis.guidance import Guidance
 from edgekd.synthesis.statistics import Moments, distance, of_channels, remembered, together, watched
 from edgekd.synthesis.swing import swinging
 from edgekd.synthesis.views import Views
-from edgekd.training import derive, fastest_layout
+from edgekd.training import checkpoint
+from edgekd.training.train import derive, fastest_layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgekd.features import capture, shapes
-from edgekd.partway import onwards, upto
 from edgekd.teacher import Teacher
+from edgekd.training.features import capture, shapes
+from edgekd.training.partway import onwards, upto
 
 __all__ = ["Module"]
 

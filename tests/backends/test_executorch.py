@@ -11,8 +11,8 @@ import pytest
 from backends.folders import float_model, int8_model, unoptimised, write_program
 
 from edgekd.backend import Signature, load_engine, open_backend
+from edgekd.compilers.etdump import operators_of
 from edgekd.errors import EdgekdError
-from edgekd.etdump import operators_of
 
 BACKEND = open_backend("executorch")
 needs_executorch = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"executorch is an extra: {BACKEND.missing()}")

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 
 from edgekd import worker
 from edgekd.backend import Session, Signature, load_engine, open_backend
+from edgekd.compilers.tflite_file import with_ports
 from edgekd.errors import EdgekdError
-from edgekd.tflite_file import with_ports
 from edgekd.worker import WorkerError
 from tests.backends.test_executorch import with_node
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from edgekd.backend import Signature, load_engine, open_backend
 from edgekd.errors import EdgekdError
-from edgekd.onnx_trace import operators_of
+from edgekd.onnx.trace import operators_of
 
 BACKEND = open_backend("onnxruntime")
 

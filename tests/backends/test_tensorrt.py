@@ -30,6 +30,7 @@ from project import new_project
 
 from edgekd import api, digest, doctor, listing
 from edgekd.backend import open_backend, own_files, read_json
+from edgekd.compilers.tensorrt_onnx import prepared, refused_pairs
 from edgekd.devices import build_tensorrt
 from edgekd.devices.exec import ExecLink
 from edgekd.devices.link import Talk
@@ -38,7 +39,6 @@ from edgekd.errors import EdgekdError, UserError
 from edgekd.pipeline.engine_steps import add_compile
 from edgekd.quant.onnx_ptq import quantize
 from edgekd.target import Target, find_target
-from edgekd.tensorrt_onnx import prepared, refused_pairs
 
 BACKEND = open_backend("tensorrt")
 TRANSCRIPT = Path(__file__).parent / "tensorrt_transcript.txt"

@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd import worker
 from edgekd.backend import load_engine, open_backend
+from edgekd.compilers.llvm_target import described, foreign, holds, linker, refused_system
+from edgekd.compilers.relax_tuning import ABOUT, RECORDS, WORKLOADS, mend, merged
 from edgekd.errors import EdgekdError, UserError
-from edgekd.llvm_target import described, foreign, holds, linker, refused_system
-from edgekd.relax_tuning import ABOUT, RECORDS, WORKLOADS, mend, merged
 from edgekd.target import this_machine
 
 BACKEND = open_backend("tvm")
@@ -269,9 +269,9 @@ def test_what_a_target_is_told_as(monkeypatch: pytest.MonkeyPatch) -> None:
     assert described({"triple": "armv7l-linux", "isa": ["neon"]}, 1)["mfloat-abi"] == "hard"
     assert holds(pi) == {}
     monkeypatch.setattr(
-        "edgekd.llvm_target.this_machine", lambda: {"chip": "A", "triple": "x86_64-linux", "isa": ("avx2",)}
+        "edgekd.compilers.llvm_target.this_machine", lambda: {"chip": "A", "triple": "x86_64-linux", "isa": ("avx2",)}
     )
-    monkeypatch.setattr("edgekd.llvm_target.cpu_flags", lambda: frozenset({"avx2", "sse2"}))
+    monkeypatch.setattr("edgekd.compilers.llvm_target.cpu_flags", lambda: frozenset({"avx2", "sse2"}))
     assert foreign({"triple": "x86_64-linux", "isa": ["avx2"]}) == ""
     assert (
         foreign({"triple": "x86_64-linux", "isa": ["avx2", "fma"]}) == "its code may use fma, which this machine lacks"
@@ -284,7 +284,7 @@ def test_what_a_target_is_told_as(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_linker_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekd.llvm_target.shutil.which", lambda name: None)
+    monkeypatch.setattr("edgekd.compilers.llvm_target.shutil.which", lambda name: None)
     assert refused_system({"triple": "riscv64-linux"}) == [
         "no C++ compiler that links for riscv64-linux: apt-get install g++-riscv64-linux-gnu"
     ]

@@ -22,11 +22,11 @@ from edgekd.criteria.magnitude import Magnitude
 from edgekd.criteria.random import Random
 from edgekd.criteria.taylor import Taylor
 from edgekd.criteria.teacher_gap import TeacherGap
-from edgekd.edits import replay
 from edgekd.errors import UserError
-from edgekd.groups import Group, find, kept_sides
-from edgekd.scoring import NEEDS, Batch, Criterion, scores
-from edgekd.training import logits_of
+from edgekd.pruning.edits import replay
+from edgekd.pruning.groups import Group, find, kept_sides
+from edgekd.pruning.scoring import NEEDS, Batch, Criterion, scores
+from edgekd.training.train import logits_of
 
 
 def two_layers(first: list[list[float]], second: list[list[float]]) -> tuple[nn.Module, Group]:

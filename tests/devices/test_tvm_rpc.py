@@ -17,9 +17,9 @@ from backends.folders import write_program
 
 from edgekd import bundle
 from edgekd.backend import load_engine, open_backend
+from edgekd.compilers.llvm_target import refused_system
 from edgekd.devices.device import reached
 from edgekd.devices.link import LinkError
-from edgekd.llvm_target import refused_system
 from edgekd.measure import race_bundles
 from edgekd.progress import Progress
 from edgekd.target import Target, find_target, this_machine

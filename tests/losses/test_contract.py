@@ -10,13 +10,13 @@ from tiny import tiny_data, tiny_student
 from torch.nn.functional import avg_pool2d
 
 from edgekd import registry
-from edgekd.compared import TARGETS, Masked
 from edgekd.errors import UserError
-from edgekd.features import vectors
-from edgekd.objective import Objective
 from edgekd.stage import uses
 from edgekd.teachers.module import Module
-from edgekd.terms import ALSO, WANTS
+from edgekd.training.compared import TARGETS, Masked
+from edgekd.training.features import vectors
+from edgekd.training.objective import Objective
+from edgekd.training.terms import ALSO, WANTS
 
 LOSSES = registry.names("losses")
 SAMPLES, CLASSES = 6, 5

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from edgekd.losses.cosine_cached import CosineCached
-from edgekd.objective import Objective
 from edgekd.stage import uses
 from edgekd.teacher import Teacher
+from edgekd.training.objective import Objective
 
 
 def test_numbers_worked_out_by_hand() -> None:

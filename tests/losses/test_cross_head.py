@@ -9,10 +9,10 @@ from tiny import tiny_data, tiny_student
 from edgekd.adapted import Adapted
 from edgekd.errors import UserError
 from edgekd.losses.cross_head import CrossHead
-from edgekd.objective import Objective
 from edgekd.stage import uses
 from edgekd.teachers.function import Function
 from edgekd.teachers.module import Module
+from edgekd.training.objective import Objective
 
 INPUTS, TARGETS = (x[:8] for x in tiny_data().train)
 NAMED = {"use": "cross_head", "student": "block", "teacher": "block"}

@@ -8,13 +8,13 @@ from tiny import tiny_data, tiny_student
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from edgekd.divided import divide, unite
 from edgekd.errors import UserError
-from edgekd.features import classifier
 from edgekd.losses.dual_head import DualHead
-from edgekd.objective import Objective
 from edgekd.stage import uses
 from edgekd.teachers.module import Module
+from edgekd.training.divided import divide, unite
+from edgekd.training.features import classifier
+from edgekd.training.objective import Objective
 
 INPUTS, TARGETS = (x[:8] for x in tiny_data().train)
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from tiny import TinyNet, tiny_context, tiny_data, tiny_saved, tiny_student
 
-from edgekd import checkpoint, registry
-from edgekd.compared import MODULES
+from edgekd import registry
 from edgekd.data import Dataset
 from edgekd.errors import UserError
 from edgekd.pipeline.engines import export
@@ -20,7 +19,9 @@ from edgekd.stages.distill import Distill
 from edgekd.stages.prune import Prune
 from edgekd.student import Student
 from edgekd.teachers.module import Module
-from edgekd.terms import check
+from edgekd.training import checkpoint
+from edgekd.training.compared import MODULES
+from edgekd.training.terms import check
 
 ON_MODULES = [name for name in registry.names("losses") if registry.constant("losses", name, "wants") in MODULES]
 IMAGES = {"attention_relations", "class_attention"}

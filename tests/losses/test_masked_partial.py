@@ -8,12 +8,12 @@ import torch
 from tiny import tiny_data, tiny_student
 from torch import nn
 
-from edgekd.compared import Masked
 from edgekd.errors import UserError
 from edgekd.losses.masked_partial import MaskedPartial
-from edgekd.objective import Objective
 from edgekd.stage import uses
 from edgekd.teachers.module import Module
+from edgekd.training.compared import Masked
+from edgekd.training.objective import Objective
 
 INPUTS, TARGETS = (x[:8] for x in tiny_data().train)
 

@@ -11,10 +11,10 @@ from scipy.special import rel_entr
 from tiny import tiny_context, tiny_saved, tiny_student
 from torch.nn.functional import kl_div, log_softmax
 
-from edgekd import checkpoint
 from edgekd.losses.subspace_pseudo_classes import SubspacePseudoClasses
 from edgekd.stages.distill import Distill
 from edgekd.student import Student
+from edgekd.training import checkpoint
 
 # Two classes, apart in x by 20. Within, the first varies by ±2 in y, the second by ±3 in z: variances 4 and 9.
 EMBEDDINGS = torch.tensor([[10.0, 2.0, 0.0], [10.0, -2.0, 0.0], [-10.0, 0.0, 3.0], [-10.0, 0.0, -3.0]])

@@ -8,7 +8,8 @@ from typing import Any
 import onnx_models as models
 import pytest
 
-from edgekd import api, onnx_file
+from edgekd import api
+from edgekd.onnx import file as onnx_file
 from edgekd.pipeline.place_bench import FIRST, _line, _names, costs_of
 from edgekd.quant.sites import Site, Span, numbered
 

@@ -13,8 +13,8 @@ import pytest
 from project import new_project
 
 from edgekd import api, registry
+from edgekd.compilers.relax_tuning import RECORDS
 from edgekd.errors import UserError
-from edgekd.relax_tuning import RECORDS
 
 SEARCHED = '''
 """A simulated device whose kernels are searched: a trial is a line; the file `die` beside it ends the process after two."""

@@ -15,7 +15,7 @@ from edgekd import registry
 from edgekd.errors import UserError
 from edgekd.quant.bits import Bits, Layer, SizeBudget, allocate, planned, weight_bytes
 from edgekd.student import Student
-from edgekd.training import logits_of
+from edgekd.training.train import logits_of
 
 ROWS = st.lists(
     st.tuples(st.lists(st.floats(0, 10), min_size=3, max_size=3), st.lists(st.integers(1, 5000), min_size=3, max_size=3)),

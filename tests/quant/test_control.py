@@ -17,7 +17,7 @@ from edgekd.errors import UserError
 from edgekd.quant.control import fewest
 from edgekd.quant.precision import FLOAT
 from edgekd.student import Student
-from edgekd.training import logits_of
+from edgekd.training.train import logits_of
 
 NAMES = [f"layer {i}" for i in range(6)]
 

@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd import api, onnx_file, registry
+from edgekd import api, registry
 from edgekd.errors import RefusedError, UserError
+from edgekd.onnx import file as onnx_file
 from edgekd.quant.onnx_weights import grouped, only_weights, unpacked
 
 

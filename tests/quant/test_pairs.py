@@ -13,11 +13,11 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from edgekd import onnx_file
 from edgekd.backends.onnxruntime import INTEGERS
 from edgekd.cuts import Link
 from edgekd.metric import sqnr
-from edgekd.onnx_slim import outputs_of
+from edgekd.onnx import file as onnx_file
+from edgekd.onnx.slim import outputs_of
 from edgekd.quant.pairs import affine, place, symmetric
 from edgekd.quant.sites import Site, Span, links_of, numbered, ranges, seeds, sites_of
 

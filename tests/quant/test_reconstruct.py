@@ -102,7 +102,7 @@ def test_only_block_moves_scales_and_ranges(tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_bits_and_a_kill_costs_one_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgekd import checkpoint
+    from edgekd.training import checkpoint
 
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = prepared(warm("residual"))

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from edgekd.errors import UserError
-from edgekd.features import capture
 from edgekd.search.similarity import (
     DRAWS,
     Seen,
@@ -25,6 +24,7 @@ from edgekd.search.similarity import (
     teachers_view,
 )
 from edgekd.teachers.module import Module
+from edgekd.training.features import capture
 
 
 def test_alike_is_the_gram_matrix_with_rows_of_length_one() -> None:

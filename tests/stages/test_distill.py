@@ -17,7 +17,7 @@ from edgekd.errors import UserError
 from edgekd.stages.distill import Distill
 from edgekd.student import Student
 from edgekd.teachers.module import Module
-from edgekd.training import logits_of
+from edgekd.training.train import logits_of
 
 LOSSES = (
     {"use": "cross_entropy", "weight": 0.5},

@@ -60,7 +60,7 @@ def test_going_on_trains_nothing_again(
     found: tuple[Path, Student, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, student, facts = found
-    monkeypatch.setattr("edgekd.training._epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("edgekd.training.train._epoch", lambda *_: pytest.fail("trained again"))
     again, told = run(folder)
     assert told == facts
     assert all(torch.equal(a, b) for a, b in zip(student.weights().values(), again.weights().values(), strict=True))

@@ -17,7 +17,7 @@ from edgekd import registry
 from edgekd.errors import UserError
 from edgekd.stages.prune import Prune
 from edgekd.student import Student, save
-from edgekd.training import logits_of
+from edgekd.training.train import logits_of
 
 torch.set_num_threads(1)
 

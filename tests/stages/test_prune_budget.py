@@ -22,15 +22,15 @@ from tiny import tiny_context, tiny_data, tiny_saved
 
 from edgekd import registry
 from edgekd.backend import open_backend, write_json
-from edgekd.budget import LatencyBudget
 from edgekd.errors import UserError
-from edgekd.groups import Group, find
 from edgekd.latency.design import Widths, design
 from edgekd.latency.table import Kind, Measured, Pricing, Table, measured_by
 from edgekd.pipeline import bench
 from edgekd.pipeline.bench import Bench, narrowed, space_of
 from edgekd.progress import Progress
-from edgekd.scoring import scores
+from edgekd.pruning.budget import LatencyBudget
+from edgekd.pruning.groups import Group, find
+from edgekd.pruning.scoring import scores
 from edgekd.sections import MeasureSection
 from edgekd.stages.prune import Prune
 from edgekd.student import Student

@@ -10,14 +10,14 @@ from tiny import accuracy, tiny_context, tiny_data, tiny_saved, tiny_student
 
 from edgekd import registry
 from edgekd.errors import UserError
-from edgekd.objective import Objective
 from edgekd.quant.grid import AFFINE
 from edgekd.quant.precision import Precision
 from edgekd.quant.pt2e import calibrate, convert, prepare
 from edgekd.stage import uses
 from edgekd.student import Student
 from edgekd.teachers.module import Module
-from edgekd.training import logits_of
+from edgekd.training.objective import Objective
+from edgekd.training.train import logits_of
 
 KL = {"use": "kl", "temperature": 2.0}
 

@@ -1,0 +1,293 @@
+"""The objective: the weighted sum of the losses that a recipe names, for one batch of a student and its teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgekd.errors import EdgekdError, UserError
+from edgekd.stage import Use
+from edgekd.training.companions import Companions
+from edgekd.training.compared import MODULES, TARGETS, Batch, Masked, Names, listed
+from edgekd.training.features import capture, classifier, deepest, pair, pair_several, shapes, spread
+from edgekd.training.partway import untouched, upto
+from edgekd.training.terms import build, named
+from edgekd.training.world import World
+
+if TYPE_CHECKING:
+    from edgekd.teacher import Teacher
+
+ALONE = World()
+PEER = "peer"
+"""What a peer's own losses are called."""
+PARTS = ("projector", "state", "classifiers")
+"""What a loss may learn or remember."""
+
+
+class Objective:
+    """Made once for a stage, called for each batch. `learned` holds what its losses learn or remember, which ends with it.
+
+    `losses`: what `stage.uses` reads from a recipe. `teacher` is called only where a loss wants what is not given; `peer`
+    makes a new student from a seed, where a loss learns from one. Raises UserError as `build` does.
+    """
+
+    def __init__(
+        self, losses: Sequence[Use], teacher: Callable[[], Teacher], peer: Callable[[int], nn.Module] | None = None
+    ) -> None:
+        self.terms = build(losses)
+        self.of = {name: (use.of, use.decay) for name, use in named(losses).items() if use.of != "teacher"}
+        self.learned = nn.ModuleDict({kind: nn.ModuleDict() for kind in PARTS})
+        self.companions = Companions()
+        if self.of:
+            self.learned["companions"] = self.companions
+        self.least = max(getattr(loss, "least", 1) for _, loss in self.terms.values())
+        self.pairs: dict[str, tuple[str, str]] = {}
+        self._teacher, self._peer = teacher, peer
+        self._count = 0
+
+    def wants(self, kind: str) -> bool:
+        """Whether some loss wants the teacher's "logits" or "features", or each "members" of several."""
+        kinds = ("logits", "branch", "head") if kind == "logits" else (kind,)
+        return any(
+            (loss.wants in kinds and name not in self.of) or kind in getattr(loss, "also", ())
+            for name, (_, loss) in self.terms.items()
+        )
+
+    @property
+    def losses(self) -> dict[str, Any]:
+        """By name, without their weights."""
+        return {name: loss for name, (_, loss) in self.terms.items()}
+
+    def gradients(self, model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters of what is run on a process's rows alone, and of what every process runs on the whole batch."""
+        rows = [*model.parameters(), *self.companions.parameters()]
+        return rows, [p for kind in PARTS for p in self.learned[kind].parameters()]
+
+    def prepare(
+        self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, seed: int, count: int | None = None
+    ) -> None:
+        """Run once on a few samples [n, ...] of a training split of `count`: pair modules that the recipe does not name, make
+        what the losses learn and whom the student learns with, from `seed`, and find what does not fit.
+
+        Raises UserError as a call does, and for a loss that nothing of the model has a gradient of.
+        """
+        self._count = count or len(inputs)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            peer = self._peer
+            self.companions.make(dict(self.of.values()), model, lambda: peer(seed) if peer else copy.deepcopy(model))
+            self.companions.eval()
+            self._pair(model, inputs)
+            terms = self(model, inputs, targets if targets.is_floating_point() else targets.clamp(min=0))
+            trained = [p for p in model.parameters() if p.requires_grad]
+            for name, value in terms.items():
+                if name != PEER and (not trained or not _reached(value, trained)):
+                    raise _no_gradient(name)
+        self.learned.train()
+
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        teacher: torch.Tensor | None = None,
+        *,
+        progress: float = 0.0,
+        samples: torch.Tensor | None = None,
+        members: torch.Tensor | None = None,
+        world: World = ALONE,
+    ) -> dict[str, torch.Tensor]:
+        """{loss: weight times its value} for inputs [batch, ...], targets [batch]; `teacher`, `members`: its logits and those
+        of each of several teachers, if already known. A peer's own losses are summed as "peer".
+
+        `progress` and `samples` are told to the losses that want them; without `samples` they are the first of the split.
+        Of several processes (`world`) each gives its own rows as `inputs`, and all else of the whole batch; the losses are
+        of the whole batch, in all of them the same.
+        A target of −1 is of a sample without a label: losses that want labels see the others, and where these are too few
+        for one, it counts zero.
+        Raises UserError where teacher and student do not fit each other, where the teacher's output is not finite, where the
+        batch is too small, and for a loss without a gradient.
+        """
+        count = len(targets)
+        with (
+            capture(model, self._modules("student", ("features", "branch", "self")), "student") as own,
+            capture(model, self._modules("student", ("head",)), "student", inputs=True) as fed,
+            world.forward(),
+        ):
+            logits = model(inputs)
+            answers = self.companions.answers(inputs)
+
+        def whole(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: world.whole(value, count) for name, value in found.items()}
+
+        logits, answers = world.whole(logits, count), whole(answers)
+        known, members, features = self._asked(inputs, teacher, members, world, count)
+        for said in (known, None if members is None else members[:, 0]):
+            if said is not None and said.shape != logits.shape:
+                shapes = f"the teacher gives logits {list(said.shape)}, the student {list(logits.shape)}"
+                raise UserError(shapes, hint="both need the same classes, in the same order")
+        samples = torch.arange(count) if samples is None else samples
+        batch = Batch(
+            inputs=inputs if world.size == 1 else None,
+            targets=targets,
+            samples=samples,
+            logits=logits,
+            teacher=known,
+            own=whole(own),
+            fed=whole(fed),
+            features=features,
+            members=members,
+            answers={name: value.detach() for name, value in answers.items()},
+        )
+        found = self._terms(model, batch, progress)
+        if "peer" in answers:
+            turned = replace(batch, logits=answers["peer"], answers={"peer": logits.detach()})
+            found[PEER] = torch.stack(list(self._terms(model, turned, progress, learns=False).values())).sum()
+        return found
+
+    def _terms(
+        self, model: nn.Module, batch: Batch, progress: float, *, learns: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """The losses of a student that made this of a batch, or (not `learns`) those that a peer has too: on labels and
+        logits, from the teacher and from the student, without anything learned.
+        """
+        targets = batch.targets
+        labelled = None if targets.is_floating_point() or int(targets.min()) >= 0 else targets >= 0
+        found = {}
+        for name, ((first, last), loss) in self.terms.items():
+            of = self.of.get(name, ("teacher", 0.0))[0]
+            stays = loss.wants in ("labels", "logits") and not any(hasattr(loss, part) for part in PARTS)
+            if not learns and (not stays or of == "average"):
+                continue
+            least = getattr(loss, "least", 1)
+            if len(targets) < least:
+                message = f'the loss "{name}" needs a batch of {least} or more, this one has {len(targets)}'
+                raise UserError(message, hint="more training samples, or a loss on single samples")
+            some = batch
+            if labelled is not None and (loss.wants in TARGETS or "labels" in getattr(loss, "also", ())):
+                if int(labelled.sum()) < least:
+                    found[name] = 0.0 * batch.logits.sum()
+                    continue
+                some = batch.of(labelled)
+            value = self._value(name, loss, model, some, progress, of)
+            found[name] = (first + (last - first) * progress) * value
+            if torch.is_grad_enabled() and not found[name].requires_grad:
+                raise _no_gradient(name)
+        return found
+
+    def _value(self, name: str, loss: Any, model: nn.Module, batch: Batch, progress: float, of: str) -> torch.Tensor:
+        also = getattr(loss, "also", ())
+        inputs: Any = batch.inputs
+        again = loss.wants == "masked" or hasattr(loss, "divided") or {"tail", "layer"} & set(also)
+        if again and inputs is None:
+            message = f'the loss "{name}" runs a part of a network again, which several processes do not share'
+            raise UserError(message, hint="devices = 1 in [train], or another loss")
+        ours, theirs = self._masked(loss, model, inputs) if loss.wants == "masked" else batch.compared(loss, of)
+        known = batch.known(progress)
+        if "tail" in also:
+            known["tail"] = partial(self._teacher().onwards, inputs, loss.teacher)
+        if "layer" in also:
+            known["layer"] = model.get_submodule(loss.student)
+        given = {key: known[key] for key in also}
+        count, classes = self._count or len(batch.samples), batch.logits.shape[1]
+        if hasattr(loss, "state"):
+            given["state"] = self._made("state", name, lambda: loss.state(ours, theirs, count))
+        if hasattr(loss, "classifiers"):
+            given["classifiers"] = self._made("classifiers", name, lambda: loss.classifiers(ours, theirs, classes))
+        if hasattr(loss, "projector"):
+            ours = self._made("projector", name, lambda: loss.projector(ours, theirs))(ours)
+        value: torch.Tensor = loss(ours, theirs, **given)
+        return value
+
+    def _made(self, kind: str, name: str, make: Callable[[], nn.Module]) -> nn.Module:
+        """The projector, state or classifiers of a loss; in eval mode until training begins, so that a trial leaves it as it was."""
+        parts = self.learned[kind]
+        assert isinstance(parts, nn.ModuleDict)
+        if name not in parts:
+            parts[name] = make().eval()
+        return parts[name]
+
+    def _masked(self, loss: Any, model: nn.Module, inputs: Any) -> tuple[torch.Tensor, Masked]:
+        """What both modules give where a part of the inputs is hidden."""
+        hidden = loss.mask(inputs)
+        shown = inputs.masked_fill(hidden, 0)
+        with untouched(model):
+            ours = upto(model, loss.student, shown, "student")
+        theirs = self._teacher().partial(shown, loss.teacher)
+        _finite({f'output of "{loss.teacher}" is': theirs})
+        return ours, Masked(theirs, inputs, hidden)
+
+    def _asked(
+        self,
+        inputs: torch.Tensor,
+        known: torch.Tensor | None,
+        members: torch.Tensor | None,
+        world: World,
+        count: int,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, dict[str, torch.Tensor]]:
+        """The teacher's logits, each member's, and features [count, …]: what is wanted and not known is asked of it."""
+        features: dict[str, torch.Tensor] = {}
+        if self.wants("features"):
+            logits, features = self._teacher().features(inputs, self._modules("teacher", ("features",)))
+            known = world.whole(logits, count) if known is None else known
+            features = {name: world.whole(value, count) for name, value in features.items()}
+        elif self.wants("logits") and known is None:
+            known = world.whole(self._teacher().outputs(inputs), count)
+        if self.wants("members") and members is None:
+            members = world.whole(self._teacher().each(inputs), count)
+        told = {"logits are": known, "members' logits are": members}
+        _finite({**{f'output of "{name}" is': x for name, x in features.items()}, **told})
+        return known, members, features
+
+    def _modules(self, whose: str, kinds: Sequence[str]) -> list[str]:
+        wanting = (loss for _, loss in self.terms.values() if loss.wants in kinds)
+        return sorted({name for loss in wanting for name in listed(getattr(loss, whose)) or [""]})
+
+    def _pair(self, model: nn.Module, inputs: torch.Tensor) -> None:
+        """Name the modules that the recipe leaves open; `pairs` says which they are."""
+        for name, (weight, loss) in self.terms.items():
+            if loss.wants not in MODULES or all(getattr(loss, whose, "-") for whose in ("student", "teacher")):
+                continue
+            chosen = self._chosen(loss, model, inputs)
+            self.terms[name] = weight, replace(loss, **chosen)
+            other = "" if loss.wants == "self" else "logits"
+            own, theirs = chosen["student"], chosen.get("teacher", other)
+            self.pairs[name] = ", ".join(listed(own)), ", ".join(listed(theirs))
+
+    def _chosen(self, loss: Any, model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
+        """{"student": …, "teacher": …}: the modules of a loss, those that it names among them."""
+        if loss.wants == "head":
+            return {"student": classifier(model, inputs)}
+        own = shapes(model, inputs, "student", listed(loss.student))
+        several = isinstance(loss.student, tuple)
+        if not hasattr(loss, "teacher"):
+            return {"student": loss.student or (spread(own) if several else deepest(own))}
+        theirs = self._teacher().shapes(inputs, listed(loss.teacher))
+        found: tuple[Names, Names] = (
+            pair(own, theirs, loss.student, loss.teacher)
+            if not several
+            else (pair_several(own, theirs, loss.student, loss.teacher))
+        )
+        return {"student": found[0], "teacher": found[1]}
+
+
+def _finite(outputs: dict[str, torch.Tensor | None]) -> None:
+    for what, x in outputs.items():
+        if x is not None and not bool(torch.isfinite(x).all()):
+            raise UserError(f"the teacher's {what} NaN or infinite", hint="check its weights, and its inputs")
+
+
+def _reached(value: torch.Tensor, parameters: list[nn.Parameter]) -> bool:
+    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return any(gradient is not None for gradient in gradients)
+
+
+def _no_gradient(name: str) -> EdgekdError:
+    message = f'the loss "{name}" has no gradient: nothing that it reads of the student can be trained'
+    return UserError(message, hint="name a later module, or train the one that it reads")

@@ -1,0 +1,73 @@
+"""The losses that a recipe names: built, given names, and judged as far as they can be without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from edgekd import registry
+from edgekd.errors import UserError, nearest
+from edgekd.stage import Use
+from edgekd.training.compared import MODULES
+
+WANTS = ("labels", "logits", "members", "features", "branch", "self", "masked", "head")
+ALSO = ("labels", "targets", "progress", "samples", "own", "logits", "tail", "layer")
+
+
+class Loss(Protocol):
+    """The contract of a file in `edgekd/losses/`, told there."""
+
+    wants: ClassVar[str]
+
+    def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor: ...
+
+
+def build(losses: Sequence[Use]) -> dict[str, tuple[tuple[float, float], Any]]:
+    """{name: (weight at the beginning and at the end, loss)}; the second use of "kl" is called "kl 2".
+
+    Raises UserError for a loss that does not exist, a field of it that is wrong, or a file that breaks the contract.
+    """
+    terms: dict[str, tuple[tuple[float, float], Any]] = {}
+    for name, use in named(losses).items():
+        loss = registry.build("losses", use.use, use.fields)
+        for field, value, known in (
+            *[("wants", getattr(loss, "wants", None), WANTS)],
+            *[("also", name, ALSO) for name in getattr(loss, "also", ())],
+        ):
+            if value not in known:
+                message = f"{registry.file_of('losses', use.use)}: `{field}` is {value!r}"
+                raise UserError(message, hint=nearest("", known))
+        if use.of != "teacher" and loss.wants != "logits":
+            message = f'the loss "{name}" wants {loss.wants}: it cannot learn from the student\'s {use.of}'
+            raise UserError(message, hint='`from` is for losses on logits, as in { use = "kl", from = "peer" }')
+        terms[name] = use.weight, loss
+    return terms
+
+
+def named(losses: Sequence[Use]) -> dict[str, Use]:
+    """By name, in the recipe's order."""
+    found: dict[str, Use] = {}
+    for use in losses:
+        count = sum(name.partition(" ")[0] == use.use for name in found)
+        found[f"{use.use} {count + 1}" if count else use.use] = use
+    return found
+
+
+def check(losses: Sequence[Use], batch: int, *, modules: bool = True) -> None:
+    """What can be said of a recipe's losses without a network. `modules`: whether the student will have any.
+
+    Raises UserError as `build` does, for a batch too small for a loss, and for what needs modules where there are none.
+    """
+    for name, (_, loss) in build(losses).items():
+        if batch < (least := getattr(loss, "least", 1)):
+            message = f'the loss "{name}" compares the samples of a batch, {least} at least; batch is {batch}'
+            raise UserError(message, hint="a larger batch, or a loss on single samples")
+        if loss.wants in MODULES and not modules:
+            message = f'the loss "{name}" wants features, and a quantized program keeps no modules'
+            raise UserError(message, hint="use losses on logits")
+    for name, use in named(losses).items():
+        if use.of != "teacher" and not modules:
+            message = f'the loss "{name}" learns from the student\'s {use.of}, which a quantized program has not'
+            raise UserError(message, hint='teacher = "student" in qat learns from the float student')

@@ -1,0 +1,104 @@
+"""Mixed samples: what is in them, what they are called, and how a student learns from them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import noisy, tiny_context, tiny_data, tiny_saved
+
+from edgekd.errors import UserError
+from edgekd.stages.distill import Distill
+from edgekd.training.mixing import mixed
+
+# Image i is all i; its class is i % 3.
+COUNT = 40
+IMAGES = torch.arange(COUNT, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 2, 8, 6).contiguous()
+TARGETS = torch.arange(COUNT) % 3
+
+
+def changed(kind: str, share: float = 0.5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The inputs and targets of a mixed split, and which samples were chosen for it."""
+    torch.manual_seed(7)
+    inputs, targets = mixed(kind, IMAGES, TARGETS, share, 3)
+    assert torch.equal(IMAGES[:, 0, 0, 0], torch.arange(COUNT, dtype=torch.float32))  # what was given is as it was
+    chosen = torch.randperm(COUNT, generator=torch.Generator().manual_seed(3))[: round(share * COUNT)]
+    return inputs, targets, chosen
+
+
+def test_mixup_blends_two_samples_and_knows_its_label_where_both_have_it() -> None:
+    inputs, targets, chosen = changed("mixup")
+    rest = torch.ones(COUNT, dtype=torch.bool)
+    rest[chosen] = False
+    assert torch.equal(inputs[rest], IMAGES[rest]) and torch.equal(targets[rest], TARGETS[rest])
+    generator = torch.Generator().manual_seed(3)
+    torch.randperm(COUNT, generator=generator)
+    partner, kept = torch.randint(COUNT, (20,), generator=generator), torch.rand(20, generator=generator)
+    torch.testing.assert_close(inputs[chosen, 1, 3, 2], kept * chosen + (1 - kept) * partner)
+    assert inputs[chosen].flatten(1).std(1).max() < 1e-5  # blended alike everywhere
+    expected = [c % 3 if c % 3 == p % 3 else -1 for c, p in zip(chosen.tolist(), partner.tolist(), strict=True)]
+    assert targets[chosen].tolist() == expected
+    assert -1 in expected and max(expected) > -1
+
+
+def test_cutmix_pastes_one_box_and_numbers_follow_its_area() -> None:
+    inputs, targets, chosen = changed("cutmix")
+    areas = []
+    for i in chosen.tolist():
+        pasted = inputs[i, 0] != i
+        rows, columns = pasted.any(1), pasted.any(0)
+        assert torch.equal(pasted, rows[:, None] & columns[None])  # a box
+        assert int((rows[1:] != rows[:-1]).sum()) <= 2  # in one piece
+        assert len(inputs[i][:, pasted].unique()) <= 1  # of one other image
+        areas.append(float(pasted.float().mean()))
+        if targets[i] >= 0:
+            assert targets[i] == i % 3
+    assert 0.1 < sum(areas) / len(areas) < 0.7
+    numbers = mixed("cutmix", IMAGES, torch.arange(COUNT, dtype=torch.float32), 0.5, 3)[1]
+    torch.testing.assert_close(numbers, inputs[:, 0].mean((1, 2)))  # image i is all i, and so is its target
+
+
+def test_selfmix_stays_within_the_image_and_keeps_its_label() -> None:
+    torch.manual_seed(0)
+    images = torch.randperm(COUNT * 96).float().view(COUNT, 2, 8, 6)
+    inputs, targets = mixed("selfmix", images, TARGETS, 1.0, 0)
+    assert torch.equal(targets, TARGETS)
+    assert not torch.equal(inputs, images)
+    for before, after in zip(images, inputs, strict=True):
+        for channel in (0, 1):
+            assert set(after[channel].flatten().tolist()) <= set(before[channel].flatten().tolist())
+
+
+def test_the_same_seed_mixes_alike_and_none_mixes_nothing() -> None:
+    first, same, other = (mixed("mixup", IMAGES, TARGETS, 0.3, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert mixed("none", IMAGES, TARGETS, 0.3, 1)[0] is IMAGES
+
+
+def test_boxes_need_images() -> None:
+    with pytest.raises(UserError, match=r'mix = "cutmix" pastes boxes, and the inputs are \[5\]'):
+        mixed("cutmix", torch.zeros(4, 5), TARGETS[:4], 0.5, 0)
+    assert mixed("mixup", torch.zeros(4, 5), TARGETS[:4], 0.5, 0)[0].shape == (4, 5)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix", "selfmix"])
+def test_a_student_learns_from_views_that_the_teacher_saw(tmp_path: Path, kind: str) -> None:
+    """The teacher is asked for each view once, mixed as the student sees it, and not for the plain ones."""
+    asked: list[tuple[str, torch.Tensor]] = []
+    context = tiny_context(tmp_path, data=replace(tiny_data(), augment=noisy))
+    plain = context.teacher_logits
+    context = replace(context, teacher_logits=lambda name, make: (asked.append((name, make())), plain(name, make))[1])
+    losses = ({"use": "cross_entropy", "weight": 0.5}, {"use": "kl", "temperature": 2.0})
+    stage = Distill(losses=losses, epochs=3, batch=64, lr=2e-2, views=2, mix=kind, mix_share=0.25)
+    (tmp_path / "out").mkdir()
+    facts = stage.run(tiny_saved(tmp_path / "in"), context, tmp_path / "out")
+    assert facts["epochs"][-1]["loss"] < facts["epochs"][0]["loss"]
+    assert [name for name, _ in asked] == [f"train view {n} seed 0 {kind} 0.25" for n in (0, 1, 0)]
+    assert torch.equal(asked[0][1], asked[2][1]) and not torch.equal(asked[0][1], asked[1][1])
+
+
+def test_mixtures_without_a_teacher_are_refused(tmp_path: Path) -> None:
+    stage = Distill(losses=({"use": "cross_entropy"},), epochs=1, mix="mixup")
+    with pytest.raises(UserError, match='distill: mix = "mixup" makes samples that no label is for') as caught:
+        stage.run(tiny_saved(tmp_path / "in"), tiny_context(tmp_path), tmp_path / "out")
+    assert "a loss that asks a teacher" in caught.value.hint
