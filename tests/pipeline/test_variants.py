@@ -121,7 +121,7 @@ def test_one_that_cannot_be_exported_or_opened_costs_no_other(done: Plan, recipe
 
     made = variants.variants(done, "student", tmp_path)
     assert made.own == {"width": 8} and [kind.name for kind in made.kinds] == ["float32 on null"]
-    found: Any = made.race([{"width": 8}, {"width": 0}, {"width": 4}], "three")
+    found: Any = made.race([{"width": 8}, {"width": 0}], "two")
     rows, failed = found
     assert list(failed) == [1] and failed[1].startswith("float32 on null: ")
-    assert rows[1] == {} and [len(row) for row in rows] == [1, 0, 1]
+    assert [len(row) for row in rows] == [1, 0]
