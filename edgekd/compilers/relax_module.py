@@ -183,7 +183,7 @@ def scheduled(module: Any, target: Any, database: Any) -> Any:
     """The fused module with the best schedule that the database has for each kernel; others stay as they are."""
     from tvm.relax import transform
 
-    with database:
+    with target, database:  # the pass itself asks for the target as soon as it is made
         return _passed(module, target, transform.MetaScheduleApplyDatabase())
 
 

@@ -33,7 +33,12 @@ WORKLOADS, RECORDS, ABOUT = "database_workload.json", "database_tuning_record.js
 FILES = (WORKLOADS, RECORDS, ABOUT)
 NEEDED = ("cloudpickle", "psutil", "xgboost")
 ROUND = 64  # trials that are measured together at most
-SECONDS = 60.0  # for building or measuring one schedule
+BUILDING, MEASURING = (
+    300.0,
+    60.0,
+)  # seconds for one schedule; a builder imports TVM first, which a busy machine takes its time for
+POPULATION = 512  # schedules that a round is bred from, and how many for each that it measures
+BRED = 8
 SEED = 0
 
 
@@ -111,18 +116,21 @@ def _search(tasks: Any, trials: int, database: Any, keep: Callable[[int], None])
             keep(Kept.measured)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = max(1, min(ROUND, trials // len(tasks)))  # every kernel gets a round, and then those that take the most time
+    drawn = min(POPULATION, BRED * each)
+    strategy = ms.search_strategy.EvolutionarySearch(population_size=drawn, init_min_unmeasured=min(50, drawn // 2))
     with tempfile.TemporaryDirectory() as logs:
         contexts, weights = ms.relax_integration.extracted_tasks_to_tune_contexts(
-            tasks, work_dir=logs, num_threads=cores, seed=SEED
+            tasks, work_dir=logs, strategy=strategy, num_threads=cores, seed=SEED
         )
         ms.tune_tasks(
             tasks=contexts,
             task_weights=weights,
             work_dir=logs,
             max_trials_global=trials,
-            num_trials_per_iter=max(1, min(ROUND, trials // (2 * len(tasks)))),  # every kernel gets two rounds
-            builder=ms.builder.LocalBuilder(max_workers=cores, timeout_sec=SECONDS),
-            runner=ms.runner.LocalRunner(timeout_sec=SECONDS),
+            num_trials_per_iter=each,
+            builder=ms.builder.LocalBuilder(max_workers=cores, timeout_sec=BUILDING),
+            runner=ms.runner.LocalRunner(timeout_sec=MEASURING),
             database=database,
             measure_callbacks=[*ms.MeasureCallback.create("default"), Kept()],
         )

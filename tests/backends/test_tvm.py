@@ -327,6 +327,44 @@ def test_databases_are_merged_by_kernel(tmp_path: Path) -> None:
 
 
 @needs_tvm
+def test_a_database_is_used_without_a_search(programs: dict[str, Path], tmp_path: Path) -> None:
+    """Of schedules written by hand: both convolutions with their loops reordered, one unrolled."""
+    from tvm.s_tir import Schedule
+    from tvm.s_tir import meta_schedule as ms
+    from tvm.target import Target
+
+    from edgekd.relax_module import fused, imported
+    from edgekd.relax_tuning import _database
+
+    target = Target(described({}, 1))
+    module = fused(imported(onnx.load(programs["float32"] / "model.onnx")), target)
+    folder = tmp_path / "database"
+    folder.mkdir()
+    database, written = _database(folder), 0
+    for task in ms.relax_integration.extract_tasks(module, target):
+        if "conv2d" in task.task_name:
+            schedule, kernel = Schedule(task.dispatched[0]), database.commit_workload(task.dispatched[0])
+            loops = schedule.get_loops(schedule.get_sblock("conv2d_nchw"))
+            schedule.reorder(*loops[4:7], loops[3])
+            schedule.unroll(loops[6])
+            about = ms.arg_info.ArgInfo.from_prim_func(task.dispatched[0]["main"])
+            database.commit_tuning_record(ms.database.TuningRecord(schedule.trace, kernel, [1e-4], target, about))
+            written += 1
+    (folder / ABOUT).write_text('{"trials": 7, "seconds": 2.5}')
+    facts = compiled(tmp_path / "engine", programs["float32"], {"tuning": str(folder)})
+    assert written == 2
+    assert facts["tuning"] == {"trials": 7, "seconds": 2.5, "tuned": 2, "kernels": sum(facts["kernels"].values())}
+    assert facts["note"].startswith("2 of ") and facts["note"].endswith(" kernels tuned, 7 trials in 2 s")
+    wanted = np.concatenate([unoptimised(float_model(), one) for one in X])
+    np.testing.assert_allclose(outputs(tmp_path / "engine"), wanted, atol=1e-5)
+    (folder / RECORDS).write_text("not a record\n")
+    with pytest.raises(EdgekdError, match="cannot use this tuning database"):
+        compiled(tmp_path / "worse", programs["float32"], {"tuning": str(folder)})
+    with pytest.raises(UserError, match=r"is no tuning database: it has no database_workload\.json"):
+        compiled(tmp_path / "none", programs["float32"], {"tuning": str(tmp_path)})
+
+
+@needs_tvm
 @pytest.mark.slow
 def test_tuned_kernels_go_on_from_what_was_measured(programs: dict[str, Path], tmp_path: Path) -> None:
     """Four trials of two kernels, measured; asked again, none; asked for more, only those. The engine computes the same."""
@@ -364,9 +402,3 @@ def test_tuned_kernels_go_on_from_what_was_measured(programs: dict[str, Path], t
     np.testing.assert_allclose(
         outputs(tmp_path / "engine", [x]), unoptimised(onnx.load(program / "model.onnx"), x), atol=1e-5
     )
-    shutil.copytree(tmp_path / "first", tmp_path / "damaged")
-    (tmp_path / "damaged" / RECORDS).write_text("not a record\n")
-    with pytest.raises(EdgekdError, match="cannot use this tuning database"):
-        compiled(tmp_path / "worse", program, {"tuning": str(tmp_path / "damaged")})
-    with pytest.raises(UserError, match=r"is no tuning database: it has no database_workload\.json"):
-        compiled(tmp_path / "none", program, {"tuning": str(tmp_path)})
