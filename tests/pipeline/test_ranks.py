@@ -102,4 +102,4 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["ledger"]
-    assert "distill" in [row["row"] for row in rows]
+    assert "distilled" in [row["row"] for row in rows]
