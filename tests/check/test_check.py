@@ -56,7 +56,7 @@ def test_a_suite_tells_the_same_as_text_json_xml_and_markdown(tmp_path: Path) ->
     gates = {gate["name"]: gate for gate in slow["gates"]}
     assert gates["agreement"]["state"] == "regressed", "another seed is another network"
     assert gates["parity"]["state"] == gates["metric"]["state"] == gates["bytes"]["state"] == "pass"
-    assert gates["instructions"]["note"] == "a simulated device has none"
+    assert gates["instructions"]["note"] == "not counted: a simulated device has none"
     assert "too noisy" in wild_one["latency"]["reason"] and "--max-seconds" in wild_one["latency"]["advice"]
     assert wild_one["latency"]["looks"][-1]["processes"] == 3
     assert "1 of 3: same" in done.stderr
