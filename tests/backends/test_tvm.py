@@ -333,8 +333,8 @@ def test_a_database_is_used_without_a_search(programs: dict[str, Path], tmp_path
     from tvm.s_tir import meta_schedule as ms
     from tvm.target import Target
 
-    from edgekd.relax_module import fused, imported
-    from edgekd.relax_tuning import _database
+    from edgekd.compilers.relax_module import fused, imported
+    from edgekd.compilers.relax_tuning import _database
 
     target = Target(described({}, 1))
     module = fused(imported(onnx.load(programs["float32"] / "model.onnx")), target)

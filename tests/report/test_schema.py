@@ -88,7 +88,9 @@ def test_any_other_difference_stays(change: Callable[[dict[str, Any]], object]) 
 
 
 def test_no_time_is_left() -> None:
-    text = json.dumps(without_times(sample()))
+    told = without_times(sample())
+    del told["budget"]  # limits, as the recipe gives them
+    text = json.dumps(told)
     for name in (
         'latency"',
         "seconds",
@@ -101,7 +103,7 @@ def test_no_time_is_left() -> None:
         "busy",
         "cold_start",
     ):
-        assert name not in text.replace("latency_p90", ""), name
+        assert name not in text, name
 
 
 def test_every_field_is_described() -> None:
