@@ -28,7 +28,12 @@ from edgekd.workers import INSTALL, LOST, call_all
 
 ABSENT = find_spec("lightning_fabric") is None
 needs_fabric = pytest.mark.skipif(ABSENT, reason=INSTALL)
-HERE = {"PYTHONPATH": str(Path(__file__).parent), "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
+HERE = {
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "MASTER_ADDR": "127.0.0.1",
+    "NODE_RANK": "0",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @pytest.fixture(scope="module")
