@@ -140,7 +140,8 @@ class Plan:
         if name == "teacher":
             return self.roots.teacher_student(self.entry(name).path)
         folder = self.entry(name).path
-        return Student(folder, lambda: self.roots.student_with(Student(folder, self._no_network).origin["arguments"]))
+        own = Student(folder, self._no_network).origin["arguments"]
+        return Student(folder, lambda **instead: self.roots.student_with({**own, **instead}))
 
     @property
     def of_file(self) -> bool:
@@ -173,8 +174,9 @@ class Plan:
     def _no_network(self) -> nn.Module:
         raise EdgekdError("an ONNX file has no network for torch")
 
-    def add(self, name: str, step: Step) -> None:
+    def add(self, name: str, step: Step) -> str:
         self.steps[name] = step
+        return name
 
     def key(
         self, kind: str, inputs: Iterable[str], fields: Any, reads: Iterable[str], code: Iterable[Path], **more: Any
@@ -209,13 +211,16 @@ class Plan:
             key = self.key(
                 "teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], [*code, HERE / "teachers.py"]
             )
-            self.add("teacher", Step("teacher", key, ("teacher", "data"), self.roots.make_teacher))
+            self.add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
             black_box = not self.values.teacher.compiled
             self.versions.append(Version("teacher", "teacher", "float32", use == "onnx", black_box))
             inputs = ("teacher",)
         key = self.key("student", inputs, {"seed": seed}, ["student", "data"], code)
         self.add("student", Step("student", key, ("student", "data", *inputs), self._make_student))
         self.versions.append(Version("student", "student", "float32"))
+
+    def _make_teacher(self, out: Path) -> dict[str, Any]:
+        return self.roots.make_teacher(out)
 
     def _make_student(self, out: Path) -> dict[str, Any]:
         teacher = self.roots.teacher(self.entry("teacher").path) if "teacher" in self.entries else None
@@ -280,9 +285,7 @@ class Plan:
         return name
 
     def _table(self, stage: str, before: str) -> str:
-        name = tables.step_of(stage)
-        self.add(name, tables.step(self, stage, before))
-        return name
+        return self.add(tables.step_of(stage), tables.step(self, stage, before))
 
     @property
     def channel_multiple(self) -> int:

@@ -93,8 +93,8 @@ def test_an_engine_is_timed_and_run_there(running: Running, tmp_path: Path) -> N
     for number, value in enumerate(there):
         assert np.array_equal(value, np.concatenate([one[number] for one in here]))
     until(lambda: not list((running.root / "work").iterdir()))
-    said = running.said.read_text()
-    assert "runs edgekd.devices.runner in " in said and "has gone" in said
+    until(lambda: "has gone" in running.said.read_text())
+    assert "runs edgekd.devices.runner in " in running.said.read_text()
     assert list((running.root / "lease").iterdir()) == [running.root / "lease" / "free"]
 
 

@@ -29,6 +29,7 @@ def test_a_backend_that_is_not_installed_is_no_candidate_unless_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = new_project(tmp_path / "quarters_listed")
+    recipe.write_text(recipe.read_text().replace('backends = ["onnxruntime"]', ""))
     board = 'chip = "X"\ntriple = "x86_64-linux"\nbackends = ["ncnn", "onnxruntime"]\n'
     (recipe.parent / "board.toml").write_text(board)
     monkeypatch.setattr("edgekd.backend.find_spec", lambda name: None if name == "ncnn" else name)

@@ -59,7 +59,8 @@ members = [
 
 def test_several_teachers_teach_and_stand_in_the_ledger(tmp_path: Path) -> None:
     """A network, a function with other classes and an ONNX file, as one: no engine, but its score, and the student's agreement."""
-    report = edgekd.compile(project(tmp_path / "several", ENSEMBLE), tmp_path / "out", store=tmp_path / "store")
+    recipe = project(tmp_path / "several", ENSEMBLE)
+    report = edgekd.compile(recipe, tmp_path / "out", backends=["onnxruntime"], store=tmp_path / "store")
     teacher, student = report["ledger"][0], report["ledger"][-1]
     assert (teacher["row"], teacher["runs_in"], teacher["parameters"], teacher["latency"]) == (
         "teacher",
