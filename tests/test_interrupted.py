@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from project import BRIEF, command, new_project
+from project import BRIEF, command, edgekd, new_project
 
 from edgekd import digest
 
@@ -77,3 +77,12 @@ def test_stopped_in_every_stage_it_goes_on_to_the_same_bits(tmp_path: Path) -> N
     students = {"teacher", "student", "distill", "prune", "quantize"}
     assert set(weights(straight)) == students | {f"export {name}" for name in students - {"student"}}
     assert weights(straight) == weights(broken)
+
+
+def test_an_interrupt_inside_code_in_a_string_has_the_same_exit_code(tmp_path: Path) -> None:
+    """Python would end by the signal, -2, though the interrupt was caught."""
+    recipe = new_project(tmp_path / "quarters")
+    module = recipe.with_name("quarters.py")
+    module.write_text(module.read_text().replace("def data()", 'exec("raise KeyboardInterrupt")\n\n\ndef data()'))
+    ran = edgekd("plan", recipe, "--store", tmp_path / "store")
+    assert (ran.returncode, "interrupted" in ran.stderr) == (130, True), ran.stderr

@@ -197,9 +197,8 @@ class Plan:
             name = use if uses.count(use) == 1 else f"{use} {uses[: index + 1].count(use)}"
             grids = self.grids if "quantized" in stage.gives else self.grids[:1]
             for grid in grids:
-                one = name if grid == grids[0] else f"{name}, {grid}"
+                one, several = (name if grid == grids[0] else f"{name}, {grid}"), (grid if len(grids) > 1 else "")
                 self._stage(one, use, stage, before, grid)
-                several = grid if len(grids) > 1 else ""
                 self.versions.append(Version(one, use, stage.precision, is_program=self.of_file, grid=several))
             before = name
 
@@ -207,10 +206,8 @@ class Plan:
         seed, code = self.values.seed, [HERE / "roots.py"]
         inputs: tuple[str, ...] = ()
         if self.values.teacher is not None:
-            use = self.values.teacher.use
-            key = self.key(
-                "teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], [*code, HERE / "teachers.py"]
-            )
+            use, made = self.values.teacher.use, [*code, HERE / "teachers.py"]
+            key = self.key("teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], made)
             self.add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
             black_box = not self.values.teacher.compiled
             self.versions.append(Version("teacher", "teacher", "float32", use == "onnx", black_box))
