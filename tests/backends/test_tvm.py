@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -366,6 +367,7 @@ def test_a_database_is_used_without_a_search(programs: dict[str, Path], tmp_path
 
 @needs_tvm
 @pytest.mark.slow
+@pytest.mark.skipif("EDGEKD_TEST_TUNING" not in os.environ, reason="minutes a trial: EDGEKD_TEST_TUNING=1 runs it")
 def test_tuned_kernels_go_on_from_what_was_measured(programs: dict[str, Path], tmp_path: Path) -> None:
     """Four trials of two kernels, measured; asked again, none; asked for more, only those. The engine computes the same."""
     program = program_of(
