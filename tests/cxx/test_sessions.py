@@ -143,7 +143,8 @@ def test_tvm_leaves_its_caller_where_it_was(programs: Path, folder: Path) -> Non
         pytest.skip(f"tvm is an extra: {command}")
     made = folder / "tvm" / "tvm"
     for threads in ("1", "2"):
-        ran(programs / "affinity", made if made.exists() else write(folder / "tvm", "tvm"), threads)
+        done = ran(programs / "affinity", made if made.exists() else write(folder / "tvm", "tvm"), threads)
+        assert done.returncode == 0
 
 
 def test_a_missing_runtime_names_the_command(programs: Path, bundle: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def test_cmake_says_where_tensorrt_is_had(tmp_path: Path) -> None:
 @needs_headers
 @pytest.mark.parametrize("compiler", [name for name in ("g++", "clang++") if shutil.which(name)])
 def test_the_module_compiles_without_a_warning(compiler: str) -> None:
-    ran(compiler, *OWN, *WARNINGS.split(), "-fsyntax-only", CMAKE / "src" / "module_tensorrt.cpp")
+    done = ran(compiler, *OWN, *WARNINGS.split(), "-fsyntax-only", CMAKE / "src" / "module_tensorrt.cpp")
+    assert done.stderr == b""
 
 
 class File(ctypes.Structure):
