@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +21,7 @@ from edgekd.check.pair import SIMULATED, Side, comparable, open_side
 from edgekd.check.session import Session
 from edgekd.check.verdict import Rule
 from edgekd.errors import EdgekdError, UserError
-from edgekd.latency.turn import time_limit
+from edgekd.latency.turn import ColdStart, time_limit
 from edgekd.pipeline.engines import plugins
 from edgekd.progress import Progress
 from edgekd.reach import Remote
@@ -181,9 +180,15 @@ def _measured(
     )
     simulated = candidate.backend == SIMULATED
     found += [counted.judged(candidate, baseline, fed, allowed, device)]
-    more: starts.More = partial(_more_there, device) if device else starts.more
-    again = partial(more, sides={"baseline": baseline, "candidate": candidate}, inputs=fed)
-    found += starts.judged(measured.cold, allowed, again, seed=asked.seed, simulated=simulated)
+    by_name = dict(zip(starts.SIDES, sides, strict=True))
+
+    def start(name: str) -> ColdStart:
+        side = by_name[name]
+        if device is None:
+            return starts.here(side, inputs=fed, seed=asked.seed)
+        return device.cold_start(side.engine, [fed] if fed else None, asked.seed, side.threads, time_limit(1, 1.0))
+
+    found += starts.judged(measured.cold, allowed, start, seed=asked.seed, simulated=simulated)
     profile = None
     if measured.verdict == "regressed":
         profile = operators.profiles(candidate, baseline, fed, plugins(), device)
@@ -198,20 +203,6 @@ def _measured(
         time.perf_counter() - started,
         measured.verdict,
     )
-
-
-def _more_there(
-    device: Device, known: starts.Starts, *, sides: Mapping[str, Side], inputs: Path | None, seed: int
-) -> starts.Starts:
-    """As `starts.more`, on the device: starts of both engines until there are ten of each, pair by pair."""
-    found = {name: list(known[name]) for name in sides}
-    random, fed = np.random.default_rng([seed, starts.ENOUGH]), [inputs] if inputs else None
-    while min(map(len, found.values())) < starts.ENOUGH:
-        for index in random.permutation(len(sides)):
-            name = list(sides)[index]
-            side, limit = sides[name], time_limit(1, 1.0)
-            found[name].append(device.cold_start(side.engine, fed, seed, side.threads, limit))
-    return found
 
 
 def _stored(asked: Asked, candidate: Side) -> Result:

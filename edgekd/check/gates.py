@@ -19,7 +19,7 @@ Kind = Literal["growth", "rise", "fall"]
 # Kernels that compute nothing: they turn values into another layout or type for the kernel beside them.
 REFORMATS = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "ReorderInput", "ReorderOutput")
 STARTS_ALPHA = 0.005  # probability that starts drawn alike are called larger
-FEW = "too few starts to tell"
+FEW, OVERLAP = NOT_SURE = ("too few starts to tell", "single starts overlap")
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def started(
     """Cold start and peak memory, medians of several new processes each.
 
     Single starts vary by more than what is allowed, so it is regressed only if chance would give starts so much larger than
-    what is allowed once in 200 (`rank_p`). Where there are too few to tell, it passes and the note is FEW: `starts.py`
-    measures more then. Of simulated engines the memory is this machine's and says nothing.
+    what is allowed once in 200 (`rank_p`). Where that is not sure it passes, and the note says why: `starts.py` measures
+    more then. Of simulated engines the memory is this machine's and says nothing.
     """
     gates = []
     for name, read in (("cold_start", lambda c: c.seconds), ("peak_memory", lambda c: float(c.peak - c.base))):
@@ -199,7 +199,7 @@ def started(
             limits = [value + max(gate.tolerance * value, floor) for value in old]
             few = math.comb(len(old) + len(new), len(old)) * STARTS_ALPHA < 1
             if few or rank_p(limits, new) > STARTS_ALPHA:
-                gate = replace(gate, state="pass", note=FEW if few else "single starts overlap")
+                gate = replace(gate, state="pass", note=FEW if few else OVERLAP)
         gates.append(gate)
     return gates
 

@@ -16,36 +16,37 @@ from edgekd.latency.turn import ColdStart, time_limit
 from edgekd.pipeline.engines import plugins
 
 ENOUGH = 10  # of each engine
-Starts = Mapping[str, Sequence[ColdStart]]
-More = Callable[..., Starts]
+SIDES = ("baseline", "candidate")
+Start = Callable[[str], ColdStart]
 
 
 def judged(
-    known: Starts, allowed: Mapping[str, float], again: More | None, *, seed: int, simulated: bool
+    known: Mapping[str, Sequence[ColdStart]], allowed: Mapping[str, float], start: Start, *, seed: int, simulated: bool
 ) -> list[Gate]:
-    """Cold start and memory. Where the race's few starts look worse, `again(known, seed=…)` measures more before that is said."""
-    found = gates.started(known["baseline"], known["candidate"], allowed, simulated)
-    if again is not None and any(gate.note == gates.FEW for gate in found):
-        known = again(known, seed=seed)
-        found = gates.started(known["baseline"], known["candidate"], allowed, simulated)
-    return found
+    """Cold start and memory. While the few starts that are known look worse, `start(side)` measures another pair of them.
 
-
-def more(known: Starts, *, sides: Mapping[str, Side], inputs: Path | None, seed: int) -> Starts:
-    """Starts of both engines until there are ten of each, pair by pair, in an order drawn anew for each pair."""
-    found = {name: list(known[name]) for name in sides}
+    An engine passes as soon as its median no longer looks worse; that it regressed is said only of ten starts of each, so
+    looking after every pair makes no false alarm more likely. The order within a pair is drawn anew for each.
+    """
+    starts = {name: list(known[name]) for name in SIDES}
     random = np.random.default_rng([seed, ENOUGH])
-    while min(map(len, found.values())) < ENOUGH:
-        for index in random.permutation(len(sides)):
-            name = list(sides)[index]
-            side = sides[name]
-            request = {
-                "engine": str(side.engine),
-                "inputs": [str(inputs)] if inputs else None,
-                "seed": seed,
-                "cores": machine.choose_cores(side.threads, machine.busy(0.05)[1]),
-                "plugins": plugins(),
-            }
-            env = worker.thread_env(side.threads)
-            found[name].append(ColdStart(**worker.call("cold_start", request, env=env, timeout=time_limit(1, 1.0))))
-    return found
+    while True:
+        found = gates.started(starts["baseline"], starts["candidate"], allowed, simulated)
+        worse = any(gate.state == "regressed" or gate.note in gates.NOT_SURE for gate in found)
+        if not worse or min(map(len, starts.values())) >= ENOUGH:
+            return found
+        for index in random.permutation(len(SIDES)):
+            starts[SIDES[index]].append(start(SIDES[index]))
+
+
+def here(side: Side, *, inputs: Path | None, seed: int) -> ColdStart:
+    """One cold start of an engine on this machine."""
+    request = {
+        "engine": str(side.engine),
+        "inputs": [str(inputs)] if inputs else None,
+        "seed": seed,
+        "cores": machine.choose_cores(side.threads, machine.busy(0.05)[1]),
+        "plugins": plugins(),
+    }
+    env = worker.thread_env(side.threads)
+    return ColdStart(**worker.call("cold_start", request, env=env, timeout=time_limit(1, 1.0)))

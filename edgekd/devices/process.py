@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from edgekd.devices.client import Client, Timed, backwards
-from edgekd.latency.clock import RETRIES, WarmUp, calls_per_sample, warm_up
+from edgekd.latency.clock import RETRIES, WARM_SECONDS, WarmUp, calls_per_sample, warm_up
 from edgekd.latency.machine import wait_until_quiet
 from edgekd.latency.rounds import OPENING, PROGRESS_SECONDS, make_plan, shuffled
 from edgekd.latency.turn import ColdStart, Terms, Turn
@@ -64,7 +64,8 @@ class Process:
         random = np.random.default_rng([terms.seed, self._process])
         for name in shuffled(self._places, random):
             tell({"doing": f"warming up {name}"})
-            self._warm[name] = warm_up(client.block(name))
+            least = 0.0 if self._warm else WARM_SECONDS  # as rounds.py does
+            self._warm[name] = warm_up(client.block(name), least=least)
         if self._plan is None:
             repeat = {name: calls_per_sample(client.block(name), steps[name]) for name in self._places}
             medians = {name: self._warm[name].median for name in self._places}

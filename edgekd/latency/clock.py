@@ -185,8 +185,8 @@ def calls_per_sample(block: Block, step: float) -> int:
         calls = max(2 * calls, math.ceil(calls * COARSE * step / taken) if taken > 0 else 0)
 
 
-def warm_up(block: Block, limit: float = 2.0) -> WarmUp:
-    """Call until the rolling median is steady: for 0.1 s, and three windows in a row with medians within 3% of theirs.
+def warm_up(block: Block, limit: float = 2.0, least: float = WARM_SECONDS) -> WarmUp:
+    """Call until the rolling median is steady: for `least` seconds, and three windows in a row with medians within 3% of theirs.
 
     The first two calls are in no window, since runtimes allocate in them. A window is at least 5 calls and 10 ms long, less
     where three such would not fit into `limit`. After windows of `limit` seconds, or 10,000 calls that took no time, it
@@ -206,7 +206,7 @@ def warm_up(block: Block, limit: float = 2.0) -> WarmUp:
         recent = medians[-CALM_WINDOWS:]
         middle = statistics.median(recent)
         calm = len(recent) == CALM_WINDOWS and all(abs(m - middle) <= CALM * middle for m in recent)
-        if calm and spent >= min(WARM_SECONDS, limit):
+        if calm and spent >= min(least, limit):
             return WarmUp(calls, total, True, middle)
         if spent >= limit or (took == 0 and size >= MOST_CALLS):
             return WarmUp(calls, total, False, medians[-1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from edgekd.check import gates
+from edgekd.check import gates, starts
 from edgekd.check.gates import SIGNALS, judge, read_share, read_tolerances
 from edgekd.errors import UserError
 from edgekd.latency.turn import ColdStart
@@ -110,6 +110,25 @@ def test_cold_starts_regress_only_if_chance_would_hardly_do_it() -> None:
     assert (overlap[0].state, overlap[0].note) == ("pass", "single starts overlap")
     assert [g.state for g in gates.started([], cold(0.1), {}, False)] == ["unknown", "unknown"]
     assert gates.started(cold(0.1), cold(0.1), {}, True)[1].note == "simulated"
+
+
+@pytest.mark.parametrize(("seconds", "asked", "state"), [(0.10, 4, "pass"), (0.20, 14, "regressed")])
+def test_more_cold_starts_until_they_do_not_look_worse_or_ten_of_each_do(
+    seconds: float, asked: int, state: str
+) -> None:
+    """0.10, 0.20, 0.21 against 0.10: with one pair more the median is 0.15, still worse; with two 0.10."""
+    sides: list[str] = []
+
+    def start(side: str) -> ColdStart:
+        sides.append(side)
+        return cold(seconds if side == "candidate" else 0.10)[0]
+
+    known = {"baseline": cold(0.10, 0.10, 0.10), "candidate": cold(0.10, 0.20, 0.21)}
+    if state == "regressed":
+        known["candidate"] = cold(0.20, 0.21, 0.22)
+    found = starts.judged(known, {}, start, seed=0, simulated=False)
+    assert (found[0].state, len(sides)) == (state, asked)
+    assert sides.count("baseline") == sides.count("candidate") and len(known["baseline"]) == 3
 
 
 @pytest.mark.parametrize(("m", "n"), [(3, 3), (4, 6), (5, 5)])

@@ -67,6 +67,7 @@ def test_warm_up_of_a_steady_engine_takes_a_tenth_of_a_second() -> None:
     found = warm_up(blocks(Timed(lambda n: 0.001)))
     assert (found.steady, found.median, found.calls) == (True, 0.001, 2 + 10 * 10)
     assert found.seconds == pytest.approx(0.102)
+    assert warm_up(blocks(Timed(lambda n: 0.001)), least=0.0).calls == 2 + 3 * 10
 
 
 def test_warm_up_gives_up_at_its_limit_and_says_so() -> None:
