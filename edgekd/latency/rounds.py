@@ -17,6 +17,7 @@ from edgekd.errors import UserError
 from edgekd.latency.clock import (
     WARM_SECONDS,
     VirtualClock,
+    WarmUp,
     calls_per_sample,
     no_collection,
     resolution,
@@ -62,7 +63,7 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
                 clock.restart(seed, process, indices[name])
         others = Others()
         with no_collection():
-            warm = {}
+            warm: dict[str, WarmUp] = {}
             for name in shuffled(folders, random):
                 progress({"doing": f"warming up {name}"})
                 least = 0.0 if warm else WARM_SECONDS  # the first one warmed the machine's clock
