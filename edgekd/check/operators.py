@@ -14,7 +14,7 @@ from edgekd.errors import EdgekdError
 if TYPE_CHECKING:
     from edgekd.devices.device import Device
 
-CALLS = 200
+CALLS = 60  # a side and turn: a check that found a slowdown should not take long to say where
 TIMEOUT = 120.0
 NOTHING: Mapping[str, Any] = {"nodes": 0, "seconds": 0.0}
 
