@@ -147,7 +147,12 @@ class Bench:
         return self.measured(engines, label, cold_starts), failed
 
     def measured(self, engines: Mapping[str, Path], label: str, cold_starts: int = 0) -> Race:
-        """A race of engines by name, as long as the recipe says; each in so many new processes, for what it holds in memory."""
+        """A race of engines by name, as long as the recipe says; each in so many new processes, for what it holds in memory.
+
+        Its finished processes are kept in `work`: after a kill the race goes on with the others.
+        """
+        kept = self.work / digest.of_json(["race", {name: path.name for name, path in engines.items()}])
+        kept.mkdir(exist_ok=True)
         with self.progress.task(f"measure {label}", total=1.0) as task:
             return race(
                 engines,
@@ -158,4 +163,5 @@ class Bench:
                 threads=self.threads,
                 plugins=plugins(),
                 on_progress=advancing(task),
+                kept=kept,
             )

@@ -23,8 +23,10 @@ from tiny import tiny_context, tiny_data, tiny_saved
 from edgekd import registry
 from edgekd.backend import open_backend, write_json
 from edgekd.errors import UserError
+from edgekd.latency import race
 from edgekd.latency.design import Widths, design
 from edgekd.latency.table import Kind, Measured, Pricing, Table, measured_by
+from edgekd.latency.turn import Turn, measure_once
 from edgekd.pipeline import bench
 from edgekd.pipeline.bench import Bench, narrowed, space_of
 from edgekd.progress import Progress
@@ -316,3 +318,25 @@ def test_engines_are_compiled_once_each(
     assert list(tmp_path.iterdir()) == []
     assert made.engine({"a": 8}, KIND) == made.engine({"a": 8}, KIND)
     assert len(written) == 2
+
+
+def test_a_race_that_was_killed_goes_on_with_the_processes_that_are_left(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "compile_engine", compile_here)
+    measured: list[int] = []
+
+    def once(engines: Mapping[str, Path], process: int, **terms: Any) -> Turn:
+        measured.append(process)
+        if measured == [0, 1]:
+            raise KeyboardInterrupt
+        return measure_once(engines, process, **terms)
+
+    monkeypatch.setattr(race, "measure_once", once)
+    brief = MeasureSection(processes=2, seconds=0.05, wait=0)
+    program = partial(write_weights, student, ())
+    made = Bench(program, {"null": DEVICE}, 1, brief, tmp_path, Progress(quiet=True), 60.0)
+    with pytest.raises(KeyboardInterrupt):
+        made.race([{}], [KIND], "one")
+    found, _ = made.race([{}], [KIND], "one")
+    assert measured == [0, 1, 1] and len(found.runners["0 float32 on null"].warm_up) == 2
