@@ -112,7 +112,7 @@ class Meter:
 
 
 def mean(joules: Sequence[float]) -> float | None:
-    """Of blocks of equally many calls; None where there is none. A block is short for a counter that moves every millisecond; many are not."""
+    """Of blocks of equally many calls; None where there is none. One block is short for a counter that moves every millisecond."""
     return statistics.fmean(joules) if joules else None
 
 

@@ -29,8 +29,8 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """{"engines": [[name, folder]…], "inputs", "seed", "process", "seconds", "block", "cores", "plan"} to samples.
 
     `plan` is null in a race's first process, which finds it; the others are told, so that all have equally many rounds
-    and calls. Gives {"plan": {"rounds", "calls", "repeat"}, "order", "engines": {name: {"samples", "warm_up", "joules"}}, "others", "energy"}:
-    "joules" of a call, null where they cannot be read; "energy" says of what they are, or why not.
+    and calls. Gives {"plan": {"rounds", "calls", "repeat"}, "order", "engines": {name: {"samples", "warm_up", "joules"}}, "others",
+    "energy"}: joules of a call, null where they cannot be read; "energy" says of what they are, or why not.
     Engines are opened in random order, since what is opened first lies elsewhere in memory. An engine asked for as "first"
     is opened before the others, and "cold_start" says what its first result cost.
     """

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent
 CODE = (HERE / "bench.py", PACKAGE / "latency" / "table.py", PACKAGE / "latency" / "design.py")
 COLD_STARTS = 1
-"""New processes of each engine of a table, where memory is limited: many engines, and a line through them all, tell more than many of one."""
+"""New processes of each engine of a table, where memory is limited: a line through many engines tells more than many of one."""
 CHECKED = 3  # of the plan
 
 
