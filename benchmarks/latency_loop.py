@@ -104,7 +104,7 @@ def rows(net: str, precision: str, backends: list[str], count: int, end: float, 
         for kind, predictor in predictors.items():
             seconds = json.loads(kept.read_text("utf-8"))[kind.backend]
             row = {"net": net, "precision": precision, "backend": kind.backend}
-            found.append({**row, "predicted": predictor.seconds(widths), "measured": seconds})
+            found.append({**row, "predicted": predictor.predicted(widths), "measured": seconds})
         print(f"{net}, {precision}: plan {index + 1} of {count}", file=sys.stderr, flush=True)
     return found
 

@@ -76,7 +76,8 @@ def compile(
     `recipe` may be an ONNX file; `calibration` and `teacher` are for that: see `prepare`. `backends`, `targets`: only these.
     `compile_timeout`: seconds for one engine; one that takes longer is a failed candidate.
     `debug` "parity" compares each engine with its program, tensor by tensor, and writes that as parity.json.
-    `ray`: the address of a Ray cluster, whose machines measure on the devices that they have, where a target reaches one.
+    `ray`: the address of a Ray cluster, whose machines measure on the devices that they have, where a target reaches one, and score
+    and race the candidates of a search.
     Raises UserError for the user's mistakes (before any work where they can be known), EdgekdError for what failed.
     """
     from edgekd.output import write_output

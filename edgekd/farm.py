@@ -45,11 +45,15 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a check could not be made there, as its machine says."""
+    """Why what was asked could not be done there, as its machine says."""
 
     message: str
     hint: str
     user: bool
+
+    def error(self, what: str) -> EdgekdError:
+        """The error of `what`, to be raised here."""
+        return (UserError if self.user else EdgekdError)(f"{what}: {self.message}", hint=self.hint)
 
 
 def checked(address: str, asked: Sequence[Asked], progress: Progress) -> list[Result]:
@@ -58,10 +62,10 @@ def checked(address: str, asked: Sequence[Asked], progress: Progress) -> list[Re
     Raises UserError where Ray is not installed or not there, where no machine has a device, or for what a check's machine
     says is wrong with it; EdgekdError where a machine fails. All checks end before the first error is raised.
     """
-    ray = _joined(address)
+    ray = joined(address)
     try:
         names = [_device(one) for one in asked]
-        _all_there(ray, names)
+        all_there(ray, names)
         job = ray.remote(_job)
         waiting = {}
         for number, (one, name) in enumerate(zip(asked, names, strict=True)):
@@ -71,10 +75,10 @@ def checked(address: str, asked: Sequence[Asked], progress: Progress) -> list[Re
         while waiting:
             ended, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_SECONDS)
             if not ended:
-                _all_there(ray, [names[number] for number in waiting.values()])
+                all_there(ray, [names[number] for number in waiting.values()])
             for done in ended:
                 number = waiting.pop(done)
-                found[number] = _fetched(ray, done)
+                found[number] = fetched(ray, done)
                 progress.say(f"  {asked[number].title}: {len(found)} of {len(asked)} done, on {names[number]}")
     finally:
         ray.shutdown()  # and with it what has not ended
@@ -94,27 +98,27 @@ def raced(
 
     Gives what `pipeline.measure.measure` gives, and the race.json that it writes. Raises as `checked` does.
     """
-    ray = _joined(address)
+    ray = joined(address)
     try:
-        _all_there(ray, [target.name])
+        all_there(ray, [target.name])
         progress.say(f"  race on {target.name}: waits for it")
         sent = {name: (_files(folder), golden[name].read_bytes()) for name, folder in engines.items()}
         job = ray.remote(_race).options(**options(target.name)).remote(sent, target, list(inputs), values, __version__)
         while not ray.wait([job], timeout=LOOK_SECONDS)[0]:
-            _all_there(ray, [target.name])
-        found: tuple[dict[str, Any], bytes] | Failure = _fetched(ray, job)
+            all_there(ray, [target.name])
+        found: tuple[dict[str, Any], bytes] | Failure = fetched(ray, job)
     finally:
         ray.shutdown()
     if isinstance(found, Failure):
-        raise (UserError if found.user else EdgekdError)(f"race on {target.name}: {found.message}", hint=found.hint)
+        raise found.error(f"race on {target.name}")
     return found
 
 
 def must_have(address: str, names: Sequence[str]) -> None:
     """Raises UserError for a device that no machine of the cluster has."""
-    ray = _joined(address)
+    ray = joined(address)
     try:
-        _all_there(ray, names)
+        all_there(ray, names)
     finally:
         ray.shutdown()
 
@@ -124,7 +128,7 @@ def options(name: str) -> dict[str, Any]:
     return {"resources": {PREFIX + name: 1}, "num_cpus": 0, "max_retries": 0}
 
 
-def _joined(address: str) -> ModuleType:
+def joined(address: str) -> ModuleType:
     try:
         ray = importlib.import_module("ray")
     except ImportError:
@@ -165,7 +169,7 @@ def _device(asked: Asked) -> str:
     return str(name)
 
 
-def _all_there(ray: ModuleType, names: Sequence[str]) -> None:
+def all_there(ray: ModuleType, names: Sequence[str]) -> None:
     """Raises UserError for a device that no machine of the cluster has: its checks would wait for ever."""
     there = sorted(key.removeprefix(PREFIX) for key in ray.cluster_resources() if key.startswith(PREFIX))
     for name in names:
@@ -191,8 +195,8 @@ def _files(folder: Path) -> Files:
 
 def _job(asked: Asked, candidate: Files, baseline: Files, version: str) -> Result | Failure:
     """On the machine that has the device."""
-    if version != __version__:
-        return Failure(f"edgekd {__version__} is there, {version} here", "install the same version on both", True)
+    if other := other_version(version):
+        return other
     with tempfile.TemporaryDirectory(prefix="edgekd-farm-") as scratch:
         sides = {"candidate": candidate, "baseline": baseline}
         stored = asked.baseline.suffix == ".json"
@@ -202,7 +206,7 @@ def _job(asked: Asked, candidate: Files, baseline: Files, version: str) -> Resul
                 _write(Path(scratch) / side, files)
             return check(replace(asked, candidate=Path(scratch) / "candidate", baseline=there), Progress(quiet=True))
         except (EdgekdError, OSError) as error:
-            return _failed(error, scratch)
+            return failure(error, scratch)
 
 
 def _race(
@@ -211,8 +215,8 @@ def _race(
     """On the machine that has the device, as `raced` gives it."""
     from edgekd.pipeline.measure import measure
 
-    if version != __version__:
-        return Failure(f"edgekd {__version__} is there, {version} here", "install the same version on both", True)
+    if other := other_version(version):
+        return other
     with tempfile.TemporaryDirectory(prefix="edgekd-farm-") as scratch:
         out, folders, golden = Path(scratch), {}, {}
         try:
@@ -223,7 +227,14 @@ def _race(
             found = measure(folders, golden, out, values, inputs, Progress(quiet=True), target, out)
             return found, (out / "race.json").read_bytes()
         except (EdgekdError, OSError) as error:
-            return _failed(error, scratch)
+            return failure(error, scratch)
+
+
+def other_version(version: str) -> Failure | None:
+    """What is wrong where the machine that asks has this version."""
+    if version == __version__:
+        return None
+    return Failure(f"edgekd {__version__} is there, {version} here", "install the same version on both", True)
 
 
 def _write(folder: Path, files: Files) -> None:
@@ -233,13 +244,13 @@ def _write(folder: Path, files: Files) -> None:
         place.write_bytes(held)
 
 
-def _failed(error: EdgekdError | OSError, scratch: str) -> Failure:
+def failure(error: EdgekdError | OSError, scratch: str) -> Failure:
     if isinstance(error, OSError):
         return Failure(f"its machine failed: {error}", LOOK, False)
     return Failure(error.message.replace(scratch, ""), error.hint, isinstance(error, UserError))
 
 
-def _fetched(ray: ModuleType, done: Any) -> Any:
+def fetched(ray: ModuleType, done: Any) -> Any:
     """What a job gave, or the failure of its machine."""
     try:
         return ray.get(done)
@@ -251,7 +262,6 @@ def _fetched(ray: ModuleType, done: Any) -> Any:
 def _home(asked: Asked, found: Result | Failure) -> Result:
     """The result with this machine's paths. Raises what a failure says."""
     if isinstance(found, Failure):
-        kind = UserError if found.user else EdgekdError
-        raise kind(f"{asked.title}: {found.message}", hint=found.hint)
+        raise found.error(asked.title)
     side = replace(found.candidate, folder=find_bundle(asked.candidate, asked.target))
     return replace(found, asked=asked, candidate=side)

@@ -16,7 +16,7 @@ from edgekd.pipeline.measure import advancing, summary
 from edgekd.progress import Progress
 from edgekd.reach import Remote
 from edgekd.target import Target
-from edgekd.units import format_seconds
+from edgekd.units import format_joules, format_seconds
 
 
 def race_bundles(
@@ -103,7 +103,7 @@ def _engines(bundles: Iterable[Path]) -> dict[str, Path]:
 def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
     """A printable row for each bundle, the ratio being to the first one's latency."""
     rows = []
-    names = list(found["latency"])
+    names, joules = list(found["latency"]), found["energy"]["joules"]
     for name in names:
         took = found["latency"][name]
         ratio = found["ratio"][name].get(names[0])
@@ -114,6 +114,7 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
                 f"{format_seconds(took['low'])} to {format_seconds(took['high'])}",
                 *(format_seconds(took[key]) if took[key] else "too few" for key in ("p90", "p99")),
                 str(took["count"]),
+                format_joules(joules[name]) if joules[name] is not None else "-",
                 f"{ratio['point']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" if ratio else "1",
             )
         )

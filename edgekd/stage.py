@@ -163,6 +163,11 @@ class Stage(ABC):
         return False
 
     @property
+    def weighed(self) -> bool:
+        """Whether it needs the peak memory of those, too."""
+        return False
+
+    @property
     def varied(self) -> Mapping[str, tuple[Any, ...]]:
         """Arguments of the student's factory that it tries other values of, with these values."""
         return {}

@@ -68,5 +68,17 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def format_joules(joules: float) -> str:
+    """Three significant digits in the unit that fits.
+
+    >>> format_joules(0.00123), format_joules(2.5), format_joules(4.2e-5)
+    ('1.23 mJ', '2.50 J', '42.0 µJ')
+    """
+    for unit, size in (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)):
+        if joules >= size * 0.9995:
+            return f"{_three_digits(joules / size)} {unit}"
+    return f"{_three_digits(joules / 1e-9)} nJ"
+
+
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

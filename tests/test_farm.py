@@ -19,11 +19,13 @@ from pathlib import Path
 import pytest
 from check.bundles import made
 from devices.boards import by_env
+from pipeline.test_variants import RECIPE
 from project import edgekd, new_project
 
 from edgekd import api, farm
 from edgekd.check.gate import Asked
-from edgekd.errors import UserError
+from edgekd.errors import EdgekdError, UserError
+from edgekd.pipeline import variants
 from edgekd.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -50,7 +52,7 @@ def test_an_address_where_nobody_listens_is_said_at_once() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """A head without devices, and two machines, one a device; its address."""
+    """A head without devices, and two machines, each a device of its own and one that is called host; its address."""
     assert find_spec("ray"), WANTED
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
@@ -59,7 +61,7 @@ def cluster() -> Iterator[str]:
     made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
     try:
         for name in ("one", "two"):
-            made.add_node(resources={f"device:{name}": 1}, **small)
+            made.add_node(resources={f"device:{name}": 1, "device:host": 1}, **small)
         yield made.address
     finally:
         made.shutdown()
@@ -120,7 +122,7 @@ def test_the_command_and_what_it_says_of_a_device_that_is_not_there(cluster: str
     assert "new: 1 of 1 done, on one" in done.stderr
     with pytest.raises(UserError, match="no machine of the cluster has the device three") as caught:
         farm.checked(cluster, [Asked(tmp_path / "lost" / "bundle", tmp_path / "lost" / "bundle")], QUIET)
-    assert "known: one, two" in caught.value.hint and '"device:three": 1' in caught.value.hint
+    assert "known: host, one, two" in caught.value.hint and '"device:three": 1' in caught.value.hint
     with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1"):
         farm.checked("127.0.0.1:1", [Asked(tmp_path, tmp_path, target="one")], QUIET)
 
@@ -155,3 +157,37 @@ def test_a_recipes_race_runs_on_the_machine_that_has_the_device(cluster: str, tm
     asked = {"store": recipe.parent / "store", "targets": ["other/three.toml"], "ray": cluster}
     with pytest.raises(UserError, match="no machine of the cluster has the device three"):
         api.compile(recipe, recipe.parent / "out", **asked)
+
+
+@asked_for
+def test_a_searchs_candidates_are_scored_and_raced_by_the_machines_of_the_cluster(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two devices are called host, so four students are two races, each beside the recipe's own; the result is the one from here."""
+    recipe = new_project(tmp_path / "quarters_spread")
+    text = RECIPE.format(module="quarters_spread").replace("width = [4, 8]", "width = [4, 5, 6, 8]")
+    recipe.write_text(text.replace("population = 2", "population = 4"))
+    told = {}
+    for name, address in (("here", None), ("there", cluster)):
+        plan = api.prepare(recipe, store=tmp_path / name, ray=address)
+        for step in ("teacher", "student", "search"):
+            one = plan.steps[step]
+            plan.entries[step] = plan.store.make(one.key, one.label, one.make)
+        told[name] = plan.entry("search").facts["search"]
+        said = capsys.readouterr().err
+        assert ("race on 2 devices" in said) == ("score, on the cluster" in said) == (name == "there")
+    assert told["there"]["chosen"] == told["here"]["chosen"]
+    pairs = list(zip(told["there"]["candidates"], told["here"]["candidates"], strict=True))
+    assert len(pairs) == 4
+    for there, here in pairs:
+        assert there["arguments"] == here["arguments"] and there["parameters"] == here["parameters"]
+        assert there["score"] == pytest.approx(here["score"], abs=1e-5)
+        assert there["seconds"] == pytest.approx(here["seconds"], rel=1e-6), "a simulated device has no noise"
+    spread = variants.variants(plan, "student", "search", tmp_path).race.__self__  # type: ignore[attr-defined]
+    stale = replace(spread, racing={**spread.racing, "keys": {"search": "0"}})
+    with pytest.raises(EdgekdError, match="search: race on host: search: what the recipe reads has changed") as caught:
+        stale.race([{"width": 8}, {"width": 4}], "again")
+    assert "every machine of the cluster sees them" in caught.value.hint
+    found, failed = replace(spread, device="nowhere").race([{"width": 8}, {"width": 4}], "again")
+    assert len(found) == 2 and not failed
+    assert "no machine of the cluster has the device nowhere: measured here" in capsys.readouterr().err

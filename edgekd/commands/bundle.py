@@ -61,6 +61,7 @@ def measure(
         options = {"streams": streams, "batch": batch, "seconds": seconds, "processes": processes, "threads": threads}
         _throughput(bundles, {**options, "seed": seed}, as_json=as_json, quiet=quiet)
         return
+    from edgekd.latency.energy import said
     from edgekd.measure import race_bundles, rows_of
     from edgekd.target import find_device
 
@@ -73,12 +74,12 @@ def measure(
         return
     from rich.table import Table
 
-    table = Table(
-        "bundle", "median", "95% interval", "p90", "p99", "calls", "ratio to the first", box=None, pad_edge=False
-    )
+    heads = ("bundle", "median", "95% interval", "p90", "p99", "calls", "energy", "ratio to the first")
+    table = Table(*heads, box=None, pad_edge=False)
     for row in rows_of(found):
         table.add_row(*row)
     console().print(table)
+    print(f"energy: {said(found['energy'])}")
 
 
 def _throughput(bundles: list[Path], options: dict[str, int | float], *, as_json: bool, quiet: bool) -> None:

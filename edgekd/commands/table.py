@@ -37,7 +37,7 @@ def table(
     """Measure the student's engines with each group of channels narrowed.
 
     At channel multiples of the target, in float, and in int8 where the recipe quantizes: what a prune stage with
-    budget = { latency = "0.5x" } plans by.
+    budget = { latency = "0.5x" } plans by. Bytes of the engines, too, and their memory where a budget of the recipe limits it.
     """
     from edgekd import api, registry
     from edgekd.latency.table import FILE, PICTURE, RACE, Table
@@ -51,7 +51,8 @@ def table(
         plan = api.prepare(recipe, overrides=sets, backends=backend or [], store=store, quiet=quiet)
         place = tables.target_of(plan)
         roots(plan)
-        entry = tables.measured(plan, "student", place, fresh)
+        weighed = any(stage.weighed for stage in plan.recipe.stages)
+        entry = tables.measured(plan, "student", place, fresh, tables.COLD_STARTS if weighed else 0)
     found = Table.read(entry.path / FILE)
     if out is not None:
         _copy(entry.path, out, (FILE, RACE, PICTURE))
@@ -89,19 +90,23 @@ def _show(table: Table) -> None:
     from rich.table import Table as Printed
 
     from edgekd.commands.store import console
-    from edgekd.units import format_seconds
+    from edgekd.units import format_bytes, format_seconds
 
     for kind in table.rows:
         predictor, idle = table.predictor(kind), table.idle(kind)
         printed = Printed(Column("group", no_wrap=True), Column("channels", justify="right"), Column("measured", justify="right"),
-                          Column("of the whole", justify="right"), Column("predicted", justify="right"), Column(""),
+                          Column("of the whole", justify="right"), Column("predicted", justify="right"), Column("size", justify="right"),
+                          Column("memory", justify="right"), Column(""),
                           box=None, pad_edge=False)  # fmt: skip
         for group in table.space.narrowable:
             for width, row in table.alone(kind, group)[:-1]:
-                predicted = predictor.seconds({**table.space.whole, group: width})
+                predicted = predictor.predicted({**table.space.whole, group: width})
                 note = "buys no time" if group in idle else ""
                 share = f"{row.share:.3f} ({row.low:.3f} to {row.high:.3f})"
-                printed.add_row(group, str(width), format_seconds(row.seconds), share, format_seconds(predicted), note)
+                bytes_ = (format_bytes(held) if held else "" for held in (row.bytes, row.memory))
+                printed.add_row(
+                    group, str(width), format_seconds(row.seconds), share, format_seconds(predicted), *bytes_, note
+                )
         print(f"\n{_title(table, kind)}")
         console().print(printed)
         said = f"{predictor.error(0.5):.1%}, 95% of them {predictor.error(0.95):.1%}"

@@ -21,11 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Timed:
-    """One block: nanoseconds of each sample, and what the sensors said before and after it."""
+    """One block: nanoseconds of each sample, what the sensors said before and after it, and its joules where the device tells them."""
 
     index: int
     nanoseconds: list[int]
     conditions: list[dict[str, Any]]
+    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,9 @@ class Client:
             taken, around = value["ns"], value["conditions"]
             whole = all(type(one) is int and abs(one) < 2**63 for one in (value["index"], *taken))
             told = [_conditions(one) for one in around]
+            joules = None if value.get("joules") is None else number(value["joules"])
             if whole and taken and len(told) == 2:
-                return Timed(value["index"], taken, told)
+                return Timed(value["index"], taken, told, joules)
         except (KeyError, TypeError, ValueError):
             pass
         raise self._garbage(value)

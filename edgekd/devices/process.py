@@ -9,7 +9,9 @@ from typing import Any, final
 import numpy as np
 
 from edgekd.devices.client import Client, Timed, backwards
+from edgekd.devices.wire import plain
 from edgekd.latency.clock import RETRIES, WARM_SECONDS, WarmUp, calls_per_sample, warm_up
+from edgekd.latency.energy import mean
 from edgekd.latency.machine import wait_until_quiet
 from edgekd.latency.rounds import OPENING, PROGRESS_SECONDS, make_plan, shuffled
 from edgekd.latency.turn import ColdStart, Terms, Turn
@@ -36,6 +38,7 @@ class Process:
         self._order: list[list[str]] = []
         self._rounds: dict[int, list[Timed]] = {}
         self._runner: dict[str, Any] = {}
+        self._energy: dict[str, str] | None = None
         self._connections = 0
 
     @property
@@ -48,6 +51,8 @@ class Process:
         terms, tell = self._terms, self._terms.tell
         self._connections += 1
         self._runner = {k: client.hello.get(k) for k in ("runner", "machine")}
+        if isinstance(told := client.hello.get("energy"), dict):
+            self._energy = {key: plain(str(told.get(key) or ""))[:200] for key in ("of", "why")}
         share, per_cpu = wait_until_quiet(
             terms.wait, terms.quiet, lambda busy: tell({"busy": busy}), lambda: client.busy(LOOK_SECONDS)
         )
@@ -108,19 +113,24 @@ class Process:
         """What was measured, as latency/rounds.py gives it, with what the device said of itself."""
         assert self._plan is not None
         samples: dict[str, list[list[float]]] = {name: [] for name in self._places}
+        joules: dict[str, list[float]] = {name: [] for name in self._places}
         for number, names in enumerate(self._order):
             for name, timed in zip(names, self._rounds[number], strict=True):
                 scale = 1e9 * self._plan["repeat"][name]
                 samples[name].append([taken / scale for taken in timed.nanoseconds])
+                if timed.joules is not None:
+                    joules[name].append(timed.joules * 1e9 / (scale * len(timed.nanoseconds)))
         around = [timed.conditions for number in range(len(self._order)) for timed in self._rounds[number]]
         run = {
             "plan": self._plan,
             "order": self._order,
             "engines": {
-                name: {"samples": samples[name], "warm_up": self._warm[name].to_json()} for name in self._places
+                name: {"samples": samples[name], "warm_up": self._warm[name].to_json(), "joules": mean(joules[name])}
+                for name in self._places
             },
             "others": max(self._others, default=0.0),
             "cold_start": self._cold.to_json() if self._cold else None,
+            "energy": self._energy,
             "device": {
                 **where,
                 **self._runner,

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -23,6 +24,8 @@ from edgekd.errors import EdgekdError, UserError
 from edgekd.latency import instructions, machine
 from edgekd.latency.clock import VirtualClock, no_collection, resolution
 from edgekd.latency.conditions import conditions, features
+from edgekd.latency.energy import SIMULATED, Meter
+from edgekd.latency.energy import meter as energy_meter
 from edgekd.latency.rounds import first_result
 from edgekd.target import this_machine
 
@@ -38,13 +41,16 @@ class Runner:
         self._stack, self._answer = stack, answer
         self._opened: dict[str, tuple[Session, list[Array]]] = {}
         self._cores: list[int] = []
+        self._meter = energy_meter()
 
     def hello(self, seed: Sequence[int] = ()) -> dict[str, Any]:
         """What runs here, and what this machine is. `seed` belongs to simulated devices."""
         self._seed = list(seed)
         names = [name for name in registry.names("backends") if not open_backend(name).missing(to_open=True)]
         about = {**this_machine(), "isa": features()}
-        return {"protocol": PROTOCOL, "runner": f"edgekd {__version__}, Python", "backends": names, "machine": about}
+        energy = {"of": self._meter.of, "why": self._meter.why}
+        runner = f"edgekd {__version__}, Python"
+        return {"protocol": PROTOCOL, "runner": runner, "backends": names, "machine": about, "energy": energy}
 
     def busy(self, seconds: float) -> dict[str, Any]:
         share, per_cpu = machine.busy(seconds)
@@ -72,17 +78,12 @@ class Runner:
         others, before = machine.Others(), conditions(self._cores)
         for index, (name, samples, repeat) in enumerate(blocks):
             session, fed = self._opened[name]
-            clock, run, again = session.clock, session.run, range(repeat)
             for _ in range(lead):
-                run(fed)
-            taken = [0] * samples
-            for sample in range(samples):
-                start = clock()
-                for _ in again:
-                    run(fed)
-                taken[sample] = clock() - start
+                session.run(fed)
+            meter = Meter(why=SIMULATED) if isinstance(session.clock, VirtualClock) else self._meter
+            taken, joules = meter.during(partial(_timed, session, fed, samples, repeat))
             after = conditions(self._cores)
-            self._answer("block", {"index": index, "ns": taken, "conditions": [before, after]})
+            self._answer("block", {"index": index, "ns": taken, "conditions": [before, after], "joules": joules})
             before = after
         return {"others": others.share()}
 
@@ -110,6 +111,18 @@ class Runner:
         fed = read_samples(Path(check_path(inputs)), Signature.read(engine))[0]
         backend = open_backend(str(read_json(engine / "engine.json").get("backend")))
         return {"operators": backend.profile(engine, fed, calls)}
+
+
+def _timed(session: Session, fed: list[Array], samples: int, repeat: int) -> list[int]:
+    """Nanoseconds of each sample."""
+    clock, run, again = session.clock, session.run, range(repeat)
+    taken = [0] * samples
+    for sample in range(samples):
+        start = clock()
+        for _ in again:
+            run(fed)
+        taken[sample] = clock() - start
+    return taken
 
 
 def read_bundle(folder: Path) -> None:

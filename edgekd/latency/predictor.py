@@ -6,11 +6,12 @@ which would miss fusion and fixed costs, but fitted to whole engines:
 
     latency(w) = c + Σ_g Σ_k a_gk [w_g ≥ W_gk] + Σ_gh Σ_kl b_ghkl [w_g ≥ W_gk] [w_h ≥ W_hl],   all c, a, b ≥ 0
 
-so that no width is predicted to be faster than a narrower one, and steps are steps.Few measurements do not
+so that no width is predicted to be faster than a narrower one, and steps are steps. Few measurements do not
 tell all steps, so terms proportional to w_g and to w_g · w_h stand beside them, with w rounded up to the blocks of channels that
 kernels compute in, and three models are fitted: those terms alone, with the steps of each group, and with those of two groups.
 The one whose error is least on plans left out is taken. Squares of relative errors are minimised, by non-negative least squares
-(Lawson, Hanson 1974, "Solving least squares problems", chapter 23).
+(Lawson, Hanson 1974, "Solving least squares problems", chapter 23). Bytes of an engine and of the process that runs it are told by
+the same model: weights are products of widths, activations go with one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ BLOCKS = (1, 8, 16, 32)
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """`fixed` seconds; `alone [widths]` of each group; `together [widths, widths]` of each two groups that meet."""
+    """`fixed`, `alone [widths]` of each group and `together [widths, widths]` of each two groups that meet, in what was measured: seconds,
+    or bytes.
+    """
 
     space: Space
     fixed: float
@@ -42,8 +45,8 @@ class Predictor:
     left_out: tuple[float, ...]
     """Relative error of each measured plan, predicted by a fit that had not seen it."""
 
-    def seconds(self, plan: Mapping[str, int]) -> float:
-        """Predicted latency of a plan whose widths are tabled. Raises EdgekdError for one that is not."""
+    def predicted(self, plan: Mapping[str, int]) -> float:
+        """What a plan whose widths are tabled is predicted to take. Raises EdgekdError for one that is not."""
         at = {}
         for group, widths in self.space.widths.items():
             if plan[group] not in widths:
@@ -60,11 +63,11 @@ class Predictor:
         return {"error": {"median": self.error(0.5), "p95": self.error(0.95), "largest": self.error(1.0)}}
 
 
-def fit(space: Space, plans: Sequence[Mapping[str, int]], seconds: Sequence[float], seed: int = 0) -> Predictor:
-    """The model of these measured plans. Raises EdgekdError for a latency that is not above zero."""
-    y = np.asarray(seconds, float)
+def fit(space: Space, plans: Sequence[Mapping[str, int]], taken: Sequence[float], seed: int = 0) -> Predictor:
+    """The model of these measured plans. Raises EdgekdError for a measurement that is not above zero."""
+    y = np.asarray(taken, float)
     if not (np.isfinite(y).all() and (y > 0).all()):
-        raise EdgekdError("a plan was measured at a latency that is not above zero", hint="measure the table again")
+        raise EdgekdError("a plan was measured at what is not above zero", hint="measure the table again")
     rows = np.hstack([matrix(space, plans), _smooth(space, plans)])
     order = np.array([len(of) for of in columns(space)] + [0] * (rows.shape[1] - len(columns(space))))
     folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS

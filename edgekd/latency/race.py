@@ -8,7 +8,7 @@ memory happened to lie. The same engine under two names is an A/A control.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from edgekd.backend import read_json
 from edgekd.errors import UserError
 from edgekd.latency import statistics
 from edgekd.latency.clock import WarmUp
+from edgekd.latency.energy import UNTOLD
 from edgekd.latency.statistics import Latency, Ratio, Samples
 from edgekd.latency.turn import QUIET, ColdStart, Turn, keep_turn, kept_turn, measure_once, time_limit
 from edgekd.worker import Progress
@@ -31,7 +32,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Runner:
-    """One engine in a race: `samples [process, round, call]` in seconds, each the mean of `repeat` calls (mostly 1)."""
+    """One engine in a race: `samples [process, round, call]` in seconds, each the mean of `repeat` calls (mostly 1).
+
+    `joules [process]` of a call; none where they could not be read.
+    """
 
     name: str
     facts: Mapping[str, Any]
@@ -39,6 +43,7 @@ class Runner:
     repeat: int
     warm_up: tuple[WarmUp, ...]
     cold_start: tuple[ColdStart, ...]
+    joules: tuple[float, ...] = ()
 
     def latency(self, seed: int = 0) -> Latency:
         """Median, p90 and p99 with their intervals."""
@@ -51,6 +56,7 @@ class Runner:
             "repeat": self.repeat,
             "warm_up": [w.to_json() for w in self.warm_up],
             "cold_start": [c.to_json() for c in self.cold_start],
+            "joules": list(self.joules),
         }
 
     @classmethod
@@ -58,7 +64,7 @@ class Runner:
         samples = np.asarray(found["samples"], dtype=np.float64)
         warm = tuple(WarmUp(**w) for w in found["warm_up"])
         cold = tuple(ColdStart(**c) for c in found["cold_start"])
-        return cls(name, found["facts"], samples, found["repeat"], warm, cold)
+        return cls(name, found["facts"], samples, found["repeat"], warm, cold, tuple(found.get("joules", ())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +73,7 @@ class Race:
 
     `busy [process]`: in use before the process started; `others [process]`: in use by other processes while it ran.
     `device`: where it ran, if not here, with temperatures and frequencies around each block (docs/devices.md).
+    `energy`: {"of": what its joules are of, "why": why there are none}.
     """
 
     runners: Mapping[str, Runner]
@@ -77,6 +84,7 @@ class Race:
     seed: int
     threads: int
     device: Mapping[str, Any] | None = None
+    energy: Mapping[str, str] = field(default_factory=lambda: UNTOLD)
 
     def ratio(self, a: str, b: str) -> Ratio:
         """Latency of `a` over latency of `b`, paired by round, with its interval."""
@@ -97,6 +105,7 @@ class Race:
             "cores": [list(c) for c in self.cores],
             "order": [[list(names) for names in rounds] for rounds in self.order],
             "engines": {name: runner.to_json() for name, runner in self.runners.items()},
+            "energy": dict(self.energy),
             **({"device": dict(self.device)} if self.device else {}),
         }
 
@@ -114,6 +123,7 @@ class Race:
             seed=found["seed"],
             threads=found["threads"],
             device=found.get("device"),
+            energy=found.get("energy") or UNTOLD,
         )
 
 
@@ -206,6 +216,7 @@ def gathered(
             turns[0].plan["repeat"][name],
             tuple(WarmUp(**run["engines"][name]["warm_up"]) for run in runs),
             tuple(cold[name]),
+            tuple(joules for run in runs if (joules := run["engines"][name].get("joules")) is not None),
         )
         for name in facts
     }
@@ -214,7 +225,8 @@ def gathered(
     if "device" in runs[0]:
         device = {**runs[0]["device"], "processes": [one for run in runs for one in run["device"]["processes"]]}
     cores, order = tuple(turn.cores for turn in turns), [run["order"] for run in runs]
-    return Race(runners, order, busy, others, cores, seed, threads, device)
+    metered = runs[0].get("energy") or UNTOLD
+    return Race(runners, order, busy, others, cores, seed, threads, device, metered)
 
 
 def _placed(tell: Progress, process: int, processes: int) -> Progress:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekd.backend import Array, Session, Signature, load_engine, open_backend, read_json
 from edgekd.errors import UserError
+from edgekd.latency import energy
 from edgekd.latency.clock import (
     WARM_SECONDS,
     VirtualClock,
@@ -37,7 +38,8 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """{"engines": [[name, folder]…], "inputs", "seed", "process", "seconds", "block", "cores", "plan"} to samples.
 
     `plan` is null in a race's first process, which finds it; the others are told, so that all have equally many rounds
-    and calls. Gives {"plan": {"rounds", "calls", "repeat"}, "order", "engines": {name: {"samples", "warm_up"}}, "others"}.
+    and calls. Gives {"plan": {"rounds", "calls", "repeat"}, "order", "engines": {name: {"samples", "warm_up", "joules"}}, "others",
+    "energy"}: joules of a call, null where they cannot be read; "energy" says of what they are, or why not.
     Engines are opened in random order, since what is opened first lies elsewhere in memory. An engine asked for as "first"
     is opened before the others, and "cold_start" says what its first result cost.
     """
@@ -80,6 +82,9 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
                 plan = make_plan(medians, repeat, request["seconds"], request["block"])
             rounds, calls, repeat = plan["rounds"], plan["calls"], plan["repeat"]
             samples: dict[str, list[list[float]]] = {name: [] for name in folders}
+            simulated = {name for name in folders if isinstance(sessions[name].clock, VirtualClock)}
+            meter = energy.meter() if len(simulated) < len(folders) else energy.Meter(why=energy.SIMULATED)
+            joules: dict[str, list[float]] = {name: [] for name in folders}
             order, told, racing = [], 0.0, f"measuring {', '.join(folders)}"
             for done in range(rounds):
                 if time.monotonic() - told > PROGRESS_SECONDS:
@@ -88,11 +93,20 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
                 order.append(shuffled(folders, random))
                 for name in order[-1]:
                     time_block(sessions[name], inputs[name], 1)  # brings this engine's weights back into the caches
-                    samples[name].append(time_block(sessions[name], inputs[name], calls[name], repeat[name]))
+                    timed, used = meter.during(
+                        partial(time_block, sessions[name], inputs[name], calls[name], repeat[name])
+                    )
+                    samples[name].append(timed)
+                    if used is not None and name not in simulated:
+                        joules[name].append(used / (calls[name] * repeat[name]))
         share = others.share()
         progress({"doing": racing, "done": rounds, "total": rounds})
-    engines = {name: {"samples": samples[name], "warm_up": warm[name].to_json()} for name in folders}
-    return {"plan": plan, "order": order, "engines": engines, "others": share, "cold_start": cold}
+    engines = {
+        name: {"samples": samples[name], "warm_up": warm[name].to_json(), "joules": energy.mean(joules[name])}
+        for name in folders
+    }
+    told = {"of": meter.of, "why": meter.why}
+    return {"plan": plan, "order": order, "engines": engines, "others": share, "cold_start": cold, "energy": told}
 
 
 def make_plan(medians: Mapping[str, float], repeat: Mapping[str, int], seconds: float, block: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from edgekd.backend import read_json
 from edgekd.errors import UserError
 from edgekd.latency import predictor
 from edgekd.latency.design import Space, Widths
-from edgekd.latency.race import Race
+from edgekd.latency.race import Race, Runner
 
-FORMAT = 1
+FORMAT = 2
 FILE, RACE, PICTURE = "table.json", "race.json", "table.svg"
+FIELDS = {"latency": "seconds", "size": "bytes", "memory": "memory"}
+"""What a budget may be of, and the field of `Measured` that tells it."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds, and `share` of what the whole student's engine took in the same race, with its 95% interval."""
+    """Seconds, and `share` of what the whole student's engine took in the same race, with its 95% interval.
+
+    `bytes` of the engine's files; `memory`: bytes at most of a new process up to its first result, where that was measured.
+    """
 
     seconds: float
     share: float
     low: float
     high: float
+    bytes: int | None = None
+    memory: int | None = None
 
 
 def engine_name(index: int, kind: Kind) -> str:
@@ -49,11 +57,18 @@ def measured_by(race: Race, kind: Kind, plans: int) -> list[Measured]:
     """What a race says of the plans' engines, the first being the whole student. Seconds follow from the share, paired by round."""
     whole = engine_name(0, kind)
     seconds = race.runners[whole].latency(race.seed).median
-    found = [Measured(seconds, 1.0, 1.0, 1.0)]
+    found = [Measured(seconds, 1.0, 1.0, 1.0, *_bytes(race.runners[whole]))]
     for index in range(1, plans):
-        ratio = race.ratio(engine_name(index, kind), whole)
-        found.append(Measured(seconds * ratio.point, ratio.point, ratio.low, ratio.high))
+        name = engine_name(index, kind)
+        ratio = race.ratio(name, whole)
+        found.append(Measured(seconds * ratio.point, ratio.point, ratio.low, ratio.high, *_bytes(race.runners[name])))
     return found
+
+
+def _bytes(runner: Runner) -> tuple[int | None, int | None]:
+    """(of the engine's files, at most of a new process)."""
+    peaks = [cold.peak for cold in runner.cold_start]
+    return runner.facts.get("bytes"), round(statistics.median(peaks)) if peaks else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +85,19 @@ class Table:
     failed: Mapping[str, str]
     disturbed: bool = False
 
-    def whole(self, kind: Kind) -> float:
-        """Seconds of the whole student."""
-        return self.rows[kind][0].seconds
+    def taken(self, kind: Kind, quantity: str = "latency") -> list[float]:
+        """Of each plan, seconds or bytes. Raises UserError for what the table does not tell."""
+        found = [getattr(row, FIELDS[quantity]) for row in self.rows[kind]]
+        if not all(found):
+            raise UserError(f"the latency table does not tell the {quantity} of {kind.name}", hint="another backend")
+        return [float(value) for value in found]
 
-    def predictor(self, kind: Kind) -> predictor.Predictor:
-        return predictor.fit(self.space, self.plans, [row.seconds for row in self.rows[kind]])
+    def whole(self, kind: Kind, quantity: str = "latency") -> float:
+        """What the whole student takes."""
+        return self.taken(kind, quantity)[0]
+
+    def predictor(self, kind: Kind, quantity: str = "latency") -> predictor.Predictor:
+        return predictor.fit(self.space, self.plans, self.taken(kind, quantity))
 
     def alone(self, kind: Kind, group: str) -> list[tuple[int, Measured]]:
         """What was measured of a group narrowed alone: (width, measured), ascending, its own width last."""

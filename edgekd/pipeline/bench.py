@@ -118,7 +118,9 @@ class Bench:
                 shutil.rmtree(scratch, ignore_errors=True)
         return folder
 
-    def race(self, plans: Sequence[Widths], kinds: Sequence[Kind], label: str) -> tuple[Race, dict[str, str]]:
+    def race(
+        self, plans: Sequence[Widths], kinds: Sequence[Kind], label: str, cold_starts: int = 0
+    ) -> tuple[Race, dict[str, str]]:
         """All plans of all kinds in one race, and why kinds are not in it: the first plan decides, being the whole student.
 
         Raises UserError, with the reasons, where no kind can be compiled.
@@ -142,18 +144,24 @@ class Bench:
             raise UserError(
                 f"the student's latency cannot be measured: {reasons}", hint="name a backend that can compile it"
             )
-        return self.measured(engines, label), failed
+        return self.measured(engines, label, cold_starts), failed
 
-    def measured(self, engines: Mapping[str, Path], label: str) -> Race:
-        """A race of engines by name, as long as the recipe says."""
+    def measured(self, engines: Mapping[str, Path], label: str, cold_starts: int = 0) -> Race:
+        """A race of engines by name, as long as the recipe says; each in so many new processes, for what it holds in memory.
+
+        Its finished processes are kept in `work`: after a kill the race goes on with the others.
+        """
+        kept = self.work / digest.of_json(["race", {name: path.name for name, path in engines.items()}])
+        kept.mkdir(exist_ok=True)
         with self.progress.task(f"measure {label}", total=1.0) as task:
             return race(
                 engines,
                 processes=self.measure.processes,
                 seconds=self.measure.seconds,
                 wait=self.measure.wait,
-                cold_starts=0,
+                cold_starts=cold_starts,
                 threads=self.threads,
                 plugins=plugins(),
                 on_progress=advancing(task),
+                kept=kept,
             )

@@ -59,6 +59,7 @@ def candidate_of(plan: Plan, candidate: Candidate, outcome: Outcome, all_of_targ
         "placement": made.facts.get("placement") if made else None,
         "cold_start": cold[0]["seconds"] if cold else None,
         "peak_memory": (cold[0]["peak"] or None) if cold else None,  # 0 where a device does not tell
+        "energy": race.facts.get("energy", {}).get("joules", {}).get(candidate.name) if race else None,
     }
 
 

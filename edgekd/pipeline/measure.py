@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekd.backend import Signature
+from edgekd.latency.energy import mean
 from edgekd.latency.race import Race, race
 from edgekd.metric import same_class
 from edgekd.pipeline.engines import plugins, read_arrays
@@ -109,12 +110,13 @@ def advancing(task: Task) -> Callable[[dict[str, Any]], None]:
 
 
 def summary(result: Race) -> dict[str, Any]:
-    """Latency of each engine, and its ratio to each other one (below 1 is faster), as plain values in seconds."""
+    """Latency of each engine, and its ratio to each other one (below 1 is faster), as plain values in seconds; joules of a call."""
     names = list(result.runners)
     found = {
         "latency": {name: asdict(runner.latency(result.seed)) for name, runner in result.runners.items()},
         "ratio": {a: {b: asdict(result.ratio(a, b)) for b in names if b != a} for a in names},
         "cold_start": {n: [c.to_json() for c in r.cold_start] for n, r in result.runners.items()},
+        "energy": {**result.energy, "joules": {n: mean(r.joules) for n, r in result.runners.items()}},
         "rounds": len(result.order[0]),
         "busy": max((*result.busy, *result.others)),
         "disturbed": result.disturbed,

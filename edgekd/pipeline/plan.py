@@ -47,7 +47,7 @@ COMPILE_TIMEOUT = 1800.0  # seconds, for one engine
 class Plan:
     """Steps by name, in order; `entries` holds the results that are there, filled as the plan is run.
 
-    `ray`: the address of a cluster whose machines reach the devices; empty: this one does.
+    `ray`: the address of a cluster whose machines reach the devices and search; empty: this one does.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class Plan:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
         shown = self._calibration(name, calibration, before) if calibration is not None else ""
-        priced = self._table(name, before) if stage.priced else ""
+        priced = self._table(name, before, stage.weighed) if stage.priced else ""
         calibrated = shown or ("samples" if self.of_file else "")
         inputs = (before, *(["teacher"] if with_teacher else []), *(step for step in (calibrated, priced) if step))
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
@@ -259,8 +259,8 @@ class Plan:
                 ),
                 calibration=calibration,
                 inputs=lambda: calibrations.read(self.entry(shown).path),
-                pricing=lambda: tables.pricing(self, name, before, self.store.work(key)),
-                variants=lambda: variants.variants(self, before, self.store.work(key)),
+                pricing=lambda: tables.pricing(self, name, before, self.store.work(key), stage.weighed),
+                variants=lambda: variants.variants(self, before, name, self.store.work(key)),
                 store=self.store,
                 work=self.store.work(key),
                 progress=self.progress,
@@ -281,8 +281,8 @@ class Plan:
         self.add(name, calibrations.step(self, name, key, recipe, before))
         return name
 
-    def _table(self, stage: str, before: str) -> str:
-        return self.add(tables.step_of(stage), tables.step(self, stage, before))
+    def _table(self, stage: str, before: str, weighed: bool) -> str:
+        return self.add(tables.step_of(stage), tables.step(self, stage, before, weighed))
 
     @property
     def channel_multiple(self) -> int:

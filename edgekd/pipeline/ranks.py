@@ -20,8 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import registry
-from edgekd.errors import EdgekdError, StoreError, UserError
+from edgekd.errors import StoreError
 from edgekd.sections import TrainSection
 from edgekd.store import FULL
 from edgekd.workers import INSTALL
@@ -77,21 +76,13 @@ def _started(plan: Plan, name: str, out: Path) -> dict[str, Any]:
     """Processes of this machine, each with its share of the threads."""
     import torch
 
+    from edgekd.pipeline.again import request_of
     from edgekd.progress import Echo
     from edgekd.worker import thread_env
     from edgekd.workers import call_all
 
     size = plan.values.train.devices
-    loaded = plan.recipe
-    request = {
-        "recipe": [str(loaded.path), loaded.text, loaded.raw],
-        "store": str(plan.store.folder),
-        "step": name,
-        "key": plan.steps[name].key,
-        "out": str(out),
-        "plugins": registry.plugin_specs(),
-        "size": size,
-    }
+    request = {**request_of(plan, name), "step": name, "out": str(out), "size": size}
     here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
     here |= thread_env(max(1, torch.get_num_threads() // size))
     if sys.platform == "linux":
@@ -108,21 +99,12 @@ def _started(plan: Plan, name: str, out: Path) -> dict[str, Any]:
 
 def take_part(request: dict[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
     """One of several processes: join the others, and run the stage with them. Returns what the stage does, of the first."""
-    from edgekd.pipeline.plan import Plan
+    from edgekd.pipeline.again import plan_of
     from edgekd.progress import Progress
-    from edgekd.recipe import Loaded
-    from edgekd.sections import Recipe
-    from edgekd.store import Store
     from edgekd.training.world import World
 
-    for spec in request["plugins"]:
-        registry.add_plugin(spec)
-    path, text, raw = request["recipe"]
     rank, size, name = request["rank"], request["size"], request["step"]
-    progress = Progress(quiet=rank > 0, tell=None if rank else tell)
-    plan = Plan(Loaded(Path(path), text, Recipe.model_validate(raw), raw), Store(Path(request["store"])), progress)
-    if plan.steps[name].key != request["key"]:
-        raise EdgekdError(f"{name}: what the recipe reads has changed since it was started", hint="start it again")
+    plan = plan_of(request, Progress(quiet=rank > 0, tell=None if rank else tell))
     world = World.joined(rank, size, size, plan.values.train.precision)
     if world.first:
         facts = _taken(plan, name, world, Path(request["out"]))
@@ -135,14 +117,9 @@ def take_part(request: dict[str, Any], tell: Callable[[Mapping[str, Any]], None]
 
 def _taken(plan: Plan, name: str, world: World, out: Path) -> dict[str, Any]:
     """Run one stage as one of its processes, with what the store has of the steps before it."""
-    for before, step in plan.steps.items():
-        if before == name:
-            break
-        if (entry := plan.store.get(step.key)) is not None:
-            plan.entries[before] = entry
-        elif before in plan.steps[name].reads:
-            message = f'process {world.rank + 1} of {world.size} does not find "{before}" in {plan.store.folder}'
-            raise UserError(message, hint="--store must be a folder that every process sees")
+    from edgekd.pipeline.again import take
+
+    take(plan, name, f"process {world.rank + 1} of {world.size}")
     try:
         return plan.runs[name](out, lambda: world)
     except OSError as error:

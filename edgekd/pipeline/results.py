@@ -12,6 +12,7 @@ import edgekd
 from edgekd import digest
 from edgekd.backend import open_backend
 from edgekd.choose import choose
+from edgekd.latency import energy
 from edgekd.ledger import first_loss
 from edgekd.pipeline import layers, onnx_steps, searches, tune_steps
 from edgekd.pipeline.calibration import preview_of, step_of
@@ -238,6 +239,7 @@ def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
             "processes": plan.values.measure.processes,
             "rounds": race.facts["rounds"],
             "busy": race.facts["busy"],
+            "energy": energy.said(race.facts["energy"]) if "energy" in race.facts else "",
             "notes": notes,
         }
         if race

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
 CODE = (HERE / "bench.py", PACKAGE / "latency" / "table.py", PACKAGE / "latency" / "design.py")
+COLD_STARTS = 1
+"""New processes of each engine of a table, where memory is limited: a line through many engines tells more than many of one."""
+CHECKED = 3  # of the plan
 
 
 def step_of(stage: str) -> str:
@@ -70,16 +73,16 @@ def counting(plan: Plan, table: Table, target: Target) -> tuple[Kind, ...]:
     return found
 
 
-def step(plan: Plan, stage: str, before: str) -> Step:
-    """The step that measures the student of the step `before`."""
-    target = target_of(plan)
+def step(plan: Plan, stage: str, before: str, weighed: bool = False) -> Step:
+    """The step that measures the student of the step `before`; `weighed`: its memory, too."""
+    target, cold = target_of(plan), COLD_STARTS if weighed else 0
     name = step_of(stage)
     key = plan.key(
-        "table", [before], fields_of(plan, target), ["data"], [HERE / "tables.py", *CODE], packages=("torch",)
+        "table", [before], _fields(plan, target, cold), ["data"], [HERE / "tables.py", *CODE], packages=("torch",)
     )
 
     def make(out: Path) -> dict[str, Any]:
-        entry = measured(plan, before, target)
+        entry = measured(plan, before, target, cold_starts=cold)
         for file in (FILE, RACE, PICTURE):
             shutil.copyfile(entry.path / file, out / file)
         return {k: entry.facts[k] for k in ("kinds", "engines")}
@@ -87,24 +90,27 @@ def step(plan: Plan, stage: str, before: str) -> Step:
     return Step(name, key, (before, "target"), make)
 
 
-def measured(plan: Plan, before: str, target: Target, fresh: bool = False) -> Entry:
-    """The entry of the table, by what it depends on: structure, not weights. Measured unless it is there (or if `fresh`)."""
+def measured(plan: Plan, before: str, target: Target, fresh: bool = False, cold_starts: int = 0) -> Entry:
+    """The entry of the table, by what it depends on: structure, not weights. Measured unless it is there (or if `fresh`).
+
+    `cold_starts`: new processes of each engine, for its memory; none: the table does not tell it.
+    """
     groups, space = _groups(plan, before)
     key = digest.of_json(
-        [_structure(plan, before), space.to_json(), fields_of(plan, target), [digest.of_source(p) for p in CODE]]
+        [_structure(plan, before), space.to_json(), _fields(plan, target, cold_starts), [digest.of_source(p) for p in CODE]]
     )
     if fresh:
         plan.store.remove(key)
 
     def make(out: Path) -> dict[str, Any]:
-        return _measure(plan, before, target, groups, space, plan.store.work(key), out)
+        return _measure(plan, before, target, groups, space, plan.store.work(key), out, cold_starts)
 
     found = plan.store.make(key, f"latency table of {plan.values.student.factory}", make)
     Table.read(found.path / FILE).check(machine_of(plan, target), again(plan, target))
     return found
 
 
-def pricing(plan: Plan, stage: str, before: str, work: Path) -> Pricing:
+def pricing(plan: Plan, stage: str, before: str, work: Path, weighed: bool = False) -> Pricing:
     """What the stage prunes by; engines of the plans that it measures are kept in `work` until it is finished."""
     target = target_of(plan)
     table = Table.read(plan.entry(step_of(stage)).path / FILE)
@@ -114,20 +120,21 @@ def pricing(plan: Plan, stage: str, before: str, work: Path) -> Pricing:
     bench = _bench(plan, before, target, groups, work)
 
     def measure(widths: Widths) -> dict[Kind, Measured]:
-        raced, _ = bench.race([table.space.whole, widths], kinds, "the plan")
+        raced, _ = bench.race([table.space.whole, widths], kinds, "the plan", CHECKED if weighed else 0)
         return {kind: measured_by(raced, kind, 2)[1] for kind in kinds}
 
     return Pricing(table, kinds, measure)
 
 
 def _measure(
-    plan: Plan, before: str, target: Target, groups: list[Group], space: Space, work: Path, out: Path
+    plan: Plan, before: str, target: Target, groups: list[Group], space: Space, work: Path, out: Path, cold_starts: int
 ) -> dict[str, Any]:
     from edgekd.latency.design import design
     from edgekd.report.steps import draw
 
     plans, kinds = design(space), kinds_of(plan, target)
-    raced, failed = _bench(plan, before, target, groups, work).race(plans, kinds, f"{len(plans)} widths")
+    bench = _bench(plan, before, target, groups, work)
+    raced, failed = bench.race(plans, kinds, f"{len(plans)} widths", cold_starts)
     for name, reason in failed.items():
         plan.progress.say(f"  {name}: not in the table: {reason.splitlines()[0]}")
     left = [kind for kind in kinds if kind.name not in failed]
@@ -180,6 +187,10 @@ def fields_of(plan: Plan, target: Target) -> dict[str, Any]:
     kinds = [kind.name for kind in kinds_of(plan, target)]
     measure = plan.values.measure.model_dump()
     return {"target": facts, "machine": machine_of(plan, target), "kinds": kinds, "files": files, "measure": measure}
+
+
+def _fields(plan: Plan, target: Target, cold_starts: int) -> dict[str, Any]:
+    return {**fields_of(plan, target), **({"cold_starts": cold_starts} if cold_starts else {})}
 
 
 def _structure(plan: Plan, before: str) -> str:

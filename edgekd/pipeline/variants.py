@@ -29,8 +29,10 @@ def digest_of(plan: Plan) -> str:
     return digest.of_json([fields, [digest.of_source(path) for path in CODE]])
 
 
-def variants(plan: Plan, before: str, work: Path) -> Variants:
-    """Variants of the recipe's student, the result of the step `before`; engines are kept in `work` until the stage is finished."""
+def variants(plan: Plan, before: str, stage: str, work: Path) -> Variants:
+    """Variants of the recipe's student, the result of the step `before`, for the step `stage`; engines are kept in `work` until it is
+    finished. Where the plan has a Ray cluster, its machines score and race them.
+    """
     from edgekd.pipeline.bench import Bench, write_timed
     from edgekd.training.train import derive
 
@@ -55,7 +57,15 @@ def variants(plan: Plan, before: str, work: Path) -> Variants:
         progress=plan.progress,
         timeout=plan.compile_timeout,
     )
-    return Variants(everything, counting, make, partial(raced, bench, counting))
+    here = partial(raced, bench, counting)
+    if not plan.ray:
+        return Variants(everything, counting, make, here)
+    from edgekd.pipeline.again import request_of
+    from edgekd.pipeline.spread import Spread
+
+    scoring, racing = request_of(plan, before), request_of(plan, before, stage)
+    spread = Spread(plan.ray, scoring, racing, before, stage, target.name, here, plan.progress)
+    return Variants(everything, counting, make, spread.race, spread.score)
 
 
 def raced(

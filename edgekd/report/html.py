@@ -12,6 +12,7 @@ from edgekd.report import bars, distribution, scatter, track, tried, words
 from edgekd.report.figures import Search
 from edgekd.report.headline import headline
 from edgekd.report.schema import Candidate, Report, Sensitivity, TargetReport
+from edgekd.units import format_joules
 
 WIDE, NARROW = 880, 350
 """Each picture is laid out twice, in pixels, so that its text is the page's text on a desk and on a phone."""
@@ -142,4 +143,6 @@ def facts(one: Candidate, metric: str) -> list[str]:
         said.append(f"cold start {words.seconds(one.cold_start)}")
     if one.peak_memory is not None:
         said.append(f"peak memory {words.size(one.peak_memory)}")
+    if one.energy is not None:
+        said.append(f"{format_joules(one.energy)} a call")
     return said

@@ -137,6 +137,9 @@ class Candidate(Part):
         None, description="seconds from opening it to its first output"
     )
     peak_memory: Annotated[PositiveInt | None, VARIES] = Field(None, description="bytes, of the process that ran it")
+    energy: Annotated[NonNegativeFloat | None, VARIES] = Field(
+        None, description="joules of a call; null where they cannot be read: `race` says of what, or why not"
+    )
     verdict: Annotated[Verdict, VARIES] = Field("kept", description="what was decided, see below")
     reason: Annotated[str, VARIES] = Field("", description="why")
 
@@ -152,6 +155,7 @@ class Race(Part):
     processes: PositiveInt = Field(description="fresh processes an engine")
     rounds: Annotated[PositiveInt, VARIES] = Field(description="rounds a process")
     busy: Annotated[NonNegativeFloat, VARIES] = Field(description="share of the machine that others used meanwhile")
+    energy: Annotated[str, VARIES] = Field("", description="what the joules of a call are of, or why they are not known")
     notes: Annotated[tuple[str, ...], VARIES] = Field((), description="what to know before believing the figures")
 
 

@@ -73,7 +73,7 @@ def _stairs(table: Table, predictor: Predictor, group: str, x: Axis, y: Axis) ->
     """A stair for each width, up to it: a channel more than a tabled width is priced as the next one."""
     whole, before, path = table.space.whole, 0, ""
     for width in table.space.widths[group]:
-        at = y.at(predictor.seconds({**whole, group: width}))
+        at = y.at(predictor.predicted({**whole, group: width}))
         path += f"{'L' if path else 'M'}{x.at(before):.1f} {at:.1f}L{x.at(width):.1f} {at:.1f}"
         before = width
     return path

@@ -126,8 +126,8 @@ def _objectives(candidate: Candidate, allowed: float) -> tuple[float, float]:
 class Assessor:
     """Scores and races the candidates of a generation, together with the recipe's own student, to which each is compared.
 
-    `own`: its arguments, those that are searched. `suits(arguments)` is a student's score. What a generation gave is a file in
-    `work`, there whole or not at all.
+    `own`: its arguments, those that are searched. `suits(arguments)` is a student's score; where `spread` is given it scores many at
+    once, on other machines. What a generation gave is a file in `work`, there whole or not at all.
     """
 
     variants: Variants
@@ -137,6 +137,7 @@ class Assessor:
     progress: Progress
     whole: dict[str, float] | None = None
     """Seconds of the recipe's own student by kind of engine, from the first race: later ones only say shares of it."""
+    spread: Callable[[Sequence[dict[str, Any]]], list[Candidate]] | None = None
 
     def __call__(self, generation: int, drawn: Sequence[dict[str, Any]]) -> list[Candidate]:
         """The candidates, in order. Raises UserError where not even the recipe's own student can be made and measured."""
@@ -158,19 +159,13 @@ class Assessor:
         return seconds(min(self.whole.values()))
 
     def _scored(self, drawn: Sequence[dict[str, Any]], label: str) -> list[Candidate]:
+        if self.spread is not None:
+            with self.progress.task(f"{label}, on the cluster"):
+                return self.spread(drawn)
         found = []
         with self.progress.task(label, len(drawn)) as task:
             for arguments in drawn:
-                try:
-                    score = self.suits(arguments)
-                    failed = "" if math.isfinite(score) else f"its similarity to the teacher is {score}"
-                    count = _parameters(self.variants.make(arguments, 0))
-                    one = Candidate(arguments, score=None if failed else score, parameters=count, failed=failed)
-                except OSError:
-                    raise
-                except Exception as error:  # the user's factory, or a network that cannot run, with these arguments
-                    one = Candidate(arguments, failed=_reason(error))
-                found.append(one)
+                found.append(scored(arguments, self.suits, self.variants))
                 task.advance(1, said(arguments))
         return found
 
@@ -192,6 +187,19 @@ class Assessor:
             else:
                 found.append(replace(one, **fastest(raced[place], whole)))
         return found
+
+
+def scored(arguments: dict[str, Any], suits: Callable[[Arguments], float], variants: Variants) -> Candidate:
+    """A candidate with its score and its parameters, or why it has none."""
+    try:
+        score = suits(arguments)
+        failed = "" if math.isfinite(score) else f"its similarity to the teacher is {score}"
+        count = _parameters(variants.make(arguments, 0))
+        return Candidate(arguments, score=None if failed else score, parameters=count, failed=failed)
+    except OSError:
+        raise
+    except Exception as error:  # the user's factory, or a network that cannot run, with these arguments
+        return Candidate(arguments, failed=_reason(error))
 
 
 def fastest(measured: Mapping[Kind, Measured], whole: Mapping[str, float]) -> dict[str, Any]:

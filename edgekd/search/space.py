@@ -13,9 +13,12 @@ from edgekd.errors import UserError, nearest
 from edgekd.pruning.budget import allowed_seconds
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from edgekd.latency.table import Kind, Measured
+    from edgekd.search.evolution import Candidate
+    from edgekd.search.similarity import Seen
 
 Arguments = Mapping[str, Any]
 """Arguments of the student's factory, by name."""
@@ -54,7 +57,10 @@ class Variants:
     make: Callable[[Arguments, int], nn.Module]
     """(arguments over the recipe's, number of the drawing) → a network with random weights, the same each time."""
     race: Callable[[Sequence[Arguments], str], tuple[list[dict[Kind, Measured]], dict[int, str]]]
-    """(arguments, the first being `own`; label) → for each what its engines take in one race, and why some have none."""
+    """(arguments, the first being `own`; label) → for each what its engines take, raced with the first, and why some have none."""
+    score: Callable[[Sequence[dict[str, Any]], Seen, torch.Tensor, torch.Tensor], list[Candidate]] | None = None
+    """(arguments; the teacher's view of inputs, these inputs, their labels) → candidates with their scores, by the machines of a
+    cluster; none: they are scored in this process."""
 
 
 def space_of(arguments: Mapping[str, Any]) -> Space:

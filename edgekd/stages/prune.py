@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from edgekd.errors import UserError
-from edgekd.pruning.budget import LatencyBudget
+from edgekd.pruning.budget import Allocation, PruneBudget
 from edgekd.stage import Context, Stage, Use, uses
 from edgekd.training.schedule import Training
 
@@ -30,8 +30,10 @@ class Prune(Training, Stage):
     """Structured pruning: whole channels go, from every layer that is coupled to them; the rest is an ordinary smaller network.
 
     `ratio` is the share of channels to remove, of those that can be; kept channels are rounded to the target's channel
-    multiple. Or `budget = { latency = "0.5x" }` (or "1.2 ms"): the widths are chosen together, so that most importance is kept
-    of all that is as fast as that, by what engines of this student were measured to take at many widths (docs/decisions/0009).
+    multiple. Or `budget = { latency = "0.5x", size = "20 kB", memory = "60 MB" }`, one of them or several: the widths are chosen
+    together, so that most importance is kept of all that keeps the budget, by what engines of this student were measured to take at
+    many widths (docs/decisions/0009); the plan is then compiled and measured. `allocation` "macs" chooses by multiply-accumulates and
+    "uniform" takes the same share of each group, as much as keeps the budget: to compare with.
     `samples` of the training split give the gradients that a criterion needs. Then the student is trained as in distill, for
     `epochs`; 0 leaves it as pruned.
 
@@ -45,7 +47,8 @@ class Prune(Training, Stage):
 
     criterion: str = "teacher_gap"
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    budget: LatencyBudget | None = None
+    budget: PruneBudget | None = None
+    allocation: Allocation = "latency"
     scope: Literal["global", "per_group"] = "global"
     samples: Annotated[int, Field(ge=1)] = 512
     losses: tuple[dict[str, Any], ...] = (
@@ -58,12 +61,18 @@ class Prune(Training, Stage):
         if (self.ratio is None) == (self.budget is None):
             said = "neither is" if self.ratio is None else "both are"
             raise UserError(f"prune: ratio: give it or `budget`; {said} given", hint='budget = { latency = "0.5x" }')
+        if self.budget is None and self.allocation != "latency":
+            raise UserError("prune: allocation: it is of a budget", hint='budget = { latency = "0.5x" }, or scope')
         if not self.objective()[1]:
             raise UserError("prune: losses: there is none", hint='as in losses = [{ use = "kl", temperature = 4.0 }]')
 
     @property
     def priced(self) -> bool:
         return self.budget is not None
+
+    @property
+    def weighed(self) -> bool:
+        return self.budget is not None and self.budget.memory is not None
 
     def objective(self) -> tuple[str, tuple[Use, ...]]:
         return "losses", uses(self.losses, "prune: losses")
@@ -146,6 +155,7 @@ class Prune(Training, Stage):
         facts: dict[str, Any],
     ) -> dict[str, list[int]]:
         """{group: channels to keep}; adds to `whole` and `facts` what a budget left whole and what was measured."""
+        from edgekd.pipeline.judge import size
         from edgekd.pruning.edits import replay
         from edgekd.pruning.groups import kept_sides
         from edgekd.pruning.widths import best, choose
@@ -159,12 +169,21 @@ class Prune(Training, Stage):
             return keep
         from edgekd.pruning.budget import planned
 
-        def score_at(widths: Mapping[str, int]) -> float:
+        def cut(widths: Mapping[str, int]) -> nn.Module:
             network = student.network()
             replay(network, {"edit": "prune", "kept": kept_sides(groups, best(scores, widths))})
-            return _validation(network, context)
+            return network
 
-        widths, idle, facts["latency"] = planned(context.pricing(), self.budget, scores, score_at, context.progress)
+        widths, idle, found = planned(
+            context.pricing(),
+            self.budget,
+            scores,
+            lambda widths: _validation(cut(widths), context),
+            context.progress,
+            self.allocation,
+            lambda widths: size(cut(widths), student.example())["macs"],
+        )
+        facts.update(found)
         whole.update(idle)
         return best({name: values for name, values in scores.items() if name not in idle}, widths)
 

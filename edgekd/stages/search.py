@@ -95,12 +95,14 @@ class Search(Training, Stage):
         inputs, targets = self._samples(context)
         teacher = teachers_view(context.teacher(), inputs)
         own = {name: variants.own[name] for name in space}
+        score = variants.score
         assess = Assessor(
             variants,
             own,
             lambda arguments: suits(teacher, lambda draw: variants.make(arguments, draw), inputs, targets),
             context.work,
             context.progress,
+            spread=(lambda drawn: score(drawn, teacher, inputs, targets)) if score else None,
         )
         found = evolve(
             space,

@@ -51,9 +51,9 @@ def test_steps_are_predicted_exactly_where_a_layers_cost_is_of_two_widths() -> N
     assert len(plans) < len(every(CHAIN))
     found = fit(CHAIN, plans, [tiles(plan) for plan in plans])
     for plan in every(CHAIN):
-        assert found.seconds(plan) == pytest.approx(tiles(plan), rel=1e-6)
-    assert found.seconds({"a": 24, "b": 32, "c": 16}) == pytest.approx(
-        found.seconds({"a": 32, "b": 32, "c": 16}), rel=1e-6
+        assert found.predicted(plan) == pytest.approx(tiles(plan), rel=1e-6)
+    assert found.predicted({"a": 24, "b": 32, "c": 16}) == pytest.approx(
+        found.predicted({"a": 32, "b": 32, "c": 16}), rel=1e-6
     )
 
 
@@ -71,7 +71,7 @@ def test_few_noisy_measurements_of_many_groups_predict_new_plans() -> None:
     assert len(plans) < len(columns(space)) * 0.6
     found = fit(space, plans, [truth(plan) * float(np.exp(random.normal(0, 0.01))) for plan in plans])
     new = [{name: int(random.choice(space.widths[name])) for name in names} for _ in range(200)]
-    errors = np.abs([found.seconds(plan) / truth(plan) - 1 for plan in new])
+    errors = np.abs([found.predicted(plan) / truth(plan) - 1 for plan in new])
     assert np.median(errors) < 0.02 and np.quantile(errors, 0.95) < 0.05
     assert found.error(0.5) == pytest.approx(np.median(errors), abs=0.015)
 
@@ -83,7 +83,7 @@ def test_no_narrower_width_is_predicted_to_be_slower() -> None:
     for plan in every(CHAIN):
         for group, widths in CHAIN.widths.items():
             narrower = {**plan, group: widths[max(widths.index(plan[group]) - 1, 0)]}
-            assert found.seconds(narrower) <= found.seconds(plan) * (1 + 1e-12)
+            assert found.predicted(narrower) <= found.predicted(plan) * (1 + 1e-12)
 
 
 def test_a_latency_of_nothing_and_a_width_that_is_not_tabled_are_errors() -> None:
@@ -92,10 +92,10 @@ def test_a_latency_of_nothing_and_a_width_that_is_not_tabled_are_errors() -> Non
         fit(CHAIN, plans, [0.0] * len(plans))
     found = fit(CHAIN, plans, [tiles(plan) for plan in plans])
     with pytest.raises(EdgekdError, match='no width 9 of "a"'):
-        found.seconds({"a": 9, "b": 8, "c": 8})
+        found.predicted({"a": 9, "b": 8, "c": 8})
 
 
 def test_a_group_of_one_width_is_part_of_the_model_and_costs_nothing_to_tell() -> None:
     space = Space({"a": (8,), "b": (8, 16)}, (("a", "b"),))
     found = fit(space, design(space), [2e-5, 1e-5])
-    assert [found.seconds(plan) for plan in design(space)] == pytest.approx([2e-5, 1e-5], rel=1e-6)
+    assert [found.predicted(plan) for plan in design(space)] == pytest.approx([2e-5, 1e-5], rel=1e-6)

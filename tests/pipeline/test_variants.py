@@ -119,7 +119,7 @@ def test_a_wrong_recipe_is_said_before_any_work(recipe: Path, sets: list[str], m
 def test_one_that_cannot_be_exported_or_opened_costs_no_other(done: Plan, recipe: Path, tmp_path: Path) -> None:
     from edgekd.pipeline import variants
 
-    made = variants.variants(done, "student", tmp_path)
+    made = variants.variants(done, "student", "search", tmp_path)
     assert made.own == {"width": 8} and [kind.name for kind in made.kinds] == ["float32 on null"]
     found: Any = made.race([{"width": 8}, {"width": 0}], "two")
     rows, failed = found
