@@ -17,7 +17,13 @@ from edgekd.metric import same_class
 State = Literal["pass", "regressed", "unknown", "off"]
 Kind = Literal["growth", "rise", "fall"]
 # Kernels that compute nothing: they turn values into another layout or type for the kernel beside them.
-REFORMATS = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "ReorderInput", "ReorderOutput")
+REFORMATS = frozenset(
+    (
+        *("quantizelinear", "dequantizelinear", "cast", "transpose", "reorderinput", "reorderoutput"),  # ONNX Runtime
+        *("reorder", "convert", "fakequantize"),  # OpenVINO, which says "Reorder float"
+        *("packing", "permute", "quantize", "dequantize", "requantize"),  # ncnn, Core ML
+    )
+)
 STARTS_ALPHA = 0.005  # probability that starts drawn alike are called larger
 FEW, OVERLAP = NOT_SURE = ("too few starts to tell", "single starts overlap")
 
@@ -148,7 +154,11 @@ def delegated(facts: Mapping[str, Any]) -> float | None:
 
 def _reformats(facts: Mapping[str, Any]) -> float | None:
     kernels = facts.get("kernels")
-    return None if kernels is None else float(sum(kernels.get(op, 0) for op in REFORMATS))
+    return (
+        None
+        if kernels is None
+        else float(sum(n for kind, n in kernels.items() if kind.split()[0].lower() in REFORMATS))
+    )
 
 
 def parity(outputs: np.ndarray, golden: np.ndarray | None, within: Mapping[str, Any], tolerance: float | None) -> Gate:

@@ -75,6 +75,8 @@ def test_what_an_engine_is_built_of() -> None:
     assert (found["delegated"].baseline, found["delegated"].candidate) == (0.9, 0.5)
     assert (found["reformats"].baseline, found["reformats"].candidate) == (1, 4)
     assert [found[n].state for n in ("bytes", "delegated", "reformats")] == ["pass", "regressed", "regressed"]
+    openvino = {"kernels": {"Reorder float": 3, "Convolution int8": 9, "FakeQuantize int8": 1}}
+    assert gates.built([openvino, {"kernels": {}}], {})[2].baseline == 4
     assert gates.delegated({"integer_nodes": 0, "float_nodes": 0}) is None
 
 
