@@ -130,9 +130,7 @@ def _score(
     seen, inputs, targets = asked
 
     def work(made: Variants) -> Candidate:
-        return scored(
-            arguments, lambda given: suits(seen, lambda draw: made.make(given, draw), inputs, targets), made
-        )
+        return scored(arguments, lambda given: suits(seen, lambda draw: made.make(given, draw), inputs, targets), made)
 
     return _there(request, step, before, version, work)
 

@@ -97,7 +97,12 @@ def measured(plan: Plan, before: str, target: Target, fresh: bool = False, cold_
     """
     groups, space = _groups(plan, before)
     key = digest.of_json(
-        [_structure(plan, before), space.to_json(), _fields(plan, target, cold_starts), [digest.of_source(p) for p in CODE]]
+        [
+            _structure(plan, before),
+            space.to_json(),
+            _fields(plan, target, cold_starts),
+            [digest.of_source(p) for p in CODE],
+        ]
     )
     if fresh:
         plan.store.remove(key)

@@ -155,7 +155,9 @@ class Race(Part):
     processes: PositiveInt = Field(description="fresh processes an engine")
     rounds: Annotated[PositiveInt, VARIES] = Field(description="rounds a process")
     busy: Annotated[NonNegativeFloat, VARIES] = Field(description="share of the machine that others used meanwhile")
-    energy: Annotated[str, VARIES] = Field("", description="what the joules of a call are of, or why they are not known")
+    energy: Annotated[str, VARIES] = Field(
+        "", description="what the joules of a call are of, or why they are not known"
+    )
     notes: Annotated[tuple[str, ...], VARIES] = Field((), description="what to know before believing the figures")
 
 

@@ -33,7 +33,12 @@ def test_packages_and_their_memory_are_added_and_a_counter_may_begin_again(tmp_p
     parts = [zone(tmp_path, "intel-rapl:0:0", "core", 0), zone(tmp_path, "intel-rapl:2", "psys", 0)]
 
     def run() -> str:
-        for file, value in ((first, 171_150), (second, 7_250_000), (memory, 50_000), *((part, 10**9) for part in parts)):
+        for file, value in (
+            (first, 171_150),
+            (second, 7_250_000),
+            (memory, 50_000),
+            *((part, 10**9) for part in parts),
+        ):
             file.write_text(f"{value}\n")
         return "done"
 

@@ -81,9 +81,13 @@ def test_the_plan_is_measured_and_both_numbers_are_kept(done: Plan) -> None:
     assert told["measured"] == pytest.approx(table.rows[Kind("null", "float32")][1].seconds, rel=1e-6)
     assert told["measured"] < told["allowed"] < told["whole"]
     row = table.rows[Kind("null", "float32")][1]
-    assert facts["size"]["measured"] == row.bytes and 0 < row.bytes < 1000, "of device.json, which is all that the engine is"
+    assert facts["size"]["measured"] == row.bytes and 0 < row.bytes < 1000, (
+        "of device.json, which is all that the engine is"
+    )
     assert row.memory is not None and 10e6 < facts["memory"]["measured"] < 8e9
-    assert facts["memory"]["measured"] == pytest.approx(row.memory, rel=0.3), "of new processes that open the same engine"
+    assert facts["memory"]["measured"] == pytest.approx(row.memory, rel=0.3), (
+        "of new processes that open the same engine"
+    )
     assert not any((done.store.folder / "work").iterdir()), "engines of the table are not kept"
 
 

@@ -114,9 +114,7 @@ def pricing(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Prici
 def pruned(
     folder: Path, student: Student, pricing: Pricing, budget: str | PruneBudget, **fields: Any
 ) -> tuple[Student, dict[str, Any]]:
-    stage = Prune(
-        budget=PruneBudget(budget) if isinstance(budget, str) else budget, epochs=0, samples=32, **fields
-    )
+    stage = Prune(budget=PruneBudget(budget) if isinstance(budget, str) else budget, epochs=0, samples=32, **fields)
     folder.mkdir()
     context = replace(tiny_context(folder, channel_multiple=8), pricing=lambda: pricing)
     facts = stage.run(student, context, folder)
@@ -181,9 +179,7 @@ def weighed(pricing: Pricing) -> Pricing:
     table = pricing.table
     rows = tuple(known(row, plan) for row, plan in zip(table.rows[KIND], table.plans, strict=True))
     measure = pricing.measure
-    return Pricing(
-        replace(table, rows={KIND: rows}), (KIND,), lambda plan: {KIND: known(measure(plan)[KIND], plan)}
-    )
+    return Pricing(replace(table, rows={KIND: rows}), (KIND,), lambda plan: {KIND: known(measure(plan)[KIND], plan)})
 
 
 @pytest.mark.parametrize(("latency", "size"), [("0.75x", "0.5x"), (None, "0.5x"), ("0.9x", "30 kB")])
@@ -204,7 +200,10 @@ def test_latency_and_size_are_kept_together_by_the_true_optimum(
     ("budget", "message"),
     [
         (PruneBudget("0.9x", "1 kB"), r"budget.size 1 kB cannot be met: the least size to be reached is 8\.20 kB"),
-        (PruneBudget(memory="0.5x"), r"budget.memory 0.5x cannot be met: .* is 40\.8 MB \(0\.93x\), where the metric is 0\."),
+        (
+            PruneBudget(memory="0.5x"),
+            r"budget.memory 0.5x cannot be met: .* is 40\.8 MB \(0\.93x\), where the metric is 0\.",
+        ),
         (PruneBudget(size="1 MB", memory="1 GB"), "takes 39.2 kB and 43.9 MB: a budget of 1 MB, 1 GB asks for nothing"),
     ],
 )
@@ -222,7 +221,10 @@ def test_other_allocations_keep_the_same_budget_and_retain_no_more(
     given = {"criterion": "magnitude", "allocation": allocation}
     _, facts = pruned(tmp_path / "other", student, pricing, "0.6x", **given)
     _, best = pruned(tmp_path / "best", student, pricing, "0.6x", criterion="magnitude")
-    assert facts["latency"]["measured"] <= 1.0001 * facts["latency"]["allowed"] and facts["plan"]["allocation"] == allocation
+    assert (
+        facts["latency"]["measured"] <= 1.0001 * facts["latency"]["allowed"]
+        and facts["plan"]["allocation"] == allocation
+    )
     assert facts["plan"]["retained"] <= best["plan"]["retained"] + 1e-9
     if allocation == "uniform":
         assert {name: group["after"] for name, group in facts["groups"].items()} == UNIFORM
