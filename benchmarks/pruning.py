@@ -164,7 +164,9 @@ def bars(rows: list[dict[str, Any]], setting: dict[str, Any], methods: list[str]
     """What was asked for and what came out, missed bars in plain words."""
     timed = [row for row in rows if row["allocation"] == "latency"]
     kept = [row for row in of(timed) if row["measured"] <= row["allowed"] * (1 + BARS["budget"])]
-    lines = [f"* A budget is kept within {BARS['budget']:.0%}, as measured: {len(kept)} of {len(timed)} by measured latency."]
+    lines = [
+        f"* A budget is kept within {BARS['budget']:.0%}, as measured: {len(kept)} of {len(timed)} by measured latency."
+    ]
     as_good, better = [], []
     for budget in setting["budgets"]:
         found = gains(rows, budget, methods)
@@ -197,7 +199,9 @@ def main() -> None:
     options.add_argument("--backend", default="onnxruntime")
     options.add_argument("--seconds", type=float, default=1.0, help="that each engine is measured")
     options.add_argument("--minutes", type=float, default=90.0, help="nothing is begun after these")
-    options.add_argument("--smoke", action="store_true", help="one budget, two methods, width 8; results are printed only")
+    options.add_argument(
+        "--smoke", action="store_true", help="one budget, two methods, width 8; results are printed only"
+    )
     args = options.parse_args()
     if args.smoke:
         args.width, args.epochs, args.distill_epochs, args.samples, args.seconds = 8, 1, 1, 16, 0.1

@@ -83,7 +83,7 @@ class Meter:
     @property
     def of(self) -> str:
         """What is metered: "package-0, dram"."""
-        return ", ".join(one.name for one in (*self.counters, *self.lines))
+        return ", ".join([*(one.name for one in self.counters), *(one.name for one in self.lines)])
 
     def during(self, run: Callable[[], T]) -> tuple[T, float | None]:
         """What `run` gives, and the joules meanwhile; None where they could not be read."""

@@ -105,8 +105,8 @@ def measure(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         name: {"samples": samples[name], "warm_up": warm[name].to_json(), "joules": energy.mean(joules[name])}
         for name in folders
     }
-    told = {"of": meter.of, "why": meter.why}
-    return {"plan": plan, "order": order, "engines": engines, "others": share, "cold_start": cold, "energy": told}
+    metered = {"of": meter.of, "why": meter.why}
+    return {"plan": plan, "order": order, "engines": engines, "others": share, "cold_start": cold, "energy": metered}
 
 
 def make_plan(medians: Mapping[str, float], repeat: Mapping[str, int], seconds: float, block: float) -> dict[str, Any]:
