@@ -50,6 +50,9 @@ class Adapted(Teacher):
     def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
         return self._mapped(self.teacher.onwards(self._resized(inputs), name, features))
 
+    def embeddings(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.teacher.embeddings(self._resized(inputs))
+
     def _resized(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.resize is None or inputs.shape[2:] == self.resize:
             return inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,7 +36,8 @@ class Use:
 
     `weight`: at the beginning and at the end of the training, linear between; a recipe that gives one number gives both.
     `of`: whom a loss on logits compares the student with: "teacher", "average" (the student's own over the steps, with its
-    `decay`) or "peer" (edgekd/training/companions.py); in a recipe `from = "peer"`, `from = { average = 0.99 }`.
+    `decay`) or "peer", made with other `arguments` of the student's factory where there are any (edgekd/training/companions.py); in
+    a recipe `from = "peer"`, `from = { average = 0.99 }`, `from = { peer = { width = 48 } }`.
     """
 
     use: str
@@ -44,6 +45,7 @@ class Use:
     fields: Mapping[str, Any]
     of: str = "teacher"
     decay: float = 0.999
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
@@ -66,17 +68,19 @@ def uses(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[Use, ...]:
     return tuple(found)
 
 
-def _of(given: Any, where: str) -> tuple[str, float]:
-    """(whom to learn from, the decay of an average)."""
+def _of(given: Any, where: str) -> tuple[str, float, Mapping[str, Any]]:
+    """(whom to learn from, the decay of an average, the arguments of a peer)."""
     if isinstance(given, Mapping) and list(given) == ["average"]:
         decay = given["average"]
         if isinstance(decay, int | float) and not isinstance(decay, bool) and 0 <= decay < 1:
-            return "average", float(decay)
+            return "average", float(decay), {}
+    elif isinstance(given, Mapping) and list(given) == ["peer"]:
+        if isinstance(given["peer"], Mapping) and given["peer"]:
+            return "peer", Use.decay, dict(given["peer"])
     elif given in OF:
-        return str(given), Use.decay
-    raise UserError(
-        f"{where} is {given!r}", hint='"teacher", "average", "peer", or { average = 0.99 }, from 0 to below 1'
-    )
+        return str(given), Use.decay, {}
+    hint = '"teacher", "average", "peer", { average = 0.99 } (from 0 to below 1), or { peer = { width = 48 } }'
+    raise UserError(f"{where} is {given!r}", hint=hint)
 
 
 def taught(losses: Iterable[Use]) -> bool:

@@ -50,6 +50,10 @@ class Teacher(ABC):
         """Logits where the module called `name` gives `features`, to which gradients flow. Raises UserError if this kind has none."""
         raise self._black_box()
 
+    def embeddings(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Vectors [tokens, width] of the module that reads `inputs` [batch, length]. Raises UserError if there is none."""
+        raise self._black_box()
+
     @classmethod
     def keep(cls, source: Path, path: Path) -> None:
         """Write the file that it is made from as `path`, whole. Raises UserError if it cannot be read."""

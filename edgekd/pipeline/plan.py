@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
+VIEWS = [HERE / "context.py", *(PACKAGE / "training" / f"{name}.py" for name in ("mixing", "projection", "train"))]
+"""The code of a view of the training data, and of what a teacher says of it."""
 COMPILE_TIMEOUT = 1800.0  # seconds, for one engine
 
 
@@ -254,9 +256,7 @@ class Plan:
             context = stage_context(
                 self.roots,
                 teacher=lambda: self.roots.teacher(self.entry("teacher").path),
-                logits_key=lambda of: self.key(
-                    "logits", ["teacher"], of, ["data"], [HERE / "context.py", PACKAGE / "training" / "train.py"]
-                ),
+                logits_key=lambda of: self.key("logits", ["teacher"], of, ["data"], VIEWS),
                 calibration=calibration,
                 inputs=lambda: calibrations.read(self.entry(shown).path),
                 pricing=lambda: tables.pricing(self, name, before, self.store.work(key), stage.weighed),

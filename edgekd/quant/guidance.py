@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -35,6 +35,18 @@ class _Both(Teacher):
     def features(self, inputs: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits, caught = self.first.features(inputs, names)
         return (logits + self.second.outputs(inputs)) / 2, caught
+
+    def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
+        return self.first.shapes(inputs, named)
+
+    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
+        return self.first.partial(inputs, name)
+
+    def embeddings(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.first.embeddings(inputs)
+
+    def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
+        return self.first.onwards(inputs, name, features)
 
 
 def with_student(context: Context, student: Student, *, alone: bool) -> Context:

@@ -125,9 +125,12 @@ class Distill(Training, Stage):
 
         network, peer = self._network(student, context), context.factory
         objective = Objective(
-            uses(losses, "distill: losses"), context.teacher, lambda seed: peer(seed, **self._instead(student))
+            uses(losses, "distill: losses"),
+            context.teacher,
+            lambda seed, **other: peer(seed, **{**self._instead(student), **other}),
         )
-        return network, train(network, objective, context, replace(self, epochs=epochs), label=label)
+        before = student.network() if self.fresh and self.select == "difference" else None
+        return network, train(network, objective, context, replace(self, epochs=epochs), label=label, before=before)
 
     def _network(self, student: Student, context: Context) -> nn.Module:
         """What is trained: the student with its weights, or a new one, drawn from the seed."""

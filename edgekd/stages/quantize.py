@@ -25,7 +25,7 @@ __all__ = ["Quantize"]
 
 @dataclass(frozen=True, kw_only=True)
 class Qat(Training):
-    """Quantization-aware training, from the calibrated network. `losses` as in distill; the teacher guides.
+    """Quantization-aware training, from the calibrated network. `losses` as in distill, on modules too; the teacher guides.
 
     `teacher`: whom to learn from: the recipe's teacher, the float student itself, or both (the mean of their logits, which is
     the geometric mean of what they predict: Hinton et al. 2015, arXiv 1503.02531, section 2). `step_size = "learned"` trains
@@ -168,11 +168,11 @@ class Quantize(Stage):
         return [*observer, *(("qat", "losses", use.use) for use in self.objective()[1])]
 
     def check(self) -> None:
-        """Build the losses. Raises UserError for a wrong field, too small a batch, or a loss on features: none are kept."""
+        """Build the losses. Raises UserError for a wrong field, too small a batch, or a loss that divides a layer."""
         from edgekd.training.terms import check
 
         if self.qat is not None:
-            check(self.objective()[1], self.qat.batch, modules=False)
+            check(self.objective()[1], self.qat.batch, traced=True)
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns the metric after calibration on the validation split, what each layer costs, and with QAT its history."""

@@ -8,6 +8,7 @@ Each file exports one dataclass, a subclass of `edgekd.teacher.Teacher`, always 
     shapes(inputs, named)    → {name: shape of what the module gives}, in order, for pairing; a black box raises UserError
     partial(inputs, name)    → output of the module called so, nothing behind it computed; a black box raises UserError
     onwards(inputs, name, features)  → logits where that module gives `features`, with gradient to them; a black box raises UserError
+    embeddings(inputs)       → vectors [tokens, width] of the module that reads the inputs; any other kind raises UserError
 
 `made_from: ClassVar[str]` says what its first field is; the section's further keys are its other fields, or arguments:
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from edgekd.errors import UserError
 from edgekd.teacher import Teacher
 from edgekd.training.features import capture, shapes
 from edgekd.training.partway import onwards, upto
@@ -45,6 +46,29 @@ class Module(Teacher):
     def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
         """The output of the module called `name`. Raises UserError, naming the nearest, for an unknown name."""
         return upto(self.network, name, inputs, "teacher")
+
+    @torch.no_grad()
+    def embeddings(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The vectors [tokens, width] of the embedding that is given `inputs` [batch, length] as they are.
+
+        Raises UserError for a network without one.
+        """
+        found: list[torch.Tensor] = []
+
+        def keep(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            if given and given[0].shape == inputs.shape and torch.equal(given[0], inputs):
+                found.append(module.get_parameter("weight"))
+
+        hooks = [m.register_forward_pre_hook(keep) for m in self.network.modules() if isinstance(m, nn.Embedding)]
+        try:
+            self.network(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not found:
+            message = f"no embedding of the teacher reads the inputs {list(inputs.shape)}, {inputs.dtype}"
+            raise UserError(message, hint="tokens [batch, length], given to a torch.nn.Embedding as they are")
+        return found[0]
 
     def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes]. Raises UserError, naming the nearest, for an unknown name."""

@@ -1,11 +1,13 @@
-"""Batch norm over a batch that several processes share: its mean and variance are those of all rows."""
+"""Batch norm over a batch that several processes share, whose mean and variance are those of all rows; and over a batch of one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -41,6 +43,34 @@ class WholeBatch(TorchFunctionMode):
             if given["training"]:
                 return batch_norm(self.total, *(given[name] for name in MODULES if name != "training"))
         return func(*args, **(kwargs or {}))
+
+
+@final
+class _Fewest(TorchFunctionMode):
+    """While it is entered, `found` is the fewest values that any batch norm has met in a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: float = math.inf
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in ORDERS:
+            x = args[0] if args else (kwargs or {})["input"]
+            self.found = min(self.found, x.numel() / x.shape[1])
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def needs_two(network: nn.Module, inputs: torch.Tensor) -> bool:
+    """Whether some batch norm of a network in eval mode finds a single value in each channel of one sample [1, ...].
+
+    Such values have no variance: trained on a batch of one, it gives β whatever it is given.
+    """
+    with _Fewest() as mode:
+        network(inputs)
+    return bool(mode.found <= 1)
 
 
 def batch_norm(

@@ -23,7 +23,8 @@ class Companions(nn.Module):
 
     "peer": a second student from other random weights, which learns at the same time, from the student and from whatever the
     student learns from. Source: Zhang et al. 2018, arXiv 1706.00384 (deep mutual learning), section 3.2, both updated in
-    the same step.
+    the same step. A larger one is a teacher that is trained together with the student, and learns from it too: Lee et al.
+    2023, arXiv 2311.02849 (co-training and co-distillation, CTCD). There each of the two weighs the losses its own way, here alike.
 
     Their weights are in each checkpoint; both are dropped with the training.
     """

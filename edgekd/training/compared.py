@@ -31,7 +31,7 @@ class Batch:
     """Samples, and what was made of them; modules are called by their names."""
 
     inputs: torch.Tensor | None
-    """None where several processes have a part of them each."""
+    """None where no loss runs a part of a network again."""
     targets: torch.Tensor
     samples: torch.Tensor
     """Their indices in the training split [batch]."""

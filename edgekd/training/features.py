@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from edgekd.errors import UserError, nearest
+from edgekd.training.graph_modules import outputs_of, traced, watched
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -20,14 +21,16 @@ def capture(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """While the block runs, keep the first output of each module called `names`; gradients flow through what is kept.
 
-    `inputs`: keep what the module is given instead.
+    `inputs`: keep what the module is given instead. In a graph of operators (edgekd/training/graph_modules.py) outputs are had,
+    inputs are not.
 
     The first, since a network that looks at its input in several ways looks at it as it is before it turns or mirrors it.
 
     `whose` is "student" or "teacher", for the message. Raises UserError for a name that is no module's (naming the
     nearest), for a module that gives no tensor, and for one that the network never called.
     """
-    modules = _modules(network, names, whose) if names else {}
+    if names:
+        _modules(network, names, whose)
     caught: dict[str, torch.Tensor] = {}
 
     def keep(name: str, given: tuple[object, ...], output: object) -> None:
@@ -37,14 +40,8 @@ def capture(
             raise UserError(f'the {whose}\'s module "{name}" {verb} a {type(found).__name__}, not a tensor')
         caught.setdefault(name, found)
 
-    hooks = [
-        modules[n].register_forward_hook(lambda _module, given, output, n=n: keep(n, given, output)) for n in names
-    ]
-    try:
+    with _watched(network, names, keep):
         yield caught
-    finally:
-        for hook in hooks:
-            hook.remove()
     for name in names:
         if name not in caught:
             raise UserError(f'the {whose}\'s module "{name}" is not called when it runs', hint="name a module that is")
@@ -61,17 +58,12 @@ def shapes(
     modules = _modules(network, named, whose)
     caught: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, output: object) -> None:
+    def keep(name: str, _given: object, output: object) -> None:
         if isinstance(output, torch.Tensor):
             caught.setdefault(name, output)
 
-    hooks = [m.register_forward_hook(lambda _m, _i, output, n=n: keep(n, output)) for n, m in modules.items()]
-    try:
-        with torch.no_grad():
-            seen = {id(network(inputs))}
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), _watched(network, modules, keep):
+        seen = {id(network(inputs))}
     found = {}
     for name, output in reversed(caught.items()):
         if name in named or id(output) not in seen:
@@ -80,16 +72,35 @@ def shapes(
     return dict(reversed(found.items()))
 
 
-def _modules(network: nn.Module, names: Collection[str], whose: str) -> dict[str, nn.Module]:
-    """Every module by name. Raises UserError where one of `names` is none of them."""
-    flat = isinstance(network, torch.fx.GraphModule)
-    modules = {name: module for name, module in network.named_modules() if name}
+@contextmanager
+def _watched(
+    network: nn.Module, names: Sequence[str], keep: Callable[[str, tuple[object, ...], object], None]
+) -> Iterator[None]:
+    """While the block runs, keep(name, what it is given, what it gives) is called for each module called `names`."""
+    if traced(network):
+        with watched(network, names, lambda name, output: keep(name, (), output)):
+            yield
+        return
+    modules = dict(network.named_modules())
+    hooks = [
+        modules[n].register_forward_hook(lambda _module, given, output, n=n: keep(n, given, output)) for n in names
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _modules(network: nn.Module, names: Collection[str], whose: str) -> list[str]:
+    """The name of every module. Raises UserError where one of `names` is none of them."""
+    which = "module in its graph that computes one tensor and is" if traced(network) else "module"
+    modules = list(outputs_of(network)) if traced(network) else [name for name, _ in network.named_modules() if name]
     for name in names:
         if name not in modules:
-            hint = "a quantized program keeps no modules: use losses on logits" if flat else nearest(name, modules)
-            raise UserError(f'the {whose} has no module "{name}"', hint=hint)
-    if flat and not names:
-        raise UserError(f"the {whose} is a quantized program, which keeps no modules", hint="use losses on logits")
+            raise UserError(f'the {whose} has no {which} "{name}"', hint=nearest(name, modules))
+    if traced(network) and not modules:
+        raise UserError(f"the {whose} is a program that does not tell its modules", hint="use losses on logits")
     return modules
 
 

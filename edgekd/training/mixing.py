@@ -1,26 +1,36 @@
-"""Mixed samples: some images of a view are blended with or pasted into each other, and the teacher says what they are now."""
+"""Mixed samples: some images or texts of a view are blended with or pasted into each other, and the teacher says what they are now."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from edgekd.errors import UserError
+from edgekd.training.projection import projected
+
+if TYPE_CHECKING:
+    from edgekd.teacher import Teacher
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-def mixed(kind: str, inputs: torch.Tensor, targets: torch.Tensor, share: float, seed: int) -> Pair:
+def mixed(
+    kind: str, inputs: torch.Tensor, targets: torch.Tensor, share: float, seed: int, teacher: Callable[[], Teacher]
+) -> Pair:
     """inputs [n, ...] and targets [n] of which `share` are mixed, drawn with `seed`; the others are as they were.
 
     "mixup": λ · x_i + (1 − λ) · x_j, λ uniform: Zhang et al. 2018, arXiv 1710.09412, with α = 1.
     "cutmix": a box of x_j in x_i, of 1 − λ of its area, λ uniform: Yun et al. 2019, arXiv 1905.04899, section 3.1.
     "selfmix": a box of x_i from another of its places, as mild as a soft label needs it: Shen 2023, arXiv 2312.17473 (FerKD), whose
     mixing stays within one image; what is pasted where is our reading.
+    "project": tokens between those of x_i and x_j in the teacher's embedding: `edgekd.training.projection.projected`.
 
     A sample made of two classes has no label (−1), so that losses on labels see the others only and the teacher's answer to the
     mixture is what is learned; one made of two of a class keeps its own. Targets that are numbers are mixed by what each
     has of the area. Few mixed samples help a student most: Choi et al. 2023, arXiv 2211.03946, partial mixup.
-    Raises UserError for boxes in other inputs than images [n, channels, height, width].
+    Raises UserError for inputs that cannot be mixed so: boxes are of images [n, channels, height, width], tokens [n, length].
     """
     if kind == "none":
         return inputs, targets
@@ -31,8 +41,17 @@ def mixed(kind: str, inputs: torch.Tensor, targets: torch.Tensor, share: float, 
     kept = torch.rand(count, generator=generator)
     ours, theirs = inputs[chosen], inputs[partner]
     if kind == "mixup":
+        if not inputs.is_floating_point():
+            message = f'mix = "mixup" blends numbers, and the inputs are {inputs.dtype}'
+            raise UserError(message, hint='mix = "project" for tokens')
         weight = kept.view(-1, *[1] * (inputs.dim() - 1)).to(inputs.dtype)
         found = weight * ours + (1 - weight) * theirs
+    elif kind == "project":
+        if inputs.dim() != 2 or inputs.is_floating_point():
+            message = f'mix = "project" makes other tokens, and the inputs are {list(inputs.shape[1:])}, {inputs.dtype}'
+            raise UserError(message, hint='tokens [n, length], as int64 or int32, or mix = "mixup"')
+        ends = inputs[:, -1].mode().values
+        found, kept = projected(ours, theirs, teacher().embeddings(inputs[:2]), int(ends), generator)
     else:
         if inputs.dim() != 4:
             message = f'mix = "{kind}" pastes boxes, and the inputs are {list(inputs.shape[1:])}'

@@ -13,11 +13,13 @@ from torch import nn
 
 from edgekd.errors import EdgekdError, UserError
 from edgekd.stage import Use
+from edgekd.training.balance import Balance
 from edgekd.training.companions import Companions
-from edgekd.training.compared import MODULES, TARGETS, Batch, Masked, Names, listed
-from edgekd.training.features import capture, classifier, deepest, pair, pair_several, shapes, spread
+from edgekd.training.compared import MODULES, TARGETS, Batch, Masked, listed
+from edgekd.training.features import capture
+from edgekd.training.modules import chosen
 from edgekd.training.partway import untouched, upto
-from edgekd.training.terms import build, named
+from edgekd.training.terms import build, named, peers_arguments
 from edgekd.training.world import World
 
 if TYPE_CHECKING:
@@ -34,22 +36,28 @@ class Objective:
     """Made once for a stage, called for each batch. `learned` holds what its losses learn or remember, which ends with it.
 
     `losses`: what `stage.uses` reads from a recipe. `teacher` is called only where a loss wants what is not given; `peer`
-    makes a new student from a seed, where a loss learns from one. Raises UserError as `build` does.
+    makes a new student from a seed and other arguments, where a loss learns from one. Raises UserError as `build` does.
     """
 
     def __init__(
-        self, losses: Sequence[Use], teacher: Callable[[], Teacher], peer: Callable[[int], nn.Module] | None = None
+        self, losses: Sequence[Use], teacher: Callable[[], Teacher], peer: Callable[..., nn.Module] | None = None
     ) -> None:
         self.terms = build(losses)
         self.of = {name: (use.of, use.decay) for name, use in named(losses).items() if use.of != "teacher"}
+        self.arguments = peers_arguments(losses)
         self.learned = nn.ModuleDict({kind: nn.ModuleDict() for kind in PARTS})
         self.companions = Companions()
+        self.balanced: Balance | None = None
         if self.of:
             self.learned["companions"] = self.companions
         self.least = max(getattr(loss, "least", 1) for _, loss in self.terms.values())
         self.pairs: dict[str, tuple[str, str]] = {}
         self._teacher, self._peer = teacher, peer
         self._count = 0
+
+    def balance(self) -> None:
+        """From now on the losses' weights are shares of the gradient: edgekd/training/balance.py."""
+        self.learned["balance"] = self.balanced = Balance(list(self.terms)).eval()
 
     def wants(self, kind: str) -> bool:
         """Whether some loss wants the teacher's "logits" or "features", or each "members" of several."""
@@ -80,8 +88,8 @@ class Objective:
         self._count = count or len(inputs)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
-            peer = self._peer
-            self.companions.make(dict(self.of.values()), model, lambda: peer(seed) if peer else copy.deepcopy(model))
+            peer = self._peer or (lambda _seed, **_arguments: copy.deepcopy(model))
+            self.companions.make(dict(self.of.values()), model, lambda: peer(seed, **self.arguments))
             self.companions.eval()
             self._pair(model, inputs)
             terms = self(model, inputs, targets if targets.is_floating_point() else targets.clamp(min=0))
@@ -128,13 +136,13 @@ class Objective:
 
         logits, answers = world.whole(logits, count), whole(answers)
         known, members, features = self._asked(inputs, teacher, members, world, count)
-        for said in (known, None if members is None else members[:, 0]):
-            if said is not None and said.shape != logits.shape:
-                shapes = f"the teacher gives logits {list(said.shape)}, the student {list(logits.shape)}"
+        for who, said in (("teacher", known), ("teacher", members), *answers.items()):
+            if said is not None and (shape := [len(said), said.shape[-1]]) != list(logits.shape):
+                shapes = f"the {who} gives logits {shape}, the student {list(logits.shape)}"
                 raise UserError(shapes, hint="both need the same classes, in the same order")
         samples = torch.arange(count) if samples is None else samples
         batch = Batch(
-            inputs=inputs if world.size == 1 else None,
+            inputs=world.whole(inputs, count) if any(map(_again, self.losses.values())) else None,
             targets=targets,
             samples=samples,
             logits=logits,
@@ -145,22 +153,22 @@ class Objective:
             members=members,
             answers={name: value.detach() for name, value in answers.items()},
         )
-        found = self._terms(model, batch, progress)
+        found = self._terms(model, batch, progress, world)
         if "peer" in answers:
             turned = replace(batch, logits=answers["peer"], answers={"peer": logits.detach()})
-            found[PEER] = torch.stack(list(self._terms(model, turned, progress, learns=False).values())).sum()
+            found[PEER] = torch.stack(list(self._terms(model, turned, progress, world, learns=False).values())).sum()
         return found
 
     def _terms(
-        self, model: nn.Module, batch: Batch, progress: float, *, learns: bool = True
+        self, model: nn.Module, batch: Batch, progress: float, world: World, *, learns: bool = True
     ) -> dict[str, torch.Tensor]:
         """The losses of a student that made this of a batch, or (not `learns`) those that a peer has too: on labels and
         logits, from the teacher and from the student, without anything learned.
         """
         targets = batch.targets
         labelled = None if targets.is_floating_point() or int(targets.min()) >= 0 else targets >= 0
-        found = {}
-        for name, ((first, last), loss) in self.terms.items():
+        values = {}
+        for name, (_, loss) in self.terms.items():
             of = self.of.get(name, ("teacher", 0.0))[0]
             stays = loss.wants in ("labels", "logits") and not any(hasattr(loss, part) for part in PARTS)
             if not learns and (not stays or of == "average"):
@@ -172,23 +180,24 @@ class Objective:
             some = batch
             if labelled is not None and (loss.wants in TARGETS or "labels" in getattr(loss, "also", ())):
                 if int(labelled.sum()) < least:
-                    found[name] = 0.0 * batch.logits.sum()
+                    values[name] = 0.0 * batch.logits.sum()
                     continue
                 some = batch.of(labelled)
-            value = self._value(name, loss, model, some, progress, of)
-            found[name] = (first + (last - first) * progress) * value
-            if torch.is_grad_enabled() and not found[name].requires_grad:
+            values[name] = self._value(name, loss, model, some, progress, world, of)
+            if torch.is_grad_enabled() and not values[name].requires_grad:
                 raise _no_gradient(name)
-        return found
+        if self.balanced is not None and learns and self.balanced.training:
+            self.balanced.look(values, model.parameters(), world)
+        factors = {} if self.balanced is None else self.balanced.factors()
+        weights = {name: first + (last - first) * progress for name, ((first, last), _) in self.terms.items()}
+        return {name: weights[name] * factors.get(name, 1.0) * value for name, value in values.items()}
 
-    def _value(self, name: str, loss: Any, model: nn.Module, batch: Batch, progress: float, of: str) -> torch.Tensor:
+    def _value(
+        self, name: str, loss: Any, model: nn.Module, batch: Batch, progress: float, world: World, of: str
+    ) -> torch.Tensor:
         also = getattr(loss, "also", ())
         inputs: Any = batch.inputs
-        again = loss.wants == "masked" or hasattr(loss, "divided") or {"tail", "layer"} & set(also)
-        if again and inputs is None:
-            message = f'the loss "{name}" runs a part of a network again, which several processes do not share'
-            raise UserError(message, hint="devices = 1 in [train], or another loss")
-        ours, theirs = self._masked(loss, model, inputs) if loss.wants == "masked" else batch.compared(loss, of)
+        ours, theirs = self._masked(loss, model, inputs, world) if loss.wants == "masked" else batch.compared(loss, of)
         known = batch.known(progress)
         if "tail" in also:
             known["tail"] = partial(self._teacher().onwards, inputs, loss.teacher)
@@ -213,15 +222,15 @@ class Objective:
             parts[name] = make().eval()
         return parts[name]
 
-    def _masked(self, loss: Any, model: nn.Module, inputs: Any) -> tuple[torch.Tensor, Masked]:
-        """What both modules give where a part of the inputs is hidden."""
+    def _masked(self, loss: Any, model: nn.Module, inputs: Any, world: World) -> tuple[torch.Tensor, Masked]:
+        """What both modules give where a part of the inputs is hidden; each process runs its own rows."""
         hidden = loss.mask(inputs)
-        shown = inputs.masked_fill(hidden, 0)
-        with untouched(model):
+        shown = world.own(inputs.masked_fill(hidden, 0))
+        with untouched(model), world.forward():
             ours = upto(model, loss.student, shown, "student")
-        theirs = self._teacher().partial(shown, loss.teacher)
+        theirs = world.whole(self._teacher().partial(shown, loss.teacher), len(inputs))
         _finite({f'output of "{loss.teacher}" is': theirs})
-        return ours, Masked(theirs, inputs, hidden)
+        return world.whole(ours, len(inputs)), Masked(theirs, inputs, hidden)
 
     def _asked(
         self,
@@ -254,27 +263,16 @@ class Objective:
         for name, (weight, loss) in self.terms.items():
             if loss.wants not in MODULES or all(getattr(loss, whose, "-") for whose in ("student", "teacher")):
                 continue
-            chosen = self._chosen(loss, model, inputs)
-            self.terms[name] = weight, replace(loss, **chosen)
+            found = chosen(loss, model, inputs, self._teacher)
+            self.terms[name] = weight, replace(loss, **found)
             other = "" if loss.wants == "self" else "logits"
-            own, theirs = chosen["student"], chosen.get("teacher", other)
+            own, theirs = found["student"], found.get("teacher", other)
             self.pairs[name] = ", ".join(listed(own)), ", ".join(listed(theirs))
 
-    def _chosen(self, loss: Any, model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
-        """{"student": …, "teacher": …}: the modules of a loss, those that it names among them."""
-        if loss.wants == "head":
-            return {"student": classifier(model, inputs)}
-        own = shapes(model, inputs, "student", listed(loss.student))
-        several = isinstance(loss.student, tuple)
-        if not hasattr(loss, "teacher"):
-            return {"student": loss.student or (spread(own) if several else deepest(own))}
-        theirs = self._teacher().shapes(inputs, listed(loss.teacher))
-        found: tuple[Names, Names] = (
-            pair(own, theirs, loss.student, loss.teacher)
-            if not several
-            else (pair_several(own, theirs, loss.student, loss.teacher))
-        )
-        return {"student": found[0], "teacher": found[1]}
+
+def _again(loss: Any) -> bool:
+    """Whether it runs a part of a network again, for which the inputs of the whole batch are needed."""
+    return loss.wants == "masked" or "tail" in getattr(loss, "also", ())
 
 
 def _finite(outputs: dict[str, torch.Tensor | None]) -> None:

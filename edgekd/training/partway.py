@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edgekd.training.features import capture
+from edgekd.training.graph_modules import traced
 
 
 class _Reached(Exception):  # noqa: N818  # nothing went wrong: the rest of the network is not needed
@@ -16,12 +17,18 @@ class _Reached(Exception):  # noqa: N818  # nothing went wrong: the rest of the 
 
 
 def upto(network: nn.Module, name: str, inputs: torch.Tensor, whose: str) -> torch.Tensor:
-    """What the module called `name` gives for `inputs`; nothing behind it is computed. Raises UserError as `capture` does."""
+    """What the module called `name` gives for `inputs`; nothing behind it is computed, unless the network is a graph of operators.
+
+    Raises UserError as `capture` does.
+    """
 
     def stop(_module: nn.Module, _inputs: object, _output: object) -> None:
         raise _Reached
 
     with capture(network, [name], whose) as caught:
+        if traced(network):
+            network(inputs)
+            return caught[name]
         hook = dict(network.named_modules())[name].register_forward_hook(stop)
         try:
             network(inputs)

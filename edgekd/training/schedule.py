@@ -26,11 +26,13 @@ class Training:
     """The largest L2 norm that a gradient may have; a longer one is scaled down."""
     views: Annotated[int, Field(ge=0)] = 4
     """Augmented copies of the training data, used in turn, the teacher asked once for each; 0: a new one each epoch."""
-    mix: Literal["none", "mixup", "cutmix", "selfmix"] = "none"
-    """How some images of each view are mixed (edgekd/training/mixing.py); with views, the teacher sees each mixture once."""
+    balance: bool = False
+    """The losses' weights are shares of the gradient, not factors of the values (edgekd/training/balance.py)."""
+    mix: Literal["none", "mixup", "cutmix", "selfmix", "project"] = "none"
+    """How some images, or texts, of each view are mixed (edgekd/training/mixing.py); with views, the teacher sees each mixture once."""
     mix_share: Annotated[float, Field(gt=0, le=1)] = 0.1
     """The share of the training samples that are mixed."""
-    select: Literal["all", "confidence", "gap"] = "all"
+    select: Literal["all", "confidence", "gap", "difference", "coreset", "weight_aware"] = "all"
     """Which samples an epoch uses (edgekd/training/selection.py), judged by the teacher's answers, which `views` of 1 or more keep."""
     select_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of the training samples that are selected."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -10,7 +10,6 @@ import torch
 from edgekd import registry
 from edgekd.errors import UserError, nearest
 from edgekd.stage import Use
-from edgekd.training.compared import MODULES
 
 WANTS = ("labels", "logits", "members", "features", "branch", "self", "masked", "head")
 ALSO = ("labels", "targets", "progress", "samples", "own", "logits", "tail", "layer")
@@ -55,19 +54,29 @@ def named(losses: Sequence[Use]) -> dict[str, Use]:
     return found
 
 
-def check(losses: Sequence[Use], batch: int, *, modules: bool = True) -> None:
-    """What can be said of a recipe's losses without a network. `modules`: whether the student will have any.
+def peers_arguments(losses: Sequence[Use]) -> Mapping[str, Any]:
+    """Of the student's factory, those that its peer is made with. Raises UserError where losses name two peers."""
+    found = [dict(use.arguments) for use in losses if use.of == "peer"]
+    if any(arguments != found[0] for arguments in found):
+        raise UserError(f"losses learn from two peers, {found[0]} and {found[-1]}", hint="the same peer in all of them")
+    return found[0] if found else {}
 
-    Raises UserError as `build` does, for a batch too small for a loss, and for what needs modules where there are none.
+
+def check(losses: Sequence[Use], batch: int, *, traced: bool = False) -> None:
+    """What can be said of a recipe's losses without a network. `traced`: whether the student will be a graph of operators.
+
+    Raises UserError as `build` does, for a batch too small for a loss, for two peers, and for what needs more of a student than
+    its graph.
     """
+    peers_arguments(losses)
     for name, (_, loss) in build(losses).items():
         if batch < (least := getattr(loss, "least", 1)):
             message = f'the loss "{name}" compares the samples of a batch, {least} at least; batch is {batch}'
             raise UserError(message, hint="a larger batch, or a loss on single samples")
-        if loss.wants in MODULES and not modules:
-            message = f'the loss "{name}" wants features, and a quantized program keeps no modules'
-            raise UserError(message, hint="use losses on logits")
+        if loss.wants == "head" and traced:
+            message = f'the loss "{name}" divides a layer, and the grids of a quantized student are for whole ones'
+            raise UserError(message, hint="use it in distill, before the student is quantized")
     for name, use in named(losses).items():
-        if use.of != "teacher" and not modules:
+        if use.of != "teacher" and traced:
             message = f'the loss "{name}" learns from the student\'s {use.of}, which a quantized program has not'
             raise UserError(message, hint='teacher = "student" in qat learns from the float student')

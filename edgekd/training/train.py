@@ -6,6 +6,7 @@ after each epoch holds model, what the losses learn or remember, optimizer, best
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import re
@@ -23,6 +24,7 @@ from edgekd.errors import EdgekdError, UserError
 from edgekd.progress import Task
 from edgekd.stage import Context
 from edgekd.training import checkpoint
+from edgekd.training.batch_statistics import needs_two
 from edgekd.training.divided import divide, unite
 from edgekd.training.mixing import mixed
 from edgekd.training.objective import Objective
@@ -46,13 +48,14 @@ def train(
     on_epoch: Callable[[int], Any] = lambda _epoch: None,
     set_mode: Callable[[nn.Module, bool], Any] = lambda model, training: model.train(training),
     load: Load = lambda model, tensors: model.load_state_dict(tensors),
+    before: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place, and leave it in eval mode with the weights of its best epoch on the validation split.
 
     `label` names the work to the user, and its checkpoint in `context.work`. `on_epoch(epoch)` is called before each epoch;
     a run that goes on calls it first with the epoch where it goes on, so compare with ≥. `set_mode(model, training)` and
-    `load(model, tensors)` are for models with their own ways. Where `context.world` is several processes, all call this
-    alike, and all end with the same model.
+    `load(model, tensors)` are for models with their own ways. `before`: the student of the stage before, where `model` is not
+    that one. Where `context.world` is several processes, all call this alike, and all end with the same model.
 
     Returns {"best": index of the best epoch, "epochs": [{"loss", "terms", "validation", "lr"}]} and, where modules were paired
     by depth and shape, "pairs": {loss: [student's, teacher's]}.
@@ -61,7 +64,8 @@ def train(
     """
     data, world = context.data(), context.world()
     inputs, targets = data.train
-    if training.mix in ("mixup", "cutmix") and not (objective.wants("logits") or objective.wants("features")):
+    taught = objective.wants("logits") or objective.wants("features")
+    if training.mix in ("mixup", "cutmix", "project") and not taught:
         message = f'{label}: mix = "{training.mix}" makes samples that no label is for'
         raise UserError(message, hint='a loss that asks a teacher, as in { use = "kl" }, or mix = "selfmix"')
     path = context.work / f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}.checkpoint"
@@ -69,16 +73,19 @@ def train(
         set_mode(model, False)
         layout = fastest_layout(model, inputs[:2])
         few = slice(max(2, objective.least))
+        if training.balance:
+            objective.balance()
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
         divide(model, objective.losses, "average" in objective.companions.networks)
         for name, (student, teacher) in objective.pairs.items():
             theirs = "logits" if teacher == "logits" else f'"{teacher}"'
             what = f'compares "{student}" with the teacher\'s {theirs}' if teacher else f'reads "{student}"'
             context.progress.say(f"  {label}: {name} {what}")
-        optimizer = optimizer_of(model, objective, training, context.fused)
-        run = TrainingState(model, objective, optimizer, layout, load)
+        run = TrainingState(model, objective, optimizer_of(model, objective, training, context.fused), layout, load)
         least = _least(run, training, context, label)
         origin = _origin(run, label, training, context)
+        if training.select == "difference":
+            before = (before or copy.deepcopy(model)).eval()
         run.resume(path, origin)
         if world.agreed(lambda: len(run.epochs)) != len(run.epochs):
             message = f"{label}: process {world.rank + 1} of {world.size} does not see the checkpoint {path}"
@@ -89,7 +96,7 @@ def train(
             for epoch in range(len(run.epochs), training.epochs):
                 torch.manual_seed(derive(context.seed, "epoch", epoch))
                 on_epoch(epoch)
-                split = _split(run, epoch, training, context, label)
+                split = _split(run, epoch, training, context, label, before or model)
                 set_mode(model, True)
                 facts = _epoch(run, epoch, split, training, context, f"{label}: epoch {epoch + 1}", task)
                 set_mode(model, False)
@@ -162,8 +169,16 @@ def fastest_layout(model: nn.Module, inputs: torch.Tensor) -> torch.memory_forma
 
 
 def _least(run: TrainingState, training: Training, context: Context, label: str) -> int:
-    """The smallest batch. Raises UserError where a batch, or all samples, are too few for every process to have one."""
-    size, count = context.world().size, len(context.data().train[0])
+    """The smallest batch. Raises UserError where a batch, or all samples, are too few for every process to have one, or for batch
+    norm to have a variance, and for a loss whose gradient of the student's own weights each process would add.
+    """
+    size, count = context.world().size, training.used(len(context.data().train[0]))
+    if min(training.batch, count) == 1 and needs_two(run.model, context.data().train[0][:1]):
+        raise UserError(f"{label}: in a batch of one, batch norm has no variance", hint="a batch of 2 or more")
+    for name, loss in run.objective.losses.items():
+        if size > 1 and "layer" in getattr(loss, "also", ()):
+            message = f'{label}: the loss "{name}" reads weights of the student, which {size} processes would count {size} times'
+            raise UserError(message, hint="devices = 1 in [train], or another loss")
     if min(training.batch, count) < size:
         few = f"a batch of {training.batch}" if training.batch < size else f"{count} training samples"
         raise UserError(f"{label}: {few} cannot be shared by {size} processes", hint="fewer devices in [train]")
@@ -235,14 +250,17 @@ class _Split:
     used: torch.Tensor
 
 
-def _split(run: TrainingState, epoch: int, training: Training, context: Context, label: str) -> _Split:
+def _split(
+    run: TrainingState, epoch: int, training: Training, context: Context, label: str, before: nn.Module
+) -> _Split:
     """The view of an epoch, mixed, and what of it is selected. The model is in eval mode. Raises UserError where nothing selects."""
     data, mix = context.data(), training.mix != "none"
     varied = mix or data.augment is not None
     fresh = varied and training.views == 0
     number = epoch if fresh else epoch % max(training.views, 1)
     seed = derive(context.seed, "fresh" if fresh else "view", number)
-    inputs, targets = mixed(training.mix, view(data, seed), data.train[1], training.mix_share, derive(seed, "mix"))
+    before_mixing, share = (view(data, seed), data.train[1]), training.mix_share
+    inputs, targets = mixed(training.mix, *before_mixing, share, derive(seed, "mix"), context.teacher)
     known: dict[str, torch.Tensor] = {}
     name = f"train view {number} seed {context.seed}" if varied else "train"
     name += f" {training.mix} {training.mix_share}" if mix else ""
@@ -255,9 +273,12 @@ def _split(run: TrainingState, epoch: int, training: Training, context: Context,
         if "teacher" not in known:
             message = f'{label}: select = "{training.select}" asks for the teacher\'s answer to each sample beforehand'
             raise UserError(message, hint="a loss on the teacher's logits, and views of 1 or more")
-        ours = partial(logits_of, lambda x: run.model(x.contiguous(memory_format=run.layout)), inputs)
+        ours, theirs = (
+            partial(logits_of, lambda x, by=by: by(x.contiguous(memory_format=run.layout)), inputs)
+            for by in (run.model, before)
+        )
         chance = derive(context.seed, "select", epoch)
-        used = selected(training.select, training.select_share, known["teacher"], ours, chance)
+        used = selected(training.select, training.select_share, known["teacher"], ours, chance, targets, theirs)
     return _Split(inputs, targets, known, used)
 
 

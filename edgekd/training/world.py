@@ -83,7 +83,7 @@ class World:
 
         Of a tensor with several rows a sample, these must follow each other. Raises UserError for any other.
         """
-        if self.precision != "32":
+        if self.precision != "32" and own.is_floating_point():
             own = own.float()
         if self.size == 1:
             return own
@@ -136,10 +136,12 @@ class World:
         return found
 
     def draw(self, seed: int) -> None:
-        """What the next forward draws at random (dropout) follows from `seed`, and differs from process to process; what
-        losses draw after it is the same in all. Nothing where there is one process.
+        """What is drawn at random from now on follows from `seed`: in a forward (dropout) it differs from process to process,
+        what losses draw is the same in all. Nothing where there is one process.
         """
-        self._draws = seed if self.size > 1 else None
+        if self.size > 1:
+            self._draws = seed
+            torch.manual_seed(seed)
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -149,13 +151,14 @@ class World:
             return
         from edgekd.training.batch_statistics import WholeBatch
 
+        drawn = torch.get_rng_state()
         if self._draws is not None:
             torch.manual_seed(self._draws + 1 + self.rank)
         mixed = self._fabric.autocast() if self.precision != "32" else nullcontext()
         with mixed, WholeBatch(self.total) if self.size > 1 else nullcontext():
             yield
         if self._draws is not None:
-            torch.manual_seed(self._draws)
+            torch.set_rng_state(drawn)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, whose results all depend on it: so does its gradient, which is summed too."""

@@ -53,8 +53,9 @@ NOT_ZERO = {
     "sinkhorn": "other samples are near too",
     "teacher_dropping": "the other teachers differ",
     "teacher_routing": "its gate is not balanced",
+    "teacher_selection": "the other teachers differ",
 }
-RANDOM = {"crd", "permuted_dark", "sampled", "teacher_dropping"}
+RANDOM = {"crd", "permuted_dark", "sampled", "teacher_dropping", "teacher_selection"}
 HALF = {
     *["adaptive_mask", "auxiliary_heads", "cross_attention", "cross_head", "dual_head", "ladder", "layer_distribution"],
     *["local_structure", "masked_partial", "prototype", "structured", "task_filter", "task_units"],
@@ -169,13 +170,12 @@ def test_it_is_a_mean_over_the_batch(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(RANDOM))
 def test_what_is_random_comes_from_torchs_generator(name: str) -> None:
     loss, examples = made(name), compared(name)
-    also = {"samples": torch.arange(SAMPLES), "state": loss.state(*examples, SAMPLES)} if name == "crd" else {}
+    ours, theirs, also = given(loss, *examples)
+    parts = learned(loss, *examples)
     found = []
     for seed in (3, 3, 4):
-        if also:
-            also["state"].eval()
         torch.manual_seed(seed)
-        found.append(loss(*examples, **also).item())
+        found.append(loss(ours, theirs, **parts, **also).item())
     assert found[0] == found[1] != found[2]
 
 

@@ -1,4 +1,4 @@
-"""Losses on modules in the stages: distillation and recovery train with them, quantization says that it cannot."""
+"""Losses on modules in the stages: distillation, recovery and quantization-aware training learn with them."""
 
 from itertools import count
 from pathlib import Path
@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 import torch
 from tiny import TinyNet, tiny_context, tiny_data, tiny_saved, tiny_student
 
 from edgekd import registry
 from edgekd.data import Dataset
-from edgekd.errors import UserError
 from edgekd.pipeline.engines import export
 from edgekd.stage import uses
 from edgekd.stages.distill import Distill
 from edgekd.stages.prune import Prune
+from edgekd.stages.quantize import Qat, Quantize
 from edgekd.student import Student
 from edgekd.teachers.module import Module
 from edgekd.training import checkpoint
@@ -46,10 +45,24 @@ def test_a_pruned_student_recovers_by_any_of_them(tmp_path: Path) -> None:
     assert torch.isfinite(student.network()(student.example(2))).all()
 
 
-@pytest.mark.parametrize("name", ON_MODULES)
-def test_a_quantized_program_has_no_modules_for_them(name: str) -> None:
-    with pytest.raises(UserError, match=f'"{name}" wants features, and a quantized program keeps no modules'):
-        check(uses([{"use": name}], "losses"), batch=8, modules=False)
+def test_a_quantized_student_learns_by_them(tmp_path: Path) -> None:
+    """All at once, but those that divide a layer; beside the recipe's teacher the float student teaches."""
+    names = [name for name in ON_MODULES if name not in IMAGES | {"dual_head"}]
+    few = Dataset(tuple(x[:64] for x in tiny_data().train), tiny_data().validation, tiny_data().test)
+    qat = Qat(losses=tuple({"use": name, "weight": 0.01} for name in names), epochs=2, batch=32, teacher="both")
+    check(uses(qat.losses, "losses"), batch=32, traced=True)
+    out = tmp_path / "out"
+    out.mkdir()
+    given = tiny_saved(tmp_path / "in", trained=True)
+    facts = Quantize(observer="minmax", qat=qat).run(given, tiny_context(tmp_path, data=few), out)
+    history = facts["qat"]
+    assert history["epochs"][1]["loss"] < history["epochs"][0]["loss"]
+    assert all(np.isfinite(value) for value in history["epochs"][1]["terms"].values())
+    assert history["pairs"]["hint"] == ("down", "down")
+    inputs, targets = tiny_data().validation
+    program = Student(out, given.factory).module()
+    with torch.no_grad():
+        assert float((program(inputs).argmax(1) == targets).float().mean()) > 0.7
 
 
 class Adverse(TinyNet):

@@ -45,6 +45,12 @@ def test_a_later_stage_is_tried_before_the_first_trains(project: Path) -> None:
     assert 'changed.toml:29: stage.1.losses: attention_map: the teacher\'s "8" gives [2, 96]' in error.message
 
 
-def test_features_of_a_quantized_program_and_a_batch_too_small_need_no_network(project: Path) -> None:
-    error = refused(project, 'losses = [{ use = "kl", temperature = 2.0 }]', 'losses = [{ use = "hint" }]')
-    assert 'stage.2: the loss "hint" wants features, and a quantized program keeps no modules' in error.message
+def test_what_no_graph_can_learn_from_needs_no_network(project: Path) -> None:
+    error = refused(project, 'losses = [{ use = "kl", temperature = 2.0 }]', 'losses = [{ use = "dual_head" }]')
+    assert 'stage.2: the loss "dual_head" divides a layer, and the grids of a quantized student' in error.message
+
+
+def test_modules_of_a_quantized_student_are_tried_too(project: Path) -> None:
+    wrong = 'losses = [{ use = "hint", student = "44" }]'
+    error = refused(project, 'losses = [{ use = "kl", temperature = 2.0 }]', wrong)
+    assert 'stage.2.qat: the student has no module "44"' in error.message

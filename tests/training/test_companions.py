@@ -83,23 +83,50 @@ def test_what_is_asked_of_the_student_itself_needs_no_teacher() -> None:
     assert taught(uses([AVERAGE, {"use": "kl"}], "losses"))
 
 
-@pytest.mark.parametrize("wrong", ["self", {"average": 1.0}, {"average": "much"}, {"mean": 0.5}, 3])
+@pytest.mark.parametrize(
+    "wrong", ["self", {"average": 1.0}, {"average": "much"}, {"mean": 0.5}, 3, {"peer": {}}, {"peer": 48}]
+)
 def test_whom_it_cannot_learn_from_is_said(wrong: Any) -> None:
     with pytest.raises(UserError, match=r'losses: from of "kl" is .*\nhint: "teacher", "average", "peer"'):
         uses([{"use": "kl", "from": wrong}], "losses")
+
+
+LARGER = {"use": "kl", "temperature": 2.0, "from": {"peer": {"width": 12}}}
+
+
+def test_a_larger_peer_is_a_teacher_that_learns_from_the_student_too() -> None:
+    def made(seed: int, **arguments: Any) -> nn.Module:
+        return tiny_student(seed=seed % 1000, **arguments)
+
+    student = tiny_student().eval()
+    both = Objective(uses([{"use": "cross_entropy"}, LARGER], "losses"), nobody, made)
+    both.prepare(student, INPUTS, TARGETS, 7)
+    both.learned.eval()
+    larger = both.companions.networks["peer"]
+    assert larger.head.in_features == 24 and student.head.in_features == 16
+    terms = both(student, INPUTS, TARGETS)
+    torch.testing.assert_close(terms["kl"], Kl(temperature=2.0)(student(INPUTS), larger(INPUTS)))
+    terms["peer"].backward()
+    assert larger.stem[0].weight.grad is not None and student.head.weight.grad is None
+    with pytest.raises(UserError, match=r"losses learn from two peers, \{\} and \{'width': 12\}"):
+        check(uses([PEER, LARGER], "losses"), 32)
+    other = Objective(uses([PEER], "losses"), nobody, lambda seed: TinyNet(8, classes=5))
+    with pytest.raises(UserError, match=r"the peer gives logits \[6, 5\], the student \[6, 4\]"):
+        other.prepare(student, INPUTS, TARGETS, 7)
 
 
 def test_features_of_a_peer_are_not_to_be_had() -> None:
     with pytest.raises(UserError, match='the loss "hint" wants features: it cannot learn from the student\'s peer'):
         check(uses([{"use": "hint", "from": "peer"}], "losses"), 32)
     with pytest.raises(UserError, match="the student's average, which a quantized program has not"):
-        check(uses([AVERAGE], "losses"), 32, modules=False)
+        check(uses([AVERAGE], "losses"), 32, traced=True)
 
 
 CASES = {
     "average": [{"use": "cross_entropy"}, AVERAGE],
     "peer": [{"use": "cross_entropy"}, PEER],
-    "several": [{"use": "teacher_dropping"}, {"use": "teacher_routing"}, {"use": "kl"}],
+    "larger": [{"use": "cross_entropy"}, LARGER],
+    "several": [{"use": "teacher_dropping"}, {"use": "teacher_routing"}, {"use": "teacher_selection"}, {"use": "kl"}],
 }
 
 

@@ -255,6 +255,9 @@ def test_a_batch_too_small_for_a_loss_is_said(tmp_path: Path, monkeypatch: pytes
     check(uses([{"use": "wanting"}], "losses"), batch=3)
 
 
-def test_a_stage_without_modules_refuses_losses_on_features() -> None:
-    with pytest.raises(UserError, match='"attention_map" wants features, and a quantized program keeps no modules'):
-        check(uses([{"use": "kl"}, {"use": "attention_map"}], "losses"), batch=8, modules=False)
+def test_a_stage_of_graphs_refuses_losses_that_divide_a_layer() -> None:
+    with pytest.raises(
+        UserError, match='"dual_head" divides a layer, and the grids of a quantized student are for whole'
+    ):
+        check(uses([{"use": "kl"}, {"use": "dual_head"}], "losses"), batch=8, traced=True)
+    check(uses([{"use": "kl"}, {"use": "attention_map"}], "losses"), batch=8, traced=True)

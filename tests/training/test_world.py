@@ -11,16 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rank_functions import mixed, trained
+from rank_functions import again, mixed, trained
 from safetensors.torch import load_file
 from short_training import KL, LABELS, run, same, stop_at
-from tiny import accuracy, tiny_context, tiny_data
+from tiny import accuracy, tiny_context, tiny_data, tiny_student
 from torch import nn
 from torch.nn.functional import batch_norm
 
 from edgekd.errors import EdgekdError, UserError
 from edgekd.training import checkpoint
-from edgekd.training.batch_statistics import WholeBatch
+from edgekd.training.batch_statistics import WholeBatch, needs_two
 from edgekd.training.schedule import Training
 from edgekd.training.train import batches, logits_of
 from edgekd.training.world import World
@@ -86,6 +86,20 @@ def test_two_processes_end_where_one_ends_and_one_goes_on_where_two_were_killed(
         torch.testing.assert_close(queue, queues[2], rtol=1e-3, atol=1e-4)
 
 
+@needs_fabric
+def test_losses_that_run_parts_of_networks_again_are_those_of_one_process(folder: Path) -> None:
+    """Eleven samples, six of them in the first process: losses, gradients, and the student's running statistics."""
+    alone = again(World.alone())
+    assert {"masked_partial", "cross_head", "task_units", "of stem.0.weight", "stem.1.running_mean"} <= alone.keys()
+    for rank in range(2):
+        found = load_file(folder / f"{rank}-again.st")
+        assert found.keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(
+                found[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
 def of(rank: int, size: int) -> World:
     """A process among several, as far as it counts rows."""
     return World(SimpleNamespace(global_rank=rank, world_size=size))
@@ -107,6 +121,14 @@ def test_a_batch_that_cannot_be_shared_is_said(tmp_path: Path) -> None:
     context = tiny_context(tmp_path, world=lambda: of(0, 4))
     with pytest.raises(UserError, match="distill: a batch of 3 cannot be shared by 4 processes"):
         run(context, Training(epochs=1, batch=3))
+
+
+def test_a_loss_whose_gradient_would_count_twice_is_refused(tmp_path: Path) -> None:
+    context = tiny_context(tmp_path, world=lambda: of(0, 2))
+    with pytest.raises(
+        UserError, match='the loss "dual_head" reads weights of the student, which 2 processes would count'
+    ):
+        run(context, Training(epochs=1), {"use": "dual_head"})
 
 
 def test_what_is_not_a_batch_cannot_be_gathered() -> None:
@@ -173,6 +195,16 @@ def test_what_does_not_train_is_left_alone() -> None:
     with WholeBatch(never):
         found = module(x)
     assert torch.equal(found, module(x))
+
+
+def test_a_batch_of_one_is_refused_where_batch_norm_finds_one_value_in_a_channel(tmp_path: Path) -> None:
+    narrow = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(UserError, match="distill: in a batch of one, batch norm has no variance\nhint: a batch of 2"):
+        run(tiny_context(tmp_path), Training(epochs=1, batch=1), model=narrow)
+    x = torch.randn(1, 1, 12, 12)
+    graph = torch.export.export(narrow.eval(), (x,)).module(check_guards=False)
+    assert needs_two(narrow, x) and needs_two(graph, x)
+    assert not needs_two(tiny_student().eval(), x)  # its batch norms see maps
 
 
 class Plain(nn.Module):
