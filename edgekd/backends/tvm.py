@@ -171,22 +171,28 @@ class Tvm(Tuner, Backend):
         tell: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any]:
         """Raises UserError where a package is missing that it needs for that, EdgekdError for a program that it refuses."""
-        from edgekd.compilers.llvm_target import described
+        from edgekd.compilers.llvm_target import described, linker, refused_system
         from edgekd.compilers.relax_tuning import tune
 
+        if lines := refused_system(target):
+            raise EdgekdError(lines[0])
         with quiet():
             _, module, llvm = self._fused(program, described(target, threads))
-            return tune(module, llvm, trials, work, out, tell)
+            return tune(module, llvm, linker(target), trials, work, out, tell)
 
     def _fused(self, program: Path, kind: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        """The ONNX model as it is imported, the module of its kernels, and the target."""
+        """The ONNX model as it is imported, the module of its kernels, and the target.
+
+        An int8 program keeps ONNX's layout: TVM knows none of a quantizing pair, and would transpose before and behind each.
+        """
         loaded_runtime()
         from tvm.target import Target
 
         from edgekd.compilers.relax_module import fused, imported
 
         model, llvm = _model(program), Target(dict(kind))
-        return model, fused(imported(model), llvm), llvm
+        is_float = read_json(program / "program.json")["precision"] == "float32"
+        return model, fused(imported(model), llvm, channels_last=is_float), llvm
 
 
 def _model(program: Path) -> Any:
