@@ -115,7 +115,7 @@ class Tvm(Tuner, Backend):
             return lines
         from edgekd.compilers.relax_module import refused
 
-        loaded_runtime()
+        loaded_compiler()
         with quiet():
             try:
                 return refused(_model(program))
@@ -185,7 +185,7 @@ class Tvm(Tuner, Backend):
 
         An int8 program keeps ONNX's layout: TVM knows none of a quantizing pair, and would transpose before and behind each.
         """
-        loaded_runtime()
+        loaded_compiler()
         from tvm.target import Target
 
         from edgekd.compilers.relax_module import fused, imported
@@ -236,6 +236,13 @@ def loaded_runtime() -> Any:
                 f"tvm's runtime cannot be loaded: {error}", hint="pip install --force-reinstall apache-tvm"
             ) from None
     return tvm_ffi
+
+
+def loaded_compiler() -> None:
+    """TVM imported whole, without torch."""
+    loaded_runtime()
+    with _absent("torch"):
+        import_module("tvm")
 
 
 @contextmanager

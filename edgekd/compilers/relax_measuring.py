@@ -25,8 +25,7 @@ __all__ = ["builder", "builders", "only_own_instructions", "runner"]
 BUILDING, MEASURING = 120.0, 60.0  # seconds for one candidate
 USES = 256  # candidates that a process builds: compilers keep some of the memory that they took
 BLOCKS, BLOCK_MS = 5, 20  # a candidate is called for so many blocks of so many milliseconds
-ALONE: Mapping[str, str] = {"TVM_FFI_DISABLE_TORCH_C_DLPACK": "1", "PYTHONSAFEPATH": "1"}
-"""What such a process is told: leave torch alone, and take no module from the current folder."""
+PROCESS = "edgekd.compilers.relax_process"
 INSTRUCTIONS: Mapping[str, str] = {"x86_64": "x86", "aarch64": "arm_cpu", "riscv64": "riscv_cpu"}
 """Where TVM keeps a processor's tensor instructions, by what Linux calls it (uname -m)."""
 
@@ -45,11 +44,27 @@ def only_own_instructions() -> None:
 
 def builders(processes: int) -> Any:
     """A pool of processes that build; to be shut down."""
-    from tvm.support.popen_pool import PopenPoolExecutor
+    return _own_processes().PopenPoolExecutor(max_workers=processes, timeout=BUILDING, maximum_process_uses=USES)
 
-    os.environ.update(ALONE)  # it gives its processes this one's environment
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return PopenPoolExecutor(max_workers=processes, timeout=BUILDING, maximum_process_uses=USES, **quiet)
+
+def _own_processes() -> Any:
+    """TVM's module of pools, whose pools start processes of ours from now on: TVM says nowhere else what they run."""
+    from tvm.support import popen_pool
+
+    class Worker(popen_pool.PopenWorker):  # type: ignore[misc]  # without types
+        def _start(self) -> None:
+            if self._proc is not None:
+                return
+            (answers, answering), (asked, asking) = os.pipe(), os.pipe()
+            command = [sys.executable, "-P", "-m", PROCESS, str(asked), str(answering)]
+            silent = subprocess.DEVNULL
+            self._proc = subprocess.Popen(command, pass_fds=(asked, answering), stdout=silent, stderr=silent)
+            os.close(asked)
+            os.close(answering)
+            self._reader, self._writer = os.fdopen(answers, "rb"), os.fdopen(asking, "wb")
+
+    popen_pool.PopenWorker = Worker
+    return popen_pool
 
 
 def builder(pool: Any, compiler: str, folder: Path) -> Any:
@@ -91,7 +106,7 @@ def runner() -> Any:
     """What the search has its candidates timed by, one after another; its `pool` to be shut down."""
     from tvm.s_tir import meta_schedule as ms
 
-    os.environ.update(ALONE)
+    _own_processes()
     return ms.runner.LocalRunner(timeout_sec=MEASURING, f_run_evaluator=_timed)
 
 

@@ -36,6 +36,7 @@ NEEDED = ("cloudpickle", "psutil", "xgboost")
 ROUND = 32  # trials that are measured together at most
 POPULATION = 512  # schedules that a round is bred from, and how many for each that it measures
 BRED = 8
+LEARNED = 100  # trials before which TVM's cost model says nothing
 SEED = 0
 
 
@@ -141,6 +142,7 @@ def _search(tasks: Any, compiler: str, trials: int, database: Any, keep: Callabl
                 builder=builder(pools[0], compiler, Path(scratch)),
                 runner=timer,
                 database=database,
+                cost_model="xgb" if trials > LEARNED else "random",
                 measure_callbacks=[*ms.MeasureCallback.create("default"), Kept()],
             )
         finally:

@@ -19,7 +19,6 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd import worker
 from edgekd.backend import load_engine, open_backend
 from edgekd.compilers.llvm_target import described, foreign, holds, linker, refused_system
-from edgekd.compilers.relax_measuring import ALONE
 from edgekd.compilers.relax_tuning import ABOUT, RECORDS, WORKLOADS, mend, merged
 from edgekd.errors import EdgekdError, UserError
 from edgekd.target import this_machine
@@ -416,14 +415,8 @@ def test_an_error_inside_a_kernel_is_an_error_of_the_call(kind: str, programs: d
 
 
 @needs_tvm
-def test_a_search_measures_kernels_and_goes_on_from_what_it_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_measures_kernels_and_goes_on_from_what_it_measured(tmp_path: Path) -> None:
     """Four trials of one kernel; asked again, after a kill, none. The engine that has the best of them computes the same."""
-    for name, value in ALONE.items():
-        monkeypatch.setenv(
-            name, value
-        )  # as it does itself, for the processes that it starts; here taken back afterwards
     weight = np.random.default_rng(2).standard_normal((8, 8)).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])]
     program = program_of(tmp_path / "p", nodes, [8, 8], [numpy_helper.from_array(weight, "w")])
@@ -459,17 +452,10 @@ def test_a_search_measures_kernels_and_goes_on_from_what_it_measured(
 
 @needs_tvm
 def test_a_search_in_which_nothing_could_be_built_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tvm.target import Target
-
-    from edgekd.compilers.relax_module import fused, imported
-    from edgekd.compilers.relax_tuning import tune
-
-    for name, value in ALONE.items():
-        monkeypatch.setenv(name, value)
-    model = onnx.load(program_of(tmp_path / "p", [helper.make_node("Exp", ["x"], ["y"])], [64]) / "model.onnx")
-    target = Target(described({}, 1))
+    monkeypatch.setenv("CXX", "false")  # the compiler that links
+    program = program_of(tmp_path / "p", [helper.make_node("Exp", ["x"], ["y"])], [64])
     folders = (tmp_path / "work", tmp_path / "out")
     for folder in folders:
         folder.mkdir()
     with pytest.raises(EdgekdError, match=r"none of 1 trials could be measured: .*false cannot link the engine"):
-        tune(fused(imported(model), target), target, shutil.which("false") or "", 1, *folders, lambda _: None)
+        BACKEND.tune(program, {}, 1, 1, *folders, lambda _: None)
