@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekd import registry, target
-from edgekd.commands.targets import summary_of
+from edgekd import registry
 from edgekd.errors import UserError, nearest
 
 DATA = ("targets", "calibration")
@@ -19,6 +18,9 @@ def rows(what: str) -> list[dict[str, str]]:
         if what == "losses":
             return [{**row, "wants": str(registry.constant(what, row["name"], "wants") or "")} for row in found]
         return found
+    from edgekd import target  # slow to import, and not needed to list what are files of Python
+    from edgekd.commands.targets import summary_of
+
     if what == "targets":
         targets = [target.find_target(name, Path()) for name in target.names("targets")]
         return [{"name": t.name, "summary": summary_of(t)} for t in targets]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import sys
+import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -20,6 +22,7 @@ from typing import Any
 from edgekd.errors import UserError, nearest
 
 FOLDERS = ("stages", "losses", "criteria", "observers", "sources", "teachers", "backends")
+NOTHING = (tokenize.ENCODING, tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE)
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 _plugins: dict[str, dict[str, Path]] = {}
 
@@ -210,4 +213,15 @@ def _type(annotation: ast.expr) -> tuple[str, str]:
 def summaries(folder: str) -> Iterator[tuple[str, str]]:
     """(name, first line of its docstring) of each file, read without importing it."""
     for name in names(folder):
-        yield name, (ast.get_docstring(ast.parse(file_of(folder, name).read_text("utf-8"))) or "").partition("\n")[0]
+        yield name, _summary(file_of(folder, name))
+
+
+def _summary(file: Path) -> str:
+    """The first line of a module's docstring, by reading no further than that."""
+    with file.open("rb") as stream:
+        for token in tokenize.tokenize(stream.readline):
+            if token.type == tokenize.STRING:
+                return inspect.cleandoc(str(ast.literal_eval(token.string))).partition("\n")[0]
+            if token.type not in NOTHING:
+                return ""
+    return ""

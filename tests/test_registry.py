@@ -64,6 +64,21 @@ def test_a_plugin_is_found_like_a_file_of_the_tree(plugin: Path) -> None:
     assert registry.plugin_specs() == [f"losses={plugin}"]
 
 
+def test_a_summary_is_the_first_line_of_what_the_file_says_of_itself(plugin: Path) -> None:
+    registry.add_plugin(f"losses={plugin}")
+    for text, said in (
+        (PLUGIN, "Half of what another would be."),
+        (
+            '#!/usr/bin/env python\n# ours\n"""\n  Second line first.\n\n  More.\n"""\nthis is no Python (',
+            "Second line first.",
+        ),
+        ("x = 1\n'no docstring'\n", ""),
+        ("", ""),
+    ):
+        plugin.write_text(text)
+        assert dict(registry.summaries("losses"))["mine"] == said
+
+
 def test_a_plugin_that_is_wrong(plugin: Path) -> None:
     with pytest.raises(UserError, match="FOLDER=PATH"):
         registry.add_plugin("mine.py")

@@ -115,7 +115,7 @@ class Tvm(Tuner, Backend):
             return lines
         from edgekd.compilers.relax_module import refused
 
-        loaded_runtime()
+        loaded_compiler()
         with quiet():
             try:
                 return refused(_model(program))
@@ -171,22 +171,28 @@ class Tvm(Tuner, Backend):
         tell: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any]:
         """Raises UserError where a package is missing that it needs for that, EdgekdError for a program that it refuses."""
-        from edgekd.compilers.llvm_target import described
+        from edgekd.compilers.llvm_target import described, linker, refused_system
         from edgekd.compilers.relax_tuning import tune
 
+        if lines := refused_system(target):
+            raise EdgekdError(lines[0])
         with quiet():
             _, module, llvm = self._fused(program, described(target, threads))
-            return tune(module, llvm, trials, work, out, tell)
+            return tune(module, llvm, linker(target), trials, work, out, tell)
 
     def _fused(self, program: Path, kind: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        """The ONNX model as it is imported, the module of its kernels, and the target."""
-        loaded_runtime()
+        """The ONNX model as it is imported, the module of its kernels, and the target.
+
+        An int8 program keeps ONNX's layout: TVM knows none of a quantizing pair, and would transpose before and behind each.
+        """
+        loaded_compiler()
         from tvm.target import Target
 
         from edgekd.compilers.relax_module import fused, imported
 
         model, llvm = _model(program), Target(dict(kind))
-        return model, fused(imported(model), llvm), llvm
+        is_float = read_json(program / "program.json")["precision"] == "float32"
+        return model, fused(imported(model), llvm, channels_last=is_float), llvm
 
 
 def _model(program: Path) -> Any:
@@ -230,6 +236,13 @@ def loaded_runtime() -> Any:
                 f"tvm's runtime cannot be loaded: {error}", hint="pip install --force-reinstall apache-tvm"
             ) from None
     return tvm_ffi
+
+
+def loaded_compiler() -> None:
+    """TVM imported whole, without torch."""
+    loaded_runtime()
+    with _absent("torch"):
+        import_module("tvm")
 
 
 @contextmanager

@@ -8,14 +8,14 @@ TVM rounds ties away from zero where ONNX and torch round them to even, so the q
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekd.compilers.shared_library import linked
 from edgekd.errors import EdgekdError
 from edgekd.onnx.nodes import refused_nodes
 from edgekd.onnx.slim import slimmed
@@ -29,8 +29,7 @@ __all__ = ["built", "fused", "imported", "kernels", "laid_out", "prepared", "ref
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Whose operators the importer knows; it looks at an operator's name alone, so that another's would be taken for these."""
 NOT_SUPPORTED = re.compile(r"not supported for frontend ONNX: (.*)")
-LINK = ("-shared", "-fPIC", "-Wl,--build-id=none", "-s")
-"""Without names and numbers that differ from one link to the next."""
+CHANNELS_LAST = {"relax.nn.conv2d": ["NHWC", "OHWI"]}
 
 
 def prepared(model: onnx.ModelProto, signature: Signature, precision: str) -> onnx.ModelProto:
@@ -114,10 +113,11 @@ def said(error: Exception) -> str:
     return (own or lines or [type(error).__name__])[0][:400]
 
 
-def fused(module: Any, target: Any) -> Any:
+def fused(module: Any, target: Any, channels_last: bool = False) -> Any:
     """The module as kernels: batch norms folded or decomposed, constants computed, what can be one loop nest fused.
 
-    Weights may be laid out anew by the schedule of the kernel that reads them, since they are constants.
+    Weights may be laid out anew by the schedule of the kernel that reads them, since they are constants. `channels_last`: so are
+    images between 2-d convolutions, their channels innermost: a vector of these fits where rows are 7 or 14 wide.
     """
     import tvm
     from tvm.relax import transform
@@ -126,6 +126,7 @@ def fused(module: Any, target: Any) -> Any:
         transform.FoldBatchnormToConv2D(),
         transform.DecomposeOpsForInference(),
         transform.CanonicalizeBindings(),
+        *([transform.ConvertLayout(CHANNELS_LAST)] if channels_last else []),
         transform.LegalizeOps({"relax.quantize": _quantize}),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
@@ -204,16 +205,9 @@ def built(module: Any, target: Any, compiler: str, out: Path) -> None:
     import tvm
     from tvm import relax
 
-    def link(output: str, objects: Sequence[str], **_: Mapping[str, Any]) -> None:
-        ran = subprocess.run(
-            [compiler, *LINK, "-o", output, *objects], capture_output=True, text=True, errors="replace", check=False
-        )
-        if ran.returncode != 0:
-            raise EdgekdError(f"{compiler} cannot link the engine: {ran.stderr.strip()[-400:]}")
-
     try:
         with tvm.transform.PassContext(opt_level=3):
-            relax.build(module, target=target).export_library(str(out), fcompile=link)
+            relax.build(module, target=target).export_library(str(out), fcompile=linked(compiler))
     except EdgekdError:
         raise
     except Exception as error:

@@ -5,9 +5,9 @@
     tuning.json                   {"trials", "seconds"}: what the search of these schedules took
 
 Each trial is written as soon as it was measured, so that a search which was killed goes on where it was. The search is TVM's
-MetaSchedule: schedules drawn from a space, mutated, ranked by a learned cost model, and the best of each round measured in a
-process of its own. Source: Shao et al. 2022, arXiv 2205.13603. Schedules fit the shape of a kernel, not the values of its weights:
-those of a float student serve it however it was trained; in an int8 program the scales are part of most kernels.
+MetaSchedule: schedules drawn from a space, mutated, ranked by a learned cost model, and the best of each round built and timed
+(relax_measuring.py). Source: Shao et al. 2022, arXiv 2205.13603. Schedules fit the shape of a kernel, not the values of its
+weights: those of a float student serve it however it was trained; in an int8 program the scales are part of most kernels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from edgekd.compilers.relax_measuring import builder, builders, only_own_instructions, runner
 from edgekd.compilers.relax_module import said
 from edgekd.compilers.relax_module import scheduled as applied
 from edgekd.errors import EdgekdError, UserError
@@ -32,13 +33,10 @@ __all__ = ["FILES", "merged", "scheduled", "tune"]
 WORKLOADS, RECORDS, ABOUT = "database_workload.json", "database_tuning_record.json", "tuning.json"
 FILES = (WORKLOADS, RECORDS, ABOUT)
 NEEDED = ("cloudpickle", "psutil", "xgboost")
-ROUND = 64  # trials that are measured together at most
-BUILDING, MEASURING = (
-    300.0,
-    60.0,
-)  # seconds for one schedule; a builder imports TVM first, which a busy machine takes its time for
+ROUND = 32  # trials that are measured together at most
 POPULATION = 512  # schedules that a round is bred from, and how many for each that it measures
 BRED = 8
+LEARNED = 100  # trials before which TVM's cost model says nothing
 SEED = 0
 
 
@@ -58,12 +56,18 @@ def scheduled(module: Any, target: Any, folder: str | None) -> tuple[Any, dict[s
 
 
 def tune(
-    module: Any, target: Any, trials: int, work: Path, out: Path, tell: Callable[[dict[str, Any]], None]
+    module: Any,
+    target: Any,
+    compiler: str,
+    trials: int,
+    work: Path,
+    out: Path,
+    tell: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Measure until the module's kernels have `trials` in the database in `work`; write the best of each into `out`.
 
-    `work` may hold other modules' trials: those of the same kernels count, since they are used. Gives {"trials", "seconds",
-    "kernels"}. Raises UserError where a package is missing.
+    `work` may hold other modules' trials: those of the same kernels count, since they are used. `compiler` links candidates. Gives
+    {"trials", "seconds", "kernels"}. Raises UserError where a package is missing, EdgekdError where no candidate could be timed.
     """
     if absent := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f"tuning needs {', '.join(absent)}", hint="pip install 'edgekd[tvm]'")
@@ -84,13 +88,11 @@ def tune(
         tell({"done": done + measured, "total": trials})
 
     tell({"done": min(done, trials), "total": trials})
-    if tasks and done < trials:
-        _search(tasks, trials - done, database, keep)
+    why_not = _search(tasks, compiler, trials - done, database, keep) if tasks and done < trials else ""
     best = [record for kernel in kernels for record in database.get_top_k(kernel, 1)]
     if not best and tasks:
-        raise EdgekdError(
-            f"none of {trials} trials could be measured", hint="the machine may be too busy: more trials, later"
-        )
+        message = f"none of {trials} trials could be measured{f': {why_not}' if why_not else ''}"
+        raise EdgekdError(message, hint="the machine may be too busy: more trials, later")
     chosen = _database(out)
     for record in best:
         kernel = chosen.commit_workload(record.workload.mod)
@@ -100,10 +102,12 @@ def tune(
     return {**_took(work), "kernels": len(best)}
 
 
-def _search(tasks: Any, trials: int, database: Any, keep: Callable[[int], None]) -> None:
-    """Measure so many trials of all kernels, the more of one the more time it takes in all."""
+def _search(tasks: Any, compiler: str, trials: int, database: Any, keep: Callable[[int], None]) -> str:
+    """Measure so many trials of all kernels, the more of one the more time it takes in all; what was the first error, if any."""
     from tvm.ir.utils import derived_object
     from tvm.s_tir import meta_schedule as ms
+
+    errors: list[str] = []
 
     @derived_object
     class Kept(ms.measure_callback.PyMeasureCallback):  # type: ignore[misc]  # without types
@@ -112,28 +116,39 @@ def _search(tasks: Any, trials: int, database: Any, keep: Callable[[int], None])
         measured = 0
 
         def apply(self, scheduler: Any, task: int, candidates: Any, builds: Any, runs: Any) -> None:
-            Kept.measured += len(runs)
-            keep(Kept.measured)
+            errors.extend(str(one.error_msg).strip().splitlines()[-1] for one in (*builds, *runs) if one.error_msg)
+            self.measured += len(runs)
+            keep(self.measured)
 
+    only_own_instructions()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = max(1, min(ROUND, trials // len(tasks)))  # every kernel gets a round, and then those that take the most time
     drawn = min(POPULATION, BRED * each)
     strategy = ms.search_strategy.EvolutionarySearch(population_size=drawn, init_min_unmeasured=min(50, drawn // 2))
-    with tempfile.TemporaryDirectory() as logs:
+    with tempfile.TemporaryDirectory() as scratch:
         contexts, weights = ms.relax_integration.extracted_tasks_to_tune_contexts(
-            tasks, work_dir=logs, strategy=strategy, num_threads=cores, seed=SEED
+            tasks, work_dir=scratch, strategy=strategy, num_threads=cores, seed=SEED
         )
-        ms.tune_tasks(
-            tasks=contexts,
-            task_weights=weights,
-            work_dir=logs,
-            max_trials_global=trials,
-            num_trials_per_iter=each,
-            builder=ms.builder.LocalBuilder(max_workers=cores, timeout_sec=BUILDING),
-            runner=ms.runner.LocalRunner(timeout_sec=MEASURING),
-            database=database,
-            measure_callbacks=[*ms.MeasureCallback.create("default"), Kept()],
-        )
+        pools = [builders(cores)]
+        try:
+            timer = runner()
+            pools.append(timer.pool)
+            ms.tune_tasks(
+                tasks=contexts,
+                task_weights=weights,
+                work_dir=scratch,
+                max_trials_global=trials,
+                num_trials_per_iter=each,
+                builder=builder(pools[0], compiler, Path(scratch)),
+                runner=timer,
+                database=database,
+                cost_model="xgb" if trials > LEARNED else "random",
+                measure_callbacks=[*ms.MeasureCallback.create("default"), Kept()],
+            )
+        finally:
+            for pool in pools:
+                pool.shutdown()
+    return errors[0] if errors else ""
 
 
 def _database(folder: Path) -> Any:

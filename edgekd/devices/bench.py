@@ -21,6 +21,7 @@ from edgekd.target import Target, data_dir, this_machine
 from edgekd.worker import thread_env
 
 NAME = "edgekd-bench"
+BUILDING = ".building-"
 RUNNER = ("-P", "-m", "edgekd.devices.runner")  # of a Python there
 BUILD = "Release"
 MODULES = ("executorch", "ncnn")  # sessions that are built against their runtime's headers: cmake/src/module_*.cpp
@@ -79,6 +80,8 @@ def built(target: Target) -> Path:
 
     It has the sessions that the target says a runtime for, and is kept in the store's folder under what it was built from.
     """
+    from filelock import FileLock
+
     reach = target.reach
     assert isinstance(reach, Shelled)
     compiler, options = _compiler(target)
@@ -110,20 +113,23 @@ def built(target: Target) -> Path:
     ]
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=kept.parent) as scratch:
-            out, made = Path(scratch) / "build", Path(scratch) / "made"
-            _ran([*source, *options, "-B", str(out), f"-DCMAKE_EXE_LINKER_FLAGS={LINKED}"], target)
-            _ran(["cmake", "--build", str(out), "--target", NAME, "--parallel"], target)
-            made.mkdir()
-            os.replace(out / NAME, made / NAME)
-            for name in modules:
-                if not (out / "edgekd" / _module(name)).is_file():
-                    raise _lacking(name, target)
-                os.replace(out / "edgekd" / _module(name), made / _module(name))
-            os.replace(made, kept)
+        with FileLock(kept.parent / "lock"):
+            if (kept / NAME).is_file():  # another process made it meanwhile
+                return kept
+            for left in kept.parent.glob(f"{BUILDING}*"):  # by builds that were killed
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=BUILDING, dir=kept.parent) as scratch:
+                out, made = Path(scratch) / "build", Path(scratch) / "made"
+                _ran([*source, *options, "-B", str(out), f"-DCMAKE_EXE_LINKER_FLAGS={LINKED}"], target)
+                _ran(["cmake", "--build", str(out), "--target", NAME, "--parallel"], target)
+                made.mkdir()
+                os.replace(out / NAME, made / NAME)
+                for name in modules:
+                    if not (out / "edgekd" / _module(name)).is_file():
+                        raise _lacking(name, target)
+                    os.replace(out / "edgekd" / _module(name), made / _module(name))
+                os.replace(made, kept)
     except OSError as error:
-        if (kept / NAME).is_file():  # another was faster
-            return kept
         message = f"{target.name}: its runner cannot be kept in {kept.parent}: {error.strerror or error}"
         raise UserError(message, hint="free space, or name another folder: EDGEKD_STORE=FOLDER") from None
     return kept

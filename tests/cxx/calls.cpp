@@ -345,6 +345,19 @@ void reads(const char* bundle) {
     CHECK(says(student.preprocess(std::vector<std::uint8_t>(4), ids), EDGEKD_INVALID_ARGUMENT, "the student takes text: edgekd_tokenize"));
 }
 
+// A kernel that raises where x begins above 1: its error is the call's, and the next call is none the worse.
+void raises(const char* bundle) {
+    Student student = opened(bundle);
+    Buffer x(64), y(5);
+    for (int i = 0; i < 3; ++i) {
+        x[0] = 1;
+        CHECK(student.run(x, y));
+        CHECK(y[0] == 1 && y[1] == 0);
+        x[0] = 2;
+        CHECK(says(student.run(x, y), EDGEKD_RUNTIME_FAILED, "raised on purpose"));
+    }
+}
+
 // Open with what the environment and the options say, and print what came of it.
 int open_only(const char* bundle, bool any_version) {
     Student student;
@@ -371,6 +384,7 @@ int main(int count, char** words) {
     else if (what == "signed" && count == 5) is_signed(bundle, words[3], words[4]);
     else if (what == "processes") processes(bundle);
     else if (what == "reads") reads(bundle);
+    else if (what == "raises") raises(bundle);
     else if (what == "open") return open_only(bundle, count > 3);
     else return 2;
     return failures == 0 ? 0 : 1;

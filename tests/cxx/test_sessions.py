@@ -147,6 +147,24 @@ def test_tvm_leaves_its_caller_where_it_was(programs: Path, folder: Path) -> Non
         assert done.returncode == 0
 
 
+@pytest.mark.parametrize(("kind", "threads"), [("serial", 1), ("parallel", 2)])
+def test_an_error_inside_tvms_kernel_is_an_error_of_the_call(
+    programs: Path, folder: Path, tmp_path: Path, kind: str, threads: int
+) -> None:
+    """It does not end the app's process, not even from a thread of TVM's pool."""
+    if command := open_backend("tvm").missing():
+        pytest.skip(f"tvm is an extra: {command}")
+    from backends.tvm_kernels import raising
+
+    made = folder / "tvm" / "tvm"
+    other = changed(made if made.exists() else write(folder / "tvm", "tvm"), tmp_path / "other", "bundle.json")
+    library = other / "engine" / "model.so"
+    raising(kind, threads, library)
+    facts = {"bytes": library.stat().st_size, "threads": threads, "options": {"threads": threads}}
+    raises = changed(other, tmp_path / "raises", "engine/engine.json", **facts)
+    assert ran(programs / "calls", "raises", raises).returncode == 0
+
+
 def test_a_missing_runtime_names_the_command(programs: Path, bundle: Path, tmp_path: Path) -> None:
     name = bundle.name
     variable = f"EDGEKD_{name.upper()}_{'MODULE' if name in MODULES else 'ROOT'}"

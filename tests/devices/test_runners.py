@@ -281,6 +281,19 @@ def test_a_runner_that_cannot_be_built_says_what_to_install(tmp_path: Path, monk
     assert "apt-get install" in caught.value.hint
 
 
+@needs_compilers
+def test_what_a_killed_build_left_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next build, which here ends as soon as CMake reads its toolchain."""
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
+    (tmp_path / "broken.cmake").write_text('message(FATAL_ERROR "broken on purpose")\n')
+    left = tmp_path / "store" / "bench" / ".building-killed" / "build"
+    left.mkdir(parents=True)
+    (left / "half").write_text("half")
+    with pytest.raises(UserError, match="broken on purpose"):
+        runner_of(by_env(tmp_path, more="", toolchain='"broken.cmake"'))
+    assert [path.name for path in (tmp_path / "store" / "bench").iterdir()] == ["lock"]
+
+
 def test_the_lease_is_given_back_when_something_fails(tmp_path: Path) -> None:
     target = by_env(tmp_path)
 

@@ -1,11 +1,14 @@
 """Kernels that a recipe asks to be searched: a step of their own, a database that outlives a kill, pinned, and used without a search.
 
-By a simulated device with a backend that counts what it measured; tests/backends/test_tvm.py searches real kernels.
+By a simulated device with a backend that counts what it measured; tests/backends/test_tvm.py searches a real kernel, and here a whole
+student is searched where that is asked for.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from project import new_project
 
 from edgekd import api, registry
+from edgekd.backend import open_backend
 from edgekd.compilers.relax_tuning import RECORDS
 from edgekd.errors import UserError
 
@@ -150,3 +154,29 @@ def test_what_cannot_be_tuned_is_said(recipe: Path, capsys: pytest.CaptureFixtur
     overrides = ["targets.tune=3", 'targets.names=["raspberry-pi-5"]']
     plan = api.prepare(recipe, overrides=overrides, store=recipe.parent / "store", quiet=True)
     assert not [name for name in plan.steps if name.startswith("tune ")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("EDGEKD_TEST_TUNING" not in os.environ, reason="a minute: EDGEKD_TEST_TUNING=1 runs it")
+def test_tvm_searches_real_kernels_and_its_database_needs_no_search(recipe: Path) -> None:
+    """A dozen trials of a whole student: found by measuring, pinned, handed on; the engine computes what the untuned one does."""
+    if command := open_backend("tvm").missing():
+        pytest.skip(f"tvm is an extra: {command}")
+    step, tvm = "tune student on tvm for host", 'targets.backends=["tvm"]'
+    _, untuned, _ = made(recipe, tvm)
+    assert untuned["note"].startswith("untuned: ")
+    report, tuned, out = made(recipe, tvm, "targets.tune=12")
+    found = re.fullmatch(r"(\d+) of (\d+) kernels tuned, (\d+) trials in \d+ s", tuned["note"])
+    assert found and 0 < int(found[1]) <= int(found[2]) and int(found[3]) >= 12, tuned["note"]
+    assert steps(report)[step] is False and tuned["verdict"] != "failed"
+    assert tuned["metric_validation"] == untuned["metric_validation"], "schedules change the time, not the score"
+    database = out / "tuning" / "host"
+    records = (database / RECORDS).read_text().splitlines()
+    assert len(records) == int(found[1])
+    pinned = json.loads((out / "edgekd.lock").read_text())["digests"]
+    assert len(pinned[step]) == 64
+
+    database.rename(recipe.parent / "tuned")
+    report, again, out = made(recipe, tvm, 'targets.tuning="tuned"')
+    assert again["note"] == tuned["note"] and step not in steps(report)
+    assert len(json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"]) == 64
