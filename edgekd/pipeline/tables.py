@@ -91,7 +91,7 @@ def measured(plan: Plan, before: str, target: Target, fresh: bool = False) -> En
     """The entry of the table, by what it depends on: structure, not weights. Measured unless it is there (or if `fresh`)."""
     groups, space = _groups(plan, before)
     key = digest.of_json(
-        [_structure(plan, before), space.to_json(), fields_of(plan, target), [digest.of_source(p) for p in CODE]]
+        [structure(plan, before), space.to_json(), fields_of(plan, target), [digest.of_source(p) for p in CODE]]
     )
     if fresh:
         plan.store.remove(key)
@@ -182,12 +182,12 @@ def fields_of(plan: Plan, target: Target) -> dict[str, Any]:
     return {"target": facts, "machine": machine_of(plan, target), "kinds": kinds, "files": files, "measure": measure}
 
 
-def _structure(plan: Plan, before: str) -> str:
+def structure(plan: Plan, before: str) -> str:
     """Digest of the network without its weights: the factory, its arguments, what earlier stages removed, the input."""
     section, student = plan.values.student, plan.student(before)
     if student.quantized is not None:
         raise EdgekdError("a quantized student cannot be narrowed", hint="prune before quantize")
-    kept = [edit["kept"] for edit in student.edits]
+    kept = [edit.get("kept", edit.get("blocks")) for edit in student.edits]
     source, arguments = plan.recipe.factory(section).digest(), student.origin["arguments"]
     return digest.of_json([section.factory, source, arguments, kept, student.signature["inputs"], plan.grids[0]])
 
