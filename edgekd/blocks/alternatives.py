@@ -67,10 +67,11 @@ def _size(network: nn.Module, example: torch.Tensor) -> dict[str, int]:
 
 def _fitting(network: nn.Module, block: Block, calls: Record, multiple: int) -> Iterator[Alternative]:
     if block.form == "pair":
-        one, two = block.site
-        second = network.get_submodule(two)
-        assert isinstance(second, nn.Linear)
-        blocks = {one: Same().model_dump(), two: Nothing(outputs=second.out_features).model_dump()}
+        *ones, last = block.site
+        reader = network.get_submodule(last)
+        assert isinstance(reader, nn.Linear)
+        none: Kind = Nothing(outputs=reader.out_features)
+        blocks = {**{one: Same().model_dump() for one in ones}, last: none.model_dump()}
         yield Alternative("dropped", ({"edit": "replace", "blocks": blocks},))
     elif block.form == "image":
         yield from _of_images(block, calls)

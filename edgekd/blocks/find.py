@@ -7,6 +7,7 @@ inverted residual, a convolution with its batch norm. In one of tokens it is wha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,8 +33,8 @@ MIXES = 1e-5
 class Block:
     """`host`: the module whose output a stand-in learns to give; `site`: the modules that are changed for it, mostly the host.
 
-    `form`: "image" [batch, channels, height, width], "attention" and "feed-forward" [batch, positions, width], or "pair": two
-    linear layers of the host, the site. `groups`: channels of its own, that nothing outside it sees.
+    `form`: "image" [batch, channels, height, width], "attention" and "feed-forward" [batch, positions, width], or "pair":
+    linear layers of the host, the site, of which the last reads the others. `groups`: channels of its own, that nothing outside it sees.
     """
 
     name: str
@@ -71,24 +72,26 @@ def find(network: nn.Module, inputs: torch.Tensor, names: Sequence[str] = ()) ->
     Raises UserError, saying what was looked for, where there is none, or where one of `names` is no block.
     """
     seen = _watched(network, inputs[:2])
+    groups, mixing = _groups(network, inputs[:2]), _mixing(network, seen, inputs[:2])
+
+    def block(host: str) -> Block:
+        return Block(host, _form(host, seen, mixing), host, (host,), _within(groups, host))
+
+    hosts = [*_images("", network, seen), *_tokens("", network, seen, mixing)]
+    every = {one.name: one for one in [*map(block, hosts), *_pairs(groups, hosts, seen)]}
     known = dict(network.named_modules())
     for name in names:
         if name not in known:
             raise UserError(f'puzzle: blocks: the student has no module "{name}"', hint=nearest(name, known))
-        if name not in seen or not seen[name].form:
+        if name not in every and not (name in seen and seen[name].form):
             raise UserError(f'puzzle: blocks: "{name}" is no block that could be replaced', hint=LOOKED_FOR)
         if inner := next((other for other in names if other.startswith(f"{name}.")), None):
             raise UserError(f'puzzle: blocks: "{inner}" lies within "{name}"', hint="name one of the two")
-    groups = _groups(network, inputs[:2])
-    mixing = _mixing(network, seen, inputs[:2])
-    hosts = list(names) or [*_images("", network, seen), *_tokens("", network, seen, mixing)]
-    found = [Block(name, _form(name, seen, mixing), name, (name,), _within(groups, name)) for name in hosts]
-    if not names:
-        found += _pairs(groups, hosts, seen)
+    found = [every.get(name) or block(name) for name in names or every]
     if not found:
         raise UserError("puzzle: the student has no block that could be replaced", hint=f'{LOOKED_FOR}; or blocks = ["…"]')
     order = {name: place for place, name in enumerate(known)}
-    return sorted(found, key=lambda block: order[block.site[0]])
+    return sorted(found, key=lambda one: order[one.site[0]])
 
 
 def _watched(network: nn.Module, inputs: torch.Tensor) -> dict[str, _Seen]:
@@ -218,16 +221,18 @@ def _within(groups: Iterable[Group], path: str) -> tuple[Group, ...]:
 
 
 def _pairs(groups: Iterable[Group], hosts: Sequence[str], seen: Mapping[str, _Seen]) -> list[Block]:
-    """Two linear layers of tokens, outside of all other blocks, of which the second alone reads the first."""
-    found = []
+    """A linear layer of tokens that alone reads another, or several that are joined (as gates are), outside of all other blocks."""
+    found: list[Block] = []
     for group in groups:
-        names = tuple(member.name for member in group.members)
-        linear = len(names) == 2 and all(isinstance(member.layer, nn.Linear) for member in group.members)
-        if not linear or any(name == host or name.startswith(f"{host}.") for name in names for host in hosts):
+        readers = [member.name for member in group.consumers]
+        names = (*(member.name for member in group.producers), *readers)
+        linear = len(names) == len(group.members) and all(isinstance(m.layer, nn.Linear) for m in group.members)
+        taken = {name for block in found for name in block.site}
+        if not linear or len(readers) != 1 or taken & {*names} or any(f"{name}.".startswith(f"{h}.") for name in names for h in hosts):
             continue
-        ways = [name.split(".") for name in names]
-        depth = next((i for i, (a, b) in enumerate(zip(*ways, strict=False)) if a != b), 0)
-        host = ".".join(ways[0][:depth])
+        ways = [name.split(".")[:-1] for name in names]
+        shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*ways, strict=False))
+        host = ".".join(parts[0] for parts in shared)
         if host in seen and seen[host].form == 3:
             found.append(Block(names[0], "pair", host, names, (group,)))
     return found

@@ -128,3 +128,4 @@ def test_a_network_without_blocks_says_what_was_looked_for() -> None:
         find(flat, IMAGES)
     assert "images of images" in caught.value.hint and 'blocks = ["…"]' in caught.value.hint
     assert forms(tiny_student(), ("block.conv1",)) == {"block.conv1": "image"}
+    assert forms(encoder(), ("layers.1.first",)) == {"layers.1.first": "pair"}
