@@ -102,13 +102,11 @@ def _none_varied() -> Variants:
     raise UserError("this stage names no arguments of the student's factory", hint="arguments = { width = [8, 16] }")
 
 
-def _nothing_raced(
-    edits: Sequence[Sequence[Edit]], label: str
-) -> tuple[list[dict[Kind, Timed]], dict[int, str]]:
+def _nothing_raced(_: Sequence[Sequence[Edit]], label: str) -> tuple[list[dict[Kind, Timed]], dict[int, str]]:
     raise UserError(f"{label}: this stage does not say that it races engines")
 
 
-def _nothing_kept(label: str, of: Any, make: Callable[[Path], dict[str, Any] | None]) -> Entry:
+def _nothing_kept(label: str, _: Any, __: Callable[[Path], dict[str, Any] | None]) -> Entry:
     raise UserError(f"{label}: there is no store to keep it in")
 
 

@@ -43,7 +43,9 @@ class Alternative:
     start: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-def alternatives(network: nn.Module, block: Block, calls: Record, example: torch.Tensor, multiple: int) -> list[Alternative]:
+def alternatives(
+    network: nn.Module, block: Block, calls: Record, example: torch.Tensor, multiple: int
+) -> list[Alternative]:
     """Those that fit the block's shapes and compute or store less than it, on widths that are multiples of `multiple`.
 
     `calls`: of the block's host, on some samples; `network` in eval mode is not changed.
@@ -106,7 +108,13 @@ def _of_images(block: Block, calls: Record) -> Iterator[Alternative]:
     if not all(stride):
         return
     same, relu = x.shape == y.shape, bool(y.min() >= 0)
-    shape: dict[str, Any] = {"inputs": x.shape[1], "outputs": y.shape[1], "stride": stride, "relu": relu, "call": _call(calls)}
+    shape: dict[str, Any] = {
+        "inputs": x.shape[1],
+        "outputs": y.shape[1],
+        "stride": stride,
+        "relu": relu,
+        "call": _call(calls),
+    }
     residual = same and float(error(x, y)) < 1.0
     yield _replaced("separable", block.host, Separable(**shape, residual=residual))
     yield _replaced("3 × 3 convolution", block.host, Conv(**shape, kernel=3))

@@ -36,7 +36,9 @@ def read(module: nn.Module, calls: Record) -> SelfAttention | None:
         if inner % heads or width != calls.x.shape[-1] or out[0].shape != (width, inner):
             return None
         found = SelfAttention(width, heads, inner // heads).eval()
-        for layer, (weight, bias) in zip((found.query, found.key, found.value, found.out), (query, key, value, out), strict=True):
+        for layer, (weight, bias) in zip(
+            (found.query, found.key, found.value, found.out), (query, key, value, out), strict=True
+        ):
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
         if float((found(calls.x[FEW]) - expected).abs().max()) <= TOLERANCE * float(expected.abs().max()):
@@ -79,10 +81,11 @@ def _layouts(module: nn.Module) -> Iterator[tuple[Projection, Projection, Projec
         if joined[0].shape[0] == 3 * out[0].shape[1]:
             for order in itertools.permutations(_thirds(joined)):
                 yield *order, out
-    if len(linear) == 4 and len({weight.shape for weight, _ in linear[:3]}) == 1:
-        if linear[0][0].shape[0] == linear[3][0].shape[1]:
-            for order in itertools.permutations(linear[:3]):
-                yield *order, linear[3]
+    if len(linear) == 4:
+        *three, out = linear
+        if {weight.shape[0] for weight, _ in three} == {out[0].shape[1]}:
+            for order in itertools.permutations(three):
+                yield *order, out
 
 
 def _thirds(joined: Projection) -> tuple[Projection, Projection, Projection]:

@@ -87,14 +87,22 @@ def programme(
             for of in blocks
         )
         latency[kind.name] = Resource(one.latency.seconds, seconds)
-        saved = tuple((0.0, *(float(a.timed[kind].size - one.size) if kind in a.timed else math.inf for a in of)) for of in blocks)
+        saved = tuple(
+            (0.0, *(float(a.timed[kind].size - one.size) if kind in a.timed else math.inf for a in of)) for of in blocks
+        )
         if math.isfinite(budget.bytes()):
             size[kind.name] = Resource(one.size, saved, budget.bytes())
     losses = tuple((0.0, *(a.loss for a in of)) for of in blocks)
     why = [[_left_out(a, whole) for a in of] for of in blocks]
     if all(reason for of in why for reason in of):
-        said = "; ".join(f"{a.name}: {reason}" for of, reasons in zip(blocks, why, strict=True) for a, reason in zip(of, reasons, strict=True))
-        raise UserError(f"puzzle: no alternative to any block buys measured time: {said[:300]}", hint="leave the stage out")
+        said = "; ".join(
+            f"{a.name}: {reason}"
+            for of, reasons in zip(blocks, why, strict=True)
+            for a, reason in zip(of, reasons, strict=True)
+        )
+        raise UserError(
+            f"puzzle: no alternative to any block buys measured time: {said[:300]}", hint="leave the stage out"
+        )
     return Programme(losses, latency, size, allowed), why
 
 

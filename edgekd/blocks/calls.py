@@ -61,8 +61,12 @@ def record(network: nn.Module, name: str, inputs: torch.Tensor) -> Record:
     got: list[tuple[torch.Tensor, bool]] = []
     module = network.get_submodule(name)
     hooks = [
-        module.register_forward_pre_hook(lambda _, args, kwargs: given.append(_copied((args, kwargs))), with_kwargs=True),
-        module.register_forward_hook(lambda _, __, output: got.append((first(output).clone(), isinstance(output, torch.Tensor)))),
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs: given.append(_copied((args, kwargs))), with_kwargs=True
+        ),
+        module.register_forward_hook(
+            lambda _, __, output: got.append((first(output).clone(), isinstance(output, torch.Tensor)))
+        ),
     ]
     sizes: list[int] = []
     try:

@@ -147,7 +147,9 @@ def replay(module: nn.Module, edit: Mapping[str, Any]) -> None:
     known = dict(module.named_modules())
     for name in blocks:
         if not name or name not in known:
-            raise UserError(f'a replace edit names the module "{name}", which the student has not', hint=nearest(name, known))
+            raise UserError(
+                f'a replace edit names the module "{name}", which the student has not', hint=nearest(name, known)
+            )
         if inner := next((other for other in blocks if other.startswith(f"{name}.")), None):
             raise UserError(f'a replace edit names "{name}" and, within it, "{inner}"', hint=HINT)
     for name, kind in blocks.items():

@@ -89,7 +89,9 @@ def find(network: nn.Module, inputs: torch.Tensor, names: Sequence[str] = ()) ->
             raise UserError(f'puzzle: blocks: "{inner}" lies within "{name}"', hint="name one of the two")
     found = [every.get(name) or block(name) for name in names or every]
     if not found:
-        raise UserError("puzzle: the student has no block that could be replaced", hint=f'{LOOKED_FOR}; or blocks = ["…"]')
+        raise UserError(
+            "puzzle: the student has no block that could be replaced", hint=f'{LOOKED_FOR}; or blocks = ["…"]'
+        )
     order = {name: place for place, name in enumerate(known)}
     return sorted(found, key=lambda one: order[one.site[0]])
 
@@ -228,7 +230,12 @@ def _pairs(groups: Iterable[Group], hosts: Sequence[str], seen: Mapping[str, _Se
         names = (*(member.name for member in group.producers), *readers)
         linear = len(names) == len(group.members) and all(isinstance(m.layer, nn.Linear) for m in group.members)
         taken = {name for block in found for name in block.site}
-        if not linear or len(readers) != 1 or taken & {*names} or any(f"{name}.".startswith(f"{h}.") for name in names for h in hosts):
+        if (
+            not linear
+            or len(readers) != 1
+            or taken & {*names}
+            or any(f"{name}.".startswith(f"{h}.") for name in names for h in hosts)
+        ):
             continue
         ways = [name.split(".")[:-1] for name in names]
         shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*ways, strict=False))

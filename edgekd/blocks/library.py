@@ -43,7 +43,9 @@ class Learned:
     facts: Mapping[str, Any]
 
 
-def library(student: Student, context: Context, names: Sequence[str], samples: int, steps: Steps) -> list[tuple[Block, list[Learned]]]:
+def library(
+    student: Student, context: Context, names: Sequence[str], samples: int, steps: Steps
+) -> list[tuple[Block, list[Learned]]]:
     """The blocks of a student, those called `names` or all, with their alternatives, each trained on `samples` inputs.
 
     Raises UserError where there is no block, or nothing that computes less than one.
@@ -56,11 +58,16 @@ def library(student: Student, context: Context, names: Sequence[str], samples: i
         calls = record(parent, block.host, inputs[:FEW])
         of = alternatives(parent, block, calls, student.example(), context.channel_multiple)
         found.append((block, of))
-        context.progress.say(f"  puzzle: {block.name} ({block.form}): {', '.join(one.name for one in of) or 'nothing computes less'}")
+        context.progress.say(
+            f"  puzzle: {block.name} ({block.form}): {', '.join(one.name for one in of) or 'nothing computes less'}"
+        )
     total = sum(len(of) for _, of in found)
     if not total:
         said = ", ".join(f'"{block.name}"' for block, _ in found)
-        raise UserError(f"puzzle: nothing that fits computes less than {said}", hint="lower the target's channel_multiple, or leave it out")
+        raise UserError(
+            f"puzzle: nothing that fits computes less than {said}",
+            hint="lower the target's channel_multiple, or leave it out",
+        )
     count = steps.count(len(inputs))
     with context.progress.task("puzzle: blocks", total=total * count) as task:
         school = _School(student, parent, inputs, context, steps)
@@ -82,7 +89,9 @@ def assembled(student: Student, chosen: Sequence[Learned]) -> tuple[nn.Module, l
 class _School:
     """Trains one alternative after the other; what the parent gives is computed when it is first needed."""
 
-    def __init__(self, student: Student, parent: nn.Module, inputs: torch.Tensor, context: Context, steps: Steps) -> None:
+    def __init__(
+        self, student: Student, parent: nn.Module, inputs: torch.Tensor, context: Context, steps: Steps
+    ) -> None:
         self.student, self.parent, self.inputs, self.context, self.steps = student, parent, inputs, context, steps
         self.validation = context.data().validation[0]
         self.outputs: torch.Tensor | None = None
@@ -90,7 +99,13 @@ class _School:
 
     def learned(self, block: Block, one: Alternative, task: Task) -> Learned:
         """The alternative, trained now or found in the store."""
-        key = {"block": block.name, "host": block.host, "site": block.site, "edits": one.edits, "samples": len(self.inputs)}
+        key = {
+            "block": block.name,
+            "host": block.host,
+            "site": block.site,
+            "edits": one.edits,
+            "samples": len(self.inputs),
+        }
         key |= {"seed": self.context.seed, **asdict(self.steps)}
         done = []
 

@@ -23,8 +23,8 @@ from edgekd.training.schedule import rate
 from edgekd.training.train import batches, derive, logits_of
 
 if TYPE_CHECKING:
-    from edgekd.blocks.find import Block
     from edgekd.blocks.alternatives import Alternative
+    from edgekd.blocks.find import Block
     from edgekd.progress import Task
 
 WARMUP = 0.05  # share of the steps

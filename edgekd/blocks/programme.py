@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def choose(losses: Sequence[Sequence[float]], resources: Sequence[Resource]) -> 
     objective = np.array([scale * loss + (index > 0) for of in losses for index, loss in enumerate(of)])
     upper = np.ones(size)
     one = np.zeros((len(losses), size))
-    for block, (begin, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for block, (begin, end) in enumerate(pairwise(starts)):
         one[block, begin:end] = 1.0
     constraints = [LinearConstraint(one, 1, 1)]
     for resource in resources:
@@ -82,13 +83,17 @@ def choose(losses: Sequence[Sequence[float]], resources: Sequence[Resource]) -> 
         line = np.where(np.isfinite(flat), flat, 0.0)[None] / unit
         constraints.append(LinearConstraint(line, -np.inf, (resource.limit - resource.fixed) / unit + 1e-9))
     found = milp(
-        objective, constraints=constraints, integrality=np.ones(size), bounds=Bounds(0, upper), options={"mip_rel_gap": 0}
+        objective,
+        constraints=constraints,
+        integrality=np.ones(size),
+        bounds=Bounds(0, upper),
+        options={"mip_rel_gap": 0},
     )
     if found.status == 2:
         return None
     if found.x is None:
         raise EdgekdError(f"the integer programme was not solved: {found.message}")
-    return tuple(int(np.argmax(found.x[begin:end])) for begin, end in zip(starts, starts[1:], strict=False))
+    return tuple(int(np.argmax(found.x[begin:end])) for begin, end in pairwise(starts))
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,9 @@ class Programme:
         """Seconds of the plan's fastest engine."""
         return min(max(one.of(plan), LEAST * one.fixed) for one in self.latency.values())
 
-    def meet(self, measure: Callable[[Plan], tuple[float, int]], tell: Callable[[Plan], None]) -> tuple[Attempt, list[Attempt]]:
+    def meet(
+        self, measure: Callable[[Plan], tuple[float, int]], tell: Callable[[Plan], None]
+    ) -> tuple[Attempt, list[Attempt]]:
         """The best plan that was measured to keep the budget, and all that were tried. `measure` gives seconds and bytes.
 
         `tell(plan)` is called before a plan is measured. Where one misses its prediction by more than 5%, the predictions are

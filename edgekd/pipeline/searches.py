@@ -58,7 +58,11 @@ def _blocks(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     tried = []
     for block in found["blocks"]:
         for number, one in enumerate(block["alternatives"], 1):
-            row: dict[str, Any] = {"what": f"{block['name']}: {one['name']}", "score": -one["kl"], "parameters": one["parameters"]}
+            row: dict[str, Any] = {
+                "what": f"{block['name']}: {one['name']}",
+                "score": -one["kl"],
+                "parameters": one["parameters"],
+            }
             if one["timed"]:
                 engine = min(one["timed"], key=lambda kind: one["timed"][kind]["seconds"])
                 latency = one["timed"][engine]

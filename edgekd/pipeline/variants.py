@@ -82,7 +82,10 @@ def race_edited(
 
     facts = plan.store.make(key, f"latency of {label}", measured).facts
     named = {kind.name: kind for kind in kinds}
-    rows = [{named[name]: Timed(Measured(**latency), size) for name, (latency, size) in row.items()} for row in facts["rows"]]
+    rows = [
+        {named[name]: Timed(Measured(**latency), size) for name, (latency, size) in row.items()}
+        for row in facts["rows"]
+    ]
     return rows, {int(index): str(why) for index, why in facts["failed"]}
 
 

@@ -122,7 +122,9 @@ class Placement(Part):
 class Tried(Part):
     """One student, one set of losses, or one alternative to a block, that a search tried."""
 
-    what: str = Field(description="arguments of the student's factory, losses with their weights, or a block and what replaced it")
+    what: str = Field(
+        description="arguments of the student's factory, losses with their weights, or a block and what replaced it"
+    )
     score: float | None = Field(
         None,
         description="similarity of an untrained student to the teacher, at most 0; of an alternative to a block −KL of the "
@@ -152,7 +154,9 @@ class Search(Part):
     predicted: Annotated[PositiveFloat | None, VARIES] = Field(
         None, description="seconds that the blocks chosen were predicted to take together; null for others"
     )
-    measured: Annotated[PositiveFloat | None, VARIES] = Field(None, description="seconds that their engine was measured to take")
+    measured: Annotated[PositiveFloat | None, VARIES] = Field(
+        None, description="seconds that their engine was measured to take"
+    )
     tried: Annotated[tuple[Tried, ...], VARIES] = Field(description="in the order in which it was tried")
     found: str | None = Field(
         None, description="beside the report: a recipe with what was found in place of the search"

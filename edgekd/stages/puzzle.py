@@ -124,7 +124,9 @@ def _said(
             {
                 "name": option.name,
                 **one.facts,
-                "timed": {kind.name: {**vars(timed.latency), "size": timed.size} for kind, timed in option.timed.items()},
+                "timed": {
+                    kind.name: {**vars(timed.latency), "size": timed.size} for kind, timed in option.timed.items()
+                },
                 "failed": bool(option.failed),
                 "left_out": reason,
             }

@@ -30,7 +30,9 @@ class Own(nn.MultiheadAttention):
         return super().forward(x, x, x)
 
 
-@pytest.mark.parametrize(("make", "width"), [(lambda: Joined(4), 16), (Split, 8), (lambda: Own(8, 2, batch_first=True), 8)])
+@pytest.mark.parametrize(
+    ("make", "width"), [(lambda: Joined(4), 16), (Split, 8), (lambda: Own(8, 2, batch_first=True), 8)]
+)
 def test_the_heads_compute_what_the_module_does(make: type[nn.Module], width: int) -> None:
     torch.manual_seed(0)
     module, x = make().eval(), torch.randn(5, 7, width)

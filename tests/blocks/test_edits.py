@@ -30,7 +30,13 @@ def edit(**blocks: Any) -> dict[str, Any]:
         [edit(block={"use": "same"}, down=SEPARABLE)],
         [edit(block=CONV)],
         [edit(block={**SEPARABLE, "outputs": 8, "stride": [1, 1], "residual": True, "relu": True})],
-        [{"edit": "prune", "kept": {"block.conv1": {"out": [1]}, "block.bn1": {"out": [1]}, "block.conv2": {"in": [1]}}}, edit(down=SEPARABLE)],
+        [
+            {
+                "edit": "prune",
+                "kept": {"block.conv1": {"out": [1]}, "block.bn1": {"out": [1]}, "block.conv2": {"in": [1]}},
+            },
+            edit(down=SEPARABLE),
+        ],
     ],
     ids=["same", "conv", "separable", "after-prune"],
 )
@@ -75,7 +81,10 @@ def test_attention_against_loops() -> None:
     for place in range(3):
         row: list[float] = []
         for head in (0, 2):
-            e = [math.exp(sum(q[place][head + i] * k[other][head + i] for i in (0, 1)) / math.sqrt(2)) for other in range(3)]
+            e = [
+                math.exp(sum(q[place][head + i] * k[other][head + i] for i in (0, 1)) / math.sqrt(2))
+                for other in range(3)
+            ]
             row += [sum(e[other] * v[other][head + i] for other in range(3)) / sum(e) for i in (0, 1)]
         joined.append(row)
     assert torch.allclose(attention(x)[0], attention.out(torch.tensor(joined)), atol=1e-6)

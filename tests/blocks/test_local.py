@@ -38,7 +38,9 @@ def test_divergence_by_hand() -> None:
     assert divergence(parent, ours, torch.zeros(1, 1)) == pytest.approx(expected, rel=1e-5)
 
 
-def trained(network: nn.Module, name: str, alternative: str, steps: Steps = STEPS) -> tuple[nn.Module, dict[str, float], Alternative]:
+def trained(
+    network: nn.Module, name: str, alternative: str, steps: Steps = STEPS
+) -> tuple[nn.Module, dict[str, float], Alternative]:
     inputs, held = tiny_data().train[0][:128], tiny_data().validation[0]
     block = next(block for block in find(network, inputs[:8]) if block.name == name)
     of = alternatives(network, block, record(network, block.host, inputs[:8]), inputs[:1], 1)
@@ -54,14 +56,14 @@ def trained(network: nn.Module, name: str, alternative: str, steps: Steps = STEP
 def test_a_linear_layer_comes_near_the_least_squares_optimum() -> None:
     """The optimum by numpy, of the same inputs and outputs, on what both were not fitted to."""
     network = encoder()
-    _, facts, _ = trained(network, "layers.0.mlp", "linear", Steps(epochs=30, batch=32, lr=1e-2))
+    _, facts, _ = trained(network, "layers.0.mlp", "linear", Steps(epochs=30, batch=16, lr=2e-2))
     both = [record(network, "layers.0.mlp", x) for x in (tiny_data().train[0][:128], tiny_data().validation[0])]
     (x, y), (u, v) = [(r.x.flatten(0, 1).numpy(), r.output.flatten(0, 1).numpy()) for r in both]
     ones = np.ones((len(x), 1), np.float32)
     best = np.linalg.lstsq(np.hstack([x, ones]), y, rcond=None)[0]
     left = ((np.hstack([u, np.ones((len(u), 1))]) @ best - v) ** 2).sum() / (v**2).sum()
-    assert facts["error"] == pytest.approx(left, rel=0.05)
-    assert facts["error"] < 0.5 * facts["before"]
+    assert 0.98 * left < facts["error"] < 1.15 * left
+    assert facts["error"] < 0.2 * facts["before"]
 
 
 def test_only_the_block_learns_and_twice_the_same() -> None:
@@ -72,8 +74,12 @@ def test_only_the_block_learns_and_twice_the_same() -> None:
     assert facts == same and facts["error"] < facts["before"]
     state = again.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in made.state_dict().items())
-    assert all(torch.equal(value, made.state_dict()[name]) for name, value in before.items() if not name.startswith("block."))
-    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items()), "the parent is not touched"
+    assert all(
+        torch.equal(value, made.state_dict()[name]) for name, value in before.items() if not name.startswith("block.")
+    )
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items()), (
+        "the parent is not touched"
+    )
 
 
 def test_fewer_heads_begin_with_those_that_are_kept() -> None:

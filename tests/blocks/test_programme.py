@@ -24,12 +24,19 @@ def plans(losses: list[list[float]]) -> list[Plan]:
 def test_the_plan_is_the_best_of_all(seed: int) -> None:
     """Four blocks of up to four alternatives, two limits, some alternatives not to be had."""
     chance = random.Random(seed)
-    losses = [[0.0, *(chance.uniform(0, 10 ** chance.uniform(-4, 1)) for _ in range(chance.randint(1, 3)))] for _ in range(4)]
+    losses = [
+        [0.0, *(chance.uniform(0, 10 ** chance.uniform(-4, 1)) for _ in range(chance.randint(1, 3)))] for _ in range(4)
+    ]
 
     def costs() -> tuple[tuple[float, ...], ...]:
-        return tuple((0.0, *(math.inf if chance.random() < 0.1 else -chance.uniform(0, 2e-5) for _ in of[1:])) for of in losses)
+        return tuple(
+            (0.0, *(math.inf if chance.random() < 0.1 else -chance.uniform(0, 2e-5) for _ in of[1:])) for of in losses
+        )
 
-    latency, size = Resource(1e-4, costs(), chance.uniform(6e-5, 1e-4)), Resource(3e-4, costs(), chance.uniform(2.4e-4, 3e-4))
+    latency, size = (
+        Resource(1e-4, costs(), chance.uniform(6e-5, 1e-4)),
+        Resource(3e-4, costs(), chance.uniform(2.4e-4, 3e-4)),
+    )
     able = [p for p in plans(losses) if latency.of(p) <= latency.limit and size.of(p) <= size.limit]
     best = min((sum(of[i] for of, i in zip(losses, p, strict=True)) for p in able), default=None)
     found = choose(losses, [latency, size])
@@ -91,7 +98,9 @@ def test_what_buys_no_measured_time_is_never_chosen() -> None:
     """The best by loss is as slow as the whole, within its interval; on the other runtime it is faster."""
     slow = option("slow", 0.0, 0.99, width=0.02)
     found, why = programme([[slow, option("fast", 0.5, 0.6)]], {ORT: WHOLE[ORT]}, BlockBudget("0.995x"))
-    assert choose(found.losses, [Resource(one.fixed, one.costs, found.allowed) for one in found.latency.values()]) == (2,)
+    assert choose(found.losses, [Resource(one.fixed, one.costs, found.allowed) for one in found.latency.values()]) == (
+        2,
+    )
     assert why == [["it buys no measured time: 0.990 (0.970 to 1.010) of the whole", ""]]
     both = option("slow", 0.0, 0.99, 0.9, width=0.02)
     found, why = programme([[both, option("fast", 0.5, 0.6, 0.8)]], WHOLE, BlockBudget("0.995x"))
@@ -122,7 +131,10 @@ def test_budgets_and_blocks_that_leave_nothing_to_choose(options: list[Option], 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"latency": "1.5x"}, 'below "1x"'), ({"latency": "0.5x", "size": "5 ms"}, 'budget.size: "5 ms" is not a quantity in B')],
+    [
+        ({"latency": "1.5x"}, 'below "1x"'),
+        ({"latency": "0.5x", "size": "5 ms"}, 'budget.size: "5 ms" is not a quantity in B'),
+    ],
 )
 def test_a_budget_of_another_form_is_said(fields: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -106,10 +106,16 @@ def test_another_budget_finds_blocks_and_times_in_the_store(done: Plan, recipe: 
         return sorted(entry.facts["label"] for entry in done.store.entries() if "puzzle:" in entry.facts["label"])
 
     before = labels()
-    assert [label for label in before if label.startswith("puzzle: 4")] == ["puzzle: 4: 1 × 1 convolution", "puzzle: 4: separable"]
+    assert [label for label in before if label.startswith("puzzle: 4")] == [
+        "puzzle: 4: 1 × 1 convolution",
+        "puzzle: 4: separable",
+    ]
     assert "latency of puzzle: 2 alternatives" in before and "latency of puzzle: the plan" in before
     other = api.prepare(recipe, overrides=['puzzle.budget.latency="0.94x"'], store=done.store.folder, quiet=True)
-    assert other.steps["puzzle"].key != done.steps["puzzle"].key and other.steps["distill"].key == done.steps["distill"].key
+    assert (
+        other.steps["puzzle"].key != done.steps["puzzle"].key
+        and other.steps["distill"].key == done.steps["distill"].key
+    )
     other.entries = {name: done.entry(name) for name in ("teacher", "student", "distill")}
     step = other.steps["puzzle"]
     other.entries["puzzle"] = done.store.make(step.key, step.label, step.make)
@@ -131,7 +137,10 @@ def test_the_report_tells_every_alternative(done: Plan) -> None:
 
 def test_one_that_cannot_be_compiled_costs_no_other(done: Plan) -> None:
     wrong = {"edit": "replace", "blocks": {"4": {"use": "linear", "inputs": 8, "outputs": 8}}}
-    fine = {"edit": "replace", "blocks": {"4": {"use": "conv", "inputs": 48, "outputs": 96, "kernel": 1, "stride": [1, 1], "relu": False}}}
+    fine = {
+        "edit": "replace",
+        "blocks": {"4": {"use": "conv", "inputs": 48, "outputs": 96, "kernel": 1, "stride": [1, 1], "relu": False}},
+    }
     rows, failed = variants.race_edited(done, "distill", [[], [wrong], [fine]], "three")
     assert list(failed) == [1] and rows[1] == {}
     assert list(rows[2]) == [Kind("onnxruntime", "int8")] and rows[2][Kind("onnxruntime", "int8")].size > 0

@@ -104,7 +104,14 @@ def test_the_plan_is_the_best_of_all_and_takes_what_was_predicted(
     blocks = {block["name"]: block for block in told["blocks"]}
     assert list(blocks) == ["stem", "block", "down"] and told["kinds"] == ["float32 on null"]
     each = [
-        [(0.0, 0.0), *((one["kl"], whole - one["timed"]["float32 on null"]["seconds"]) for one in block["alternatives"] if not one["left_out"])]
+        [
+            (0.0, 0.0),
+            *(
+                (one["kl"], whole - one["timed"]["float32 on null"]["seconds"])
+                for one in block["alternatives"]
+                if not one["left_out"]
+            ),
+        ]
         for block in blocks.values()
     ]
     able = [p for p in itertools.product(*each) if whole - sum(saved for _, saved in p) <= 0.5 * whole]
@@ -134,14 +141,18 @@ def test_the_student_is_remade_from_its_edits_with_what_the_blocks_learned(
         assert row["error"] <= row["before"] and row["kl"] >= 0
 
 
-def test_another_budget_trains_nothing_anew(tmp_path: Path, done: tuple[Student, dict[str, Any]], parent: Student, device: Device) -> None:
+def test_another_budget_trains_nothing_anew(
+    tmp_path: Path, done: tuple[Student, dict[str, Any]], parent: Student, device: Device
+) -> None:
     trained = list(device.trained)
     _, facts = puzzled(tmp_path / "out", parent, device, "0.8x")
     assert device.trained == trained and len(trained) == sum(len(b["alternatives"]) for b in facts["puzzle"]["blocks"])
     assert facts["puzzle"]["loss"] < done[1]["puzzle"]["loss"]
 
 
-def test_what_was_trained_before_a_kill_is_kept(tmp_path: Path, done: tuple[Student, dict[str, Any]], parent: Student) -> None:
+def test_what_was_trained_before_a_kill_is_kept(
+    tmp_path: Path, done: tuple[Student, dict[str, Any]], parent: Student
+) -> None:
     device = Device(tmp_path, parent)
     device.stop_at = 3
     with pytest.raises(KeyboardInterrupt):
@@ -153,9 +164,12 @@ def test_what_was_trained_before_a_kill_is_kept(tmp_path: Path, done: tuple[Stud
     assert all(torch.equal(value, done[0].weights()[name]) for name, value in student.weights().items())
 
 
-def test_a_budget_that_cannot_be_met_says_the_least_and_the_metric_there(tmp_path: Path, parent: Student, device: Device) -> None:
+def test_a_budget_that_cannot_be_met_says_the_least_and_the_metric_there(
+    tmp_path: Path, parent: Student, device: Device
+) -> None:
     with pytest.raises(
-        UserError, match=r"budget.latency 1 us cannot be met: the least .* 1\d\.\d µs \(0\.\d\dx\), where the metric is 0\.\d+"
+        UserError,
+        match=r"budget.latency 1 us cannot be met: the least .* 1\d\.\d µs \(0\.\d\dx\), where the metric is 0\.\d+",
     ) as caught:
         puzzled(tmp_path / "out", parent, device, "1 us")
     assert "allow more" in caught.value.hint
