@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from edgekd.blocks.budget import Timed
     from edgekd.data import Dataset
-    from edgekd.latency.table import Pricing
+    from edgekd.latency.table import Kind, Pricing
     from edgekd.progress import Progress
     from edgekd.search.space import Variants
-    from edgekd.student import Student
+    from edgekd.store import Entry
+    from edgekd.student import Edit, Student
     from edgekd.teacher import Teacher
     from edgekd.training.world import World
 
@@ -104,6 +106,14 @@ def _none_varied() -> Variants:
     raise UserError("this stage names no arguments of the student's factory", hint="arguments = { width = [8, 16] }")
 
 
+def _nothing_raced(_: Sequence[Sequence[Edit]], label: str) -> tuple[list[dict[Kind, Timed]], dict[int, str]]:
+    raise UserError(f"{label}: this stage does not say that it races engines")
+
+
+def _nothing_kept(label: str, _: Any, __: Callable[[Path], dict[str, Any] | None]) -> Entry:
+    raise UserError(f"{label}: there is no store to keep it in")
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage is given when it runs. It may call `data`, `teacher` and `calibration` only if it says that it reads them."""
@@ -143,6 +153,12 @@ class Context:
     """Whether the optimizer takes its steps in one kernel."""
     variants: Callable[[], Variants] = _none_varied
     """Students of other arguments and what their engines take, for a stage whose arguments are `varied`."""
+    race: Callable[[Sequence[Sequence[Edit]], str], tuple[list[dict[Kind, Timed]], dict[int, str]]] = _nothing_raced
+    """(edits of the student, those of the first making what the others are compared with; label) -> what the engines of each take,
+    measured in one race and kept in the store, and why some have none; for a stage that `races`."""
+    kept: Callable[[str, Any, Callable[[Path], dict[str, Any] | None]], Entry] = _nothing_kept
+    """(label, plain values that it depends on besides student and data, how to make it in a folder) -> what is in the store,
+    made once."""
 
 
 class Stage(ABC):
@@ -175,6 +191,11 @@ class Stage(ABC):
     def varied(self) -> Mapping[str, tuple[Any, ...]]:
         """Arguments of the student's factory that it tries other values of, with these values."""
         return {}
+
+    @property
+    def races(self) -> bool:
+        """Whether it races engines of students that it makes of the one before it, so that its result is of this machine."""
+        return False
 
     @property
     def controlled(self) -> bool:

@@ -1,7 +1,7 @@
 """The student: a factory, the edits made to what it builds, and weights. Nothing is pickled.
 
     student.json          where it comes from: factory, arguments; `instead`: those that a stage put in their place
-    edits.json            in order: {"edit": "prune", …}, {"edit": "quantize", …}
+    edits.json            in order: {"edit": "prune", …}, {"edit": "replace", …}, {"edit": "quantize", …}
     weights.safetensors   of the edited network
     signature.json        inputs and outputs with names, shapes, dtypes; preprocessing; labels
 
@@ -59,19 +59,15 @@ class Student:
         return load_file(self.path / "weights.safetensors")
 
     def network(self) -> nn.Module:
-        """The float network: factory, pruned as the edits say, with weights, in eval mode. Not for a quantized student."""
+        """The float network: factory, edited as the edits say, with weights, in eval mode. Not for a quantized student."""
         module = self.unloaded()
         load_weights(module, self.weights(), str(self.path))
         return module.eval()
 
     def unloaded(self) -> nn.Module:
         """The float network as the edits leave it, weights not loaded."""
-        from edgekd.pruning.edits import replay
-
         module = self.factory(**self.origin.get("instead", {}))
-        for edit in self.edits:
-            if edit["edit"] == "prune":
-                replay(module, edit)
+        replay(module, self.edits)
         return module
 
     def module(self) -> nn.Module:
@@ -95,6 +91,21 @@ class Student:
 
         spec = self.signature["inputs"][0]
         return torch.zeros([batch, *spec["shape"][1:]], dtype=getattr(torch, spec["dtype"]))
+
+
+def replay(module: nn.Module, edits: Sequence[Edit]) -> None:
+    """Make the edits of a network's structure on a fresh one, in place and in order; a "quantize" edit is none of these.
+
+    Raises UserError for an edit that does not fit.
+    """
+    from edgekd.blocks import edits as blocks
+    from edgekd.pruning import edits as channels
+
+    for edit in edits:
+        if edit["edit"] == "prune":
+            channels.replay(module, edit)
+        elif edit["edit"] == "replace":
+            blocks.replay(module, edit)
 
 
 def save(

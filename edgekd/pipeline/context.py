@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,10 +16,12 @@ from edgekd.stage import Context
 from edgekd.student import write_tensors
 
 if TYPE_CHECKING:
-    from edgekd.latency.table import Pricing
+    from edgekd.blocks.budget import Timed
+    from edgekd.latency.table import Kind, Pricing
     from edgekd.progress import Progress
     from edgekd.search.space import Variants
-    from edgekd.store import Store
+    from edgekd.store import Entry, Store
+    from edgekd.student import Edit
     from edgekd.target import Calibration
     from edgekd.teacher import Teacher
     from edgekd.training.world import World
@@ -37,6 +39,8 @@ def stage_context(
     inputs: Callable[[], torch.Tensor],
     pricing: Callable[[], Pricing],
     variants: Callable[[], Variants],
+    race: Callable[[Sequence[Sequence[Edit]], str], tuple[list[dict[Kind, Timed]], dict[int, str]]],
+    part_key: Callable[[Any], str],
     store: Store,
     work: Path,
     progress: Progress,
@@ -46,6 +50,7 @@ def stage_context(
 ) -> Context:
     """A Context whose teacher, data and logits are made when first asked for; `inputs` are those to calibrate on.
 
+    `part_key(of)`: the key of what a stage keeps of its own, from what that depends on besides student and data.
     Of several processes (`world`) each asks the teacher about its part, and the first one keeps the answers in the store.
     """
     teacher = cache(teacher)
@@ -73,6 +78,9 @@ def stage_context(
         entry = store.make(key, f"teacher outputs: {name}", make)
         return load_file(entry.path / "logits.safetensors")["logits"]
 
+    def kept(label: str, of: Any, make: Callable[[Path], dict[str, Any] | None]) -> Entry:
+        return store.make(part_key(of), label, make)
+
     def batches() -> list[torch.Tensor]:
         if calibration is None:
             raise UserError("this stage names no calibration recipe", hint='calibration = "train-512"')
@@ -96,6 +104,8 @@ def stage_context(
         accumulate=roots.values.train.accumulate,
         fused=roots.values.train.fused,
         variants=variants,
+        race=race,
+        kept=kept,
     )
 
 

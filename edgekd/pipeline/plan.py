@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ PACKAGE = HERE.parent
 VIEWS = [HERE / "context.py", *(PACKAGE / "training" / f"{name}.py" for name in ("mixing", "projection", "train"))]
 """The code of a view of the training data, and of what a teacher says of it."""
 COMPILE_TIMEOUT = 1800.0  # seconds, for one engine
+COMPRESS = ("prune", "puzzle")  # stages that make a float student smaller
 
 
 class Plan:
@@ -127,7 +128,7 @@ class Plan:
     def reference(self) -> Version:
         """The last float student before compression: what a drop of the metric is measured from."""
         students = [v for v in self.told if v.name != "teacher"]
-        compressed = next((i for i, v in enumerate(students) if v.quantized or v.stage == "prune"), len(students))
+        compressed = next((i for i, v in enumerate(students) if v.quantized or v.stage in COMPRESS), len(students))
         return students[max(compressed - 1, 0)]
 
     def entry(self, name: str) -> Entry:
@@ -229,7 +230,7 @@ class Plan:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
         shown = self._calibration(name, calibration, before) if calibration is not None else ""
-        priced = self._table(name, before, stage.weighed) if stage.priced else ""
+        priced = self.add(tables.step_of(name), tables.step(self, name, before, stage.weighed)) if stage.priced else ""
         calibrated = shown or ("samples" if self.of_file else "")
         inputs = (before, *(["teacher"] if with_teacher else []), *(step for step in (calibrated, priced) if step))
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
@@ -238,7 +239,7 @@ class Plan:
         multiple = self.channel_multiple
         if "target" in stage.reads:
             files["target"] = digest.of_json([multiple, grid])
-        if stage.varied:
+        if stage.varied or stage.races:
             files["variants"] = variants.digest_of(self)
         reads = ["data", "metric"] if "data" in stage.reads or "calibration" in stage.reads else []
         fields = {"seed": self.values.seed, **asdict(stage)}  # type: ignore[call-overload]  # every stage is a dataclass
@@ -261,6 +262,8 @@ class Plan:
                 inputs=lambda: calibrations.read(self.entry(shown).path),
                 pricing=lambda: tables.pricing(self, name, before, self.store.work(key), stage.weighed),
                 variants=lambda: variants.variants(self, before, name, self.store.work(key)),
+                race=partial(variants.race_edited, self, before),
+                part_key=lambda of: self.key(f"part of {use}", [before], of, ["data"], code, packages=stage.packages),
                 store=self.store,
                 work=self.store.work(key),
                 progress=self.progress,
@@ -280,9 +283,6 @@ class Plan:
         self.calibrations[stage] = recipe
         self.add(name, calibrations.step(self, name, key, recipe, before))
         return name
-
-    def _table(self, stage: str, before: str, weighed: bool) -> str:
-        return self.add(tables.step_of(stage), tables.step(self, stage, before, weighed))
 
     @property
     def channel_multiple(self) -> int:

@@ -29,6 +29,7 @@ ROWS = {
     "student": "float student",
     "search": "searched",
     "distill": "distilled",
+    "puzzle": "blocks replaced",
     "prune": "pruned",
     "quantize_onnx": "quantized",
 }

@@ -23,6 +23,8 @@ def of_report(plan: Plan, version: Version) -> dict[str, Any] | None:
     facts = plan.entries[version.name].facts if version.name in plan.entries else {}
     if "search" in facts:
         return _students(version.name, facts["search"])
+    if "puzzle" in facts:
+        return _blocks(version.name, facts["puzzle"])
     return _losses(version.name, facts["auto"]) if "auto" in facts else None
 
 
@@ -51,6 +53,28 @@ def _verdict(one: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return "kept" if one["seconds"] <= found["allowed"] else "too slow"
 
 
+def _blocks(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Each alternative with its fastest engine; the plan's own figures beside them."""
+    tried = []
+    for block in found["blocks"]:
+        for number, one in enumerate(block["alternatives"], 1):
+            row: dict[str, Any] = {
+                "what": f"{block['name']}: {one['name']}",
+                "score": -one["kl"],
+                "parameters": one["parameters"],
+            }
+            if one["timed"]:
+                engine = min(one["timed"], key=lambda kind: one["timed"][kind]["seconds"])
+                latency = one["timed"][engine]
+                ends = {end: latency["seconds"] / latency["share"] * latency[end] for end in ("low", "high")}
+                row |= {"engine": engine, "latency": latency["seconds"], **ends}
+            verdict = "chosen" if number == block["chosen"] else "failed" if one["failed"] else "kept"
+            verdict = "too slow" if verdict == "kept" and one["left_out"] else verdict
+            tried.append({**row, "verdict": verdict, "reason": one["left_out"]})
+    same = {key: found[key] for key in ("budget", "allowed", "predicted", "measured")}
+    return {"version": name, "kind": "blocks", **same, "tried": tried}
+
+
 def _losses(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "version": name,
@@ -62,12 +86,12 @@ def _losses(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def found_recipe(plan: Plan) -> str | None:
-    """The recipe as text, its searches replaced by what they found; None where there were none.
+    """The recipe as text, its searches replaced by what they found; None where there were none that a recipe can say.
 
     The values are those that were run, with every `--set`; paths are as they were, relative to the recipe's folder.
     """
-    searched = [v for v in plan.told if of_report(plan, v)]
-    if not searched:
+    searched = [shown for v in plan.told if (shown := of_report(plan, v))]
+    if not any(shown.get("found") for shown in searched):
         return None
     raw: dict[str, Any] = {**plan.recipe.raw, "student": dict(plan.recipe.raw["student"])}
     stages = []

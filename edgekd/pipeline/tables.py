@@ -98,7 +98,7 @@ def measured(plan: Plan, before: str, target: Target, fresh: bool = False, cold_
     groups, space = _groups(plan, before)
     key = digest.of_json(
         [
-            _structure(plan, before),
+            structure(plan, before),
             space.to_json(),
             _fields(plan, target, cold_starts),
             [digest.of_source(p) for p in CODE],
@@ -198,12 +198,12 @@ def _fields(plan: Plan, target: Target, cold_starts: int) -> dict[str, Any]:
     return {**fields_of(plan, target), **({"cold_starts": cold_starts} if cold_starts else {})}
 
 
-def _structure(plan: Plan, before: str) -> str:
+def structure(plan: Plan, before: str) -> str:
     """Digest of the network without its weights: the factory, its arguments, what earlier stages removed, the input."""
     section, student = plan.values.student, plan.student(before)
     if student.quantized is not None:
         raise EdgekdError("a quantized student cannot be narrowed", hint="prune before quantize")
-    kept = [edit["kept"] for edit in student.edits]
+    kept = [edit.get("kept", edit.get("blocks")) for edit in student.edits]
     source, arguments = plan.recipe.factory(section).digest(), student.origin["arguments"]
     return digest.of_json([section.factory, source, arguments, kept, student.signature["inputs"], plan.grids[0]])
 

@@ -1,13 +1,18 @@
-"""Students of the recipe's factory with other arguments, compiled and raced on the target: what a search is measured with."""
+"""Students of the recipe's factory with other arguments, or with further edits, compiled and raced on the target.
+
+A search is measured with the former, alternatives to blocks with the latter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import digest
+from edgekd.backend import read_json
+from edgekd.blocks.budget import Timed
 from edgekd.errors import EdgekdError, UserError
 from edgekd.latency.table import Kind, Measured, engine_name
 from edgekd.pipeline import tables
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
     from edgekd.latency.race import Race
     from edgekd.pipeline.bench import Bench
     from edgekd.pipeline.plan import Plan
+    from edgekd.student import Edit, Student
+    from edgekd.target import Target
 
 CODE = tuple(Path(__file__).with_name(name) for name in ("variants.py", "bench.py"))
 
@@ -33,31 +40,17 @@ def variants(plan: Plan, before: str, stage: str, work: Path) -> Variants:
     """Variants of the recipe's student, the result of the step `before`, for the step `stage`; engines are kept in `work` until it is
     finished. Where the plan has a Ray cluster, its machines score and race them.
     """
-    from edgekd.pipeline.bench import Bench, write_timed
     from edgekd.training.train import derive
 
     target, student = tables.target_of(plan), plan.student(before)
     given, seed = student.origin["arguments"], plan.values.seed
     everything = plan.roots.own_arguments()
-    kinds = tables.kinds_of(plan, target)
-    counting = tuple(kind for kind in kinds if kind.precision == kinds[-1].precision)
+    counting = _counting(plan, target)
 
     def make(arguments: Arguments, draw: int = 0) -> nn.Module:
         return plan.roots.student_with({**given, **arguments}, derive(seed, "draw", draw) if draw else seed)
 
-    def program(arguments: dict[str, Any], precision: str, out: Path) -> None:
-        write_timed(make(arguments).eval(), student, precision, plan.grids[0], out)
-
-    bench = Bench(
-        program=program,
-        target=target.model_dump(mode="json"),
-        threads=plan.values.targets.threads,
-        measure=plan.values.measure,
-        work=work,
-        progress=plan.progress,
-        timeout=plan.compile_timeout,
-    )
-    here = partial(raced, bench, counting)
+    here = partial(raced, _bench(plan, target, student, make, work), counting)
     if not plan.ray:
         return Variants(everything, counting, make, here)
     from edgekd.pipeline.again import request_of
@@ -66,6 +59,67 @@ def variants(plan: Plan, before: str, stage: str, work: Path) -> Variants:
     scoring, racing = request_of(plan, before), request_of(plan, before, stage)
     spread = Spread(plan.ray, scoring, racing, before, stage, target.name, here, plan.progress)
     return Variants(everything, counting, make, spread.race, spread.score)
+
+
+def race_edited(
+    plan: Plan, before: str, edits: Sequence[Sequence[Edit]], label: str
+) -> tuple[list[dict[Kind, Timed]], dict[int, str]]:
+    """What the engines of the student of the step `before` take with these edits each, and why some have none, as `raced` says.
+
+    Measured once for the student's structure, the edits and this machine; engines are kept until all are measured.
+    """
+    from edgekd.student import replay
+
+    target, student = tables.target_of(plan), plan.student(before)
+    kinds = _counting(plan, target)
+    key = digest.of_json(["edited", tables.structure(plan, before), [list(one) for one in edits], digest_of(plan)])
+
+    def make(plain: Arguments) -> nn.Module:
+        network = student.unloaded()
+        replay(network, plain["edits"])
+        return network
+
+    def measured(_: Path) -> dict[str, Any]:
+        bench = _bench(plan, target, student, make, plan.store.work(key))
+        plans = [{"edits": list(one)} for one in edits]
+        found, failed = raced(bench, kinds, plans, label)
+        rows = []
+        for one, row in zip(plans, found, strict=True):
+            sizes = {kind: read_json(bench.engine(one, kind) / "engine.json")["bytes"] for kind in row}
+            rows.append({kind.name: [vars(latency), sizes[kind]] for kind, latency in row.items()})
+        return {"rows": rows, "failed": [[index, why] for index, why in failed.items()]}
+
+    facts = plan.store.make(key, f"latency of {label}", measured).facts
+    named = {kind.name: kind for kind in kinds}
+    rows = [
+        {named[name]: Timed(Measured(**latency), size) for name, (latency, size) in row.items()}
+        for row in facts["rows"]
+    ]
+    return rows, {int(index): str(why) for index, why in facts["failed"]}
+
+
+def _counting(plan: Plan, target: Target) -> tuple[Kind, ...]:
+    """The kinds of engines that count: those of the precision that the recipe ends in."""
+    kinds = tables.kinds_of(plan, target)
+    return tuple(kind for kind in kinds if kind.precision == kinds[-1].precision)
+
+
+def _bench(plan: Plan, target: Target, student: Student, make: Callable[[Arguments], nn.Module], work: Path) -> Bench:
+    """Compiles and races what `make` gives, with the ports of `student`."""
+    from edgekd.pipeline.bench import Bench, write_timed
+
+    def program(arguments: dict[str, Any], precision: str, out: Path) -> None:
+        write_timed(make(arguments).eval(), student, precision, plan.grids[0], out)
+
+    return Bench(
+        program=program,
+        target=target.model_dump(mode="json"),
+        threads=plan.values.targets.threads,
+        measure=plan.values.measure,
+        work=work,
+        progress=plan.progress,
+        timeout=plan.compile_timeout,
+    )
 
 
 def raced(

@@ -120,11 +120,15 @@ class Placement(Part):
 
 
 class Tried(Part):
-    """One student, or one set of losses, that a search tried."""
+    """One student, one set of losses, or one alternative to a block, that a search tried."""
 
-    what: str = Field(description="arguments of the student's factory, or losses with their weights")
+    what: str = Field(
+        description="arguments of the student's factory, losses with their weights, or a block and what replaced it"
+    )
     score: float | None = Field(
-        None, description="similarity of an untrained student to the teacher, at most 0; null: none"
+        None,
+        description="similarity of an untrained student to the teacher, at most 0; of an alternative to a block −KL of the "
+        "outputs from the parent's, in nats; null: none",
     )
     latency: PositiveFloat | None = Field(None, description="seconds, median of its fastest engine; null: not measured")
     low: PositiveFloat | None = Field(None, description="lower end of the latency's 95% interval")
@@ -134,18 +138,25 @@ class Tried(Part):
     epochs: NonNegativeInt | None = Field(None, description="that it was trained for; null: it was not")
     validation: float | None = Field(None, description="metric on validation after that training")
     verdict: Literal["chosen", "trained", "stopped", "kept", "too slow", "failed"] = Field(
-        description='what became of it; "kept": within the budget, and not trained; "stopped": others were better as soon'
+        description='what became of it; "kept": within the budget, and not trained; "stopped": others were better as soon; of an '
+        'alternative "kept": it could have been chosen, "too slow": it buys no measured time'
     )
-    reason: str = Field("", description="why it failed")
+    reason: str = Field("", description="why it failed, or could not be chosen")
 
 
 class Search(Part):
     """What a stage tried before it chose, all of it judged on validation."""
 
     version: str = Field(description="the stage")
-    kind: Literal["student", "losses"] = Field(description="what was searched for")
+    kind: Literal["student", "losses", "blocks"] = Field(description="what was searched for")
     budget: str = Field(description="as the recipe gives it")
     allowed: Annotated[PositiveFloat | None, VARIES] = Field(None, description="seconds of latency; null for losses")
+    predicted: Annotated[PositiveFloat | None, VARIES] = Field(
+        None, description="seconds that the blocks chosen were predicted to take together; null for others"
+    )
+    measured: Annotated[PositiveFloat | None, VARIES] = Field(
+        None, description="seconds that their engine was measured to take"
+    )
     tried: Annotated[tuple[Tried, ...], VARIES] = Field(description="in the order in which it was tried")
     found: str | None = Field(
         None, description="beside the report: a recipe with what was found in place of the search"

@@ -118,7 +118,8 @@ def _searches(report: Report) -> list[str]:
     parts = ["## What was tried before choosing"] if report.search else []
     for shown in report.search:
         parts.append(plain(words.search(shown)))
-        head = "Tried Verdict Similarity Latency Engine Parameters Epochs Validation Why"
+        score = "−KL" if shown.kind == "blocks" else "Similarity"
+        head = f"Tried Verdict {score} Latency Engine Parameters Epochs Validation Why"
         parts.append(table(head, "llrrlrrrl", [_tried(one, report.metric.name) for one in shown.tried]))
     return parts
 

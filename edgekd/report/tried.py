@@ -1,4 +1,4 @@
-"""The students that a search tried, in one picture: latency across, similarity to the teacher up."""
+"""The students that a search tried, in one picture: latency across, similarity to the teacher up. Not of blocks: a table tells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ORDER = {"failed": 0, "too slow": 1, "kept": 2, "stopped": 3, "trained": 4, "cho
 def draw(shown: Search, width: int) -> str:
     """The picture as SVG for a width in pixels; empty where no student was measured."""
     known = [one for one in shown.tried if one.latency is not None and one.score is not None]
-    if not known or shown.allowed is None:
+    if not known or shown.allowed is None or shown.kind == "blocks":
         return ""
     times = [*map(_latency, known), shown.allowed]
     scores = [_score(one) for one in known]

@@ -266,6 +266,13 @@ def search(shown: Search) -> str:
     if shown.kind == "losses":
         told = f'"{shown.version}": {len(shown.tried)} sets of losses tried within {shown.budget}; validation chose.'
         return told + (f" The recipe with what was found is {shown.found}." if shown.found else "")
+    if shown.kind == "blocks":
+        chosen = sum(one.verdict == "chosen" for one in shown.tried)
+        return (
+            f'"{shown.version}": {len(shown.tried)} alternatives to blocks, each trained on its block alone, scored by the divergence '
+            f"of the outputs on validation and timed in its place. {chosen} chosen together within {shown.budget} "
+            f"({seconds(shown.allowed)}): predicted {seconds(shown.predicted)}, measured {seconds(shown.measured)}."
+        )
     return (
         f'"{shown.version}": {len(shown.tried)} students tried within a latency of {shown.budget} ({seconds(shown.allowed)}), each '
         f"scored by its similarity to the teacher before any training; {trained} of them distilled briefly; validation chose."
