@@ -80,8 +80,8 @@ def page(parts: dict[str, Found]) -> str:
     versions = next(iter(parts.values()))["versions"]
     lines = ["# Distillation, compared", ""]
     lines.append(
-        f"{'; '.join(machines)}; {', '.join(f'{name} {value}' for name, value in versions.items())}. Fashion-MNIST: 55,000 images to train, "
-        "5,000 to choose by, 10,000 to judge; students of the kind of examples/fashion; the budget is the same for all in a table. "
+        f"{'; '.join(machines)}; {', '.join(f'{name} {value}' for name, value in versions.items())}. Fashion-MNIST: 55,000 images to "
+        "train, 5,000 to choose by, 10,000 to judge; students of the kind of examples/fashion; the budget is the same for all in a table. "
         f"Not run yet: {', '.join(name for name in PARTS if name not in parts) or 'nothing'}."
     )
     if bars:

@@ -129,7 +129,7 @@ def audio(setting: Setting) -> Found:
     return {"runs": runs, "packaged": {size: scored(truth[size], truth) for size in CHANNELS}}
 
 
-def audio_page(found: Found, setting: Found) -> list[str]:
+def audio_page(found: Found, _setting: Found) -> list[str]:
     """Errors in cents as Markdown."""
     lines = ["## Audio", ""]
     if "why" in found:
@@ -139,7 +139,11 @@ def audio_page(found: Found, setting: Found) -> list[str]:
         (
             f"Pitch of {TONES} frames learned from scratch by a network of the size of CREPE tiny; median absolute error in cents, and "
             f"percent of frames within 50 cents, on {JUDGES} other tones of known pitch"
-            + (", and on speech of a voice not heard before, against CREPE full." if "speech" in parts else ". No flite: no speech.")
+            + (
+                ", and on speech of a voice not heard before, against CREPE full."
+                if "speech" in parts
+                else ". No flite: no speech."
+            )
         ),
         "",
         f"| taught by | {' | '.join(f'{part}: cents | within 50' for part in parts)} |",

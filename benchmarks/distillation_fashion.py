@@ -17,7 +17,13 @@ from paired import gain, shown, spread
 STUDENTS = {"5 k": 5, "20 k": 10, "80 k": 21}
 """About as many parameters → the width of the example's student."""
 MIDDLE = STUDENTS["20 k"]
-BORN = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "epochs": 2, "losses": [CE, {"use": "kl", "temperature": 4.0}]}
+BORN = {
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "epochs": 2,
+    "losses": [CE, {"use": "kl", "temperature": 4.0}],
+}
 """How the example's teacher is trained on for the committee: restarts at a high rate give members that differ (Huang et al. 2017, arXiv
 1704.00109)."""
 
@@ -200,15 +206,19 @@ def final_page(found: Found, setting: Found) -> tuple[list[str], list[str]]:
     told_of = "; ".join(f"{size}: {best} {shown(over)}" for size, best, over in won)
     if found["teacher"] < 94.5:
         lines += [
-            "The teacher misses its bar: its members begin as one network and were trained on for eight passes each, which is what "
-            "two cores allow in half an hour; `--members` takes more of them.",
+            (
+                "The teacher misses its bar: its members begin as one network and were trained on for eight passes each, which is what "
+                "two cores allow in half an hour; `--members` takes more of them."
+            ),
             "",
         ]
     for size, best, (mean, low, _) in won:
         if low <= 0:
             lines += [
-                f"At {size}, {best}, the best on validation, is {mean:+.2f} points from cross-entropy, which these seeds do not tell from "
-                "nothing.",
+                (
+                    f"At {size}, {best}, the best on validation, is {mean:+.2f} points from cross-entropy, which these seeds do not "
+                    "tell from nothing."
+                ),
                 "",
             ]
     return lines, [
@@ -220,7 +230,7 @@ def final_page(found: Found, setting: Found) -> tuple[list[str], list[str]]:
 def auto_page(found: Found, _setting: Found) -> tuple[list[str], list[str]]:
     """(what the search found, its bar) as Markdown."""
     if "why" in found:
-        return [f"losses = \"auto\": not run. {found['why']}", ""], []
+        return [f'losses = "auto": not run. {found["why"]}', ""], []
     ours, hand = ([run["test"] for run in found[name]] for name in ("found", "by hand"))
     least = statistics.mean(hand) - (statistics.stdev(hand) if len(hand) > 1 else 0.0)
     losses = ", ".join(" ".join(f"{key} {value}" for key, value in one.items()) for one in found["losses"])
@@ -234,7 +244,9 @@ def auto_page(found: Found, _setting: Found) -> tuple[list[str], list[str]]:
         "",
     ]
     met = _met(statistics.mean(ours) >= least)
-    return lines, [f'| losses = "auto", test | at least {least:.2f}%, the best by hand − sd | {spread(ours)}% | {met} |']
+    return lines, [
+        f'| losses = "auto", test | at least {least:.2f}%, the best by hand − sd | {spread(ours)}% | {met} |'
+    ]
 
 
 def _met(yes: bool) -> str:

@@ -50,7 +50,9 @@ def tuned(name: str) -> dict[str, Losses]:
     if registry.constant("losses", name, "wants") in ("labels", "logits", "head"):
         found["alone"] = [loss]
     if "temperature" in registry.fields_of("losses", name):
-        usual = registry.build("losses", name, {k: v for k, v in loss.items() if k not in ("use", "weight")}).temperature
+        usual = registry.build(
+            "losses", name, {k: v for k, v in loss.items() if k not in ("use", "weight")}
+        ).temperature
         for temperature in TEMPERATURES:
             if temperature != usual:
                 found[f"temperature {temperature:g}"] = [CE, {**loss, "temperature": temperature}]

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import wave
 from importlib.metadata import files
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ class Crepe(nn.Module):
     def __init__(self, size: str) -> None:
         super().__init__()
         wide = CHANNELS[size]
-        shapes = [(1, wide[0], 512, 4), *((a, b, 64, 1) for a, b in zip(wide, wide[1:], strict=False))]
+        shapes = [(1, wide[0], 512, 4), *((a, b, 64, 1) for a, b in pairwise(wide))]
         self.layers = nn.Sequential(*(Layer(*shape) for shape in shapes))
         self.head = nn.Linear(4 * wide[-1], BINS)
 

