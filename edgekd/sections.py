@@ -62,6 +62,14 @@ class TeacherSection(Made):
             return False
         return self.made_from == "network" or (self.use == "onnx" and not self.arguments.get("probabilities"))
 
+    def drawn(self, seed: int) -> int:
+        """The seed that what it says depends on: of one that has its weights always 0, so that every seed of a recipe shares it."""
+        if self.made_from == "teachers":
+            fixed = self.arguments.get("by") != "similarity" and not any(member.drawn(1) for member in self.members)
+        else:
+            fixed = self.weights is not None
+        return 0 if fixed else seed
+
 
 class DataSection(Made):
     """The data factory, the metric (higher is better), and files that the factory reads behind Python's back.

@@ -208,11 +208,11 @@ class Plan:
     def _roots(self) -> None:
         seed, code = self.values.seed, [HERE / "roots.py"]
         inputs: tuple[str, ...] = ()
-        if self.values.teacher is not None:
-            use, made = self.values.teacher.use, [*code, HERE / "teachers.py"]
-            key = self.key("teacher", [], {"seed": seed, "use": use}, ["teacher", "data"], made)
+        if (section := self.values.teacher) is not None:
+            use, made = section.use, [*code, HERE / "teachers.py"]
+            key = self.key("teacher", [], {"seed": section.drawn(seed), "use": use}, ["teacher", "data"], made)
             self.add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
-            black_box = not self.values.teacher.compiled
+            black_box = not section.compiled
             self.versions.append(Version("teacher", "teacher", "float32", use == "onnx", black_box))
             inputs = ("teacher",)
         key = self.key("student", inputs, {"seed": seed}, ["student", "data"], code)

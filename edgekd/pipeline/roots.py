@@ -24,7 +24,7 @@ from edgekd.student import Student, load_weights, read_weights, save
 if TYPE_CHECKING:
     from edgekd.data import Dataset
     from edgekd.recipe import Loaded
-    from edgekd.sections import Made
+    from edgekd.sections import Made, TeacherSection
     from edgekd.teacher import Teacher
 
 
@@ -85,6 +85,10 @@ class Roots:
             raise UserError(f'"{section.factory}" returned a {type(network).__name__}', hint="return a torch.nn.Module")
         return network
 
+    def _taught_by(self, section: TeacherSection) -> nn.Module:
+        """The network of a teacher; what of it is drawn, and no weights say, is the same for every seed."""
+        return self._network(section, section.drawn(self.values.seed))
+
     def make_student(self, out: Path, teacher: Teacher | None) -> dict[str, Any]:
         """Write the student as given; refuse one that cannot be traced, trained on this data or compared to the teacher."""
         section = self.values.student
@@ -114,18 +118,18 @@ class Roots:
         def about(network: nn.Module) -> dict[str, Any]:
             return signature(data, _forward(network, data.train[0][:2], section.factory))
 
-        teachers.keep(self.recipe, section, out, self._network, about)
-        return teachers.weighed(self.recipe, section, out, self._network, data, self.values.seed)
+        teachers.keep(self.recipe, section, out, self._taught_by, about)
+        return teachers.weighed(self.recipe, section, out, self._taught_by, data, self.values.seed)
 
     def teacher(self, folder: Path) -> Teacher:
         """The teacher that `make_teacher` wrote."""
         assert self.values.teacher is not None
-        return teachers.opened(self.recipe, self.values.teacher, folder, self._network)
+        return teachers.opened(self.recipe, self.values.teacher, folder, self._taught_by)
 
     def teacher_student(self, folder: Path) -> Student:
         """The teacher seen as a student, so that it is exported and compiled like one."""
         assert self.values.teacher is not None
-        return Student(folder, partial(self._network, self.values.teacher))
+        return Student(folder, partial(self._taught_by, self.values.teacher))
 
 
 def signature(data: Dataset, outputs: torch.Tensor) -> dict[str, Any]:

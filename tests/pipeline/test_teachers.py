@@ -7,6 +7,7 @@ import pytest
 import torch
 from onnx_models import linear_teacher
 from project import new_project
+from safetensors.torch import save_file
 
 import edgekd
 from edgekd.errors import UserError
@@ -95,6 +96,34 @@ def test_a_program_named_by_a_command_is_in_the_key(tmp_path: Path) -> None:
         (recipe.parent / "run.py").write_text(text)
         keys.append(planned(recipe, tmp_path / "store").steps["teacher"].key)
     assert keys[0] != keys[1]
+
+
+def test_a_teacher_with_weights_is_asked_once_for_all_seeds(tmp_path: Path) -> None:
+    """Its key has no seed, nor has what it says: a part of it that no file holds is drawn alike. Without weights both do."""
+    drawn = (
+        "\n\nclass Drawn(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.last = nn.Linear(256, 4)\n        self.register_buffer('mask', torch.rand(256), persistent=False)\n\n"
+        "    def forward(self, x):\n        return self.last(x.flatten(1) * self.mask)\n"
+    )
+    recipe = project(tmp_path / "drawn", 'factory = "drawn:Drawn"\n')
+    module = recipe.parent / "drawn.py"
+    module.write_text(module.read_text() + drawn)
+    save_file({"last.weight": torch.eye(4, 256), "last.bias": torch.zeros(4)}, recipe.parent / "eye.safetensors")
+    text = recipe.read_text()
+    same: dict[bool, tuple[bool, bool]] = {}
+    for weights in ("", 'weights = "eye.safetensors"\n'):
+        keys, said = [], []
+        for seed in (0, 1):
+            recipe.write_text(
+                text.replace("seed = 0", f"seed = {seed}").replace('"drawn:Drawn"\n', f'"drawn:Drawn"\n{weights}')
+            )
+            plan = planned(recipe, tmp_path / "store")
+            step = plan.steps["teacher"]
+            keys.append(step.key)
+            teacher = plan.roots.teacher(plan.store.make(step.key, step.label, step.make).path)
+            said.append(teacher.outputs(torch.ones(1, 1, 16, 16)))
+        same[bool(weights)] = keys[0] == keys[1], torch.equal(*said)
+    assert same == {False: (False, False), True: (True, True)}
 
 
 @pytest.mark.parametrize(
