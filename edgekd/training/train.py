@@ -61,7 +61,7 @@ def train(
     """
     data, world = context.data(), context.world()
     inputs, targets = data.train
-    if training.mix in ("mixup", "cutmix") and not (objective.wants("logits") or objective.wants("features")):
+    if training.mix in ("mixup", "cutmix") and not (targets.is_floating_point() or _hears(objective)):
         message = f'{label}: mix = "{training.mix}" makes samples that no label is for'
         raise UserError(message, hint='a loss that asks a teacher, as in { use = "kl" }, or mix = "selfmix"')
     path = context.work / f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}.checkpoint"
@@ -161,6 +161,11 @@ def fastest_layout(model: nn.Module, inputs: torch.Tensor) -> torch.memory_forma
     return torch.contiguous_format
 
 
+def _hears(objective: Objective) -> bool:
+    """Whether some loss hears of whom the student learns from what a sample is."""
+    return bool(objective.of) or any(map(objective.wants, ("logits", "members", "features", "masked")))
+
+
 def _least(run: TrainingState, training: Training, context: Context, label: str) -> int:
     """The smallest batch. Raises UserError where a batch, or all samples, are too few for every process to have one."""
     size, count = context.world().size, len(context.data().train[0])
@@ -255,9 +260,10 @@ def _split(run: TrainingState, epoch: int, training: Training, context: Context,
         if "teacher" not in known:
             message = f'{label}: select = "{training.select}" asks for the teacher\'s answer to each sample beforehand'
             raise UserError(message, hint="a loss on the teacher's logits, and views of 1 or more")
-        ours = partial(logits_of, lambda x: run.model(x.contiguous(memory_format=run.layout)), inputs)
-        chance = derive(context.seed, "select", epoch)
+        own = partial(logits_of, lambda x: run.model(x.contiguous(memory_format=run.layout)))
+        ours, chance = partial(context.world().shared, own, inputs), derive(context.seed, "select", epoch)
         used = selected(training.select, training.select_share, known["teacher"], ours, chance)
+        used = context.world().same({"used": used})["used"]  # machines round differently
     return _Split(inputs, targets, known, used)
 
 

@@ -89,6 +89,14 @@ def test_whom_it_cannot_learn_from_is_said(wrong: Any) -> None:
         uses([{"use": "kl", "from": wrong}], "losses")
 
 
+def test_a_student_has_one_average() -> None:
+    again = {"use": "js", "from": {"average": 0.99}}
+    with pytest.raises(UserError, match="averages of the student with decays 0.5, 0.99: it has one") as caught:
+        check(uses([AVERAGE, again], "losses"), 32)
+    assert caught.value.hint == "give them the same decay"
+    check(uses([AVERAGE, {**again, "from": {"average": 0.5}}], "losses"), 32)
+
+
 def test_features_of_a_peer_are_not_to_be_had() -> None:
     with pytest.raises(UserError, match='the loss "hint" wants features: it cannot learn from the student\'s peer'):
         check(uses([{"use": "hint", "from": "peer"}], "losses"), 32)
