@@ -89,6 +89,9 @@ class Distill(Training, Stage):
 
         if self.budget is not None:
             optuna('losses = "auto"')
+            if (never := self.budget.never) is not None:
+                message = f'distill: budget.among: "{never}" is on neither labels, logits nor features of one module: it is never tried'
+                raise UserError(message, hint="leave it out, or name it in the losses of a stage")
         check(uses(self._each(), "distill: budget.among"), self.batch)
 
     def _each(self) -> tuple[dict[str, Any], ...]:
