@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 import sys
 import time
@@ -29,6 +28,7 @@ import crowd_convolutional
 import crowd_sequences
 import onnx
 from crowd_nets import NETS, export
+from published import machine, publish
 
 from edgekd import api
 from edgekd.backend import open_backend, read_json
@@ -39,7 +39,6 @@ from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.results import report_of
 from edgekd.pipeline.run import run
 from edgekd.store import write_whole
-from edgekd.target import find_target
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "out" / "benchmark-crowd"
@@ -196,24 +195,16 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     backends = [name for name in args.backends.split(",") if not open_backend(name).missing()]
     names = [name for name in args.nets.split(",") if name] or list(NETS)
-    host = find_target("host", Path())
     results: dict[str, Any] = {
-        "machine": {
-            "chip": host.chip,
-            "cores": host.cores,
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxslim", *backends)},
         "backends": backends,
         "nets": [],
     }
-    (HERE / "results").mkdir(exist_ok=True)
     for name in names:
         results["nets"].append(compiled(name, backends))
         results["summary"] = summed(results["nets"])
-        write_whole(HERE / "results" / "crowd.json", (json.dumps(results, indent=1) + "\n").encode())
-        write_whole(HERE / "results" / "crowd.md", table(results).encode())
+        publish("crowd", results, table(results))
     print(table(results))
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from published import publish
 
 from edgekd.backend import load_engine
 from edgekd.report.schema import without_times
@@ -186,9 +187,7 @@ def main() -> None:
         "machine": runs[first]["report"]["provenance"]["machine"],
         "versions": runs[first]["report"]["provenance"]["versions"],
     }
-    (HERE / "results").mkdir(exist_ok=True)
-    write_whole(HERE / "results" / "demo.json", (json.dumps(results, indent=1) + "\n").encode())
-    write_whole(HERE / "results" / "demo.md", table(results).encode())
+    publish("demo", results, table(results))
     print(table(results))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -24,8 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgekd.store import write_whole
-from edgekd.target import find_target
+from published import RESULTS, machine, publish
+
 from edgekd.units import format_bytes, format_seconds
 
 HERE = Path(__file__).parent
@@ -139,7 +138,7 @@ def main() -> None:
     options.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     options.add_argument("--rounds", type=int, default=20_000)
     options.add_argument("--processes", type=int, default=5)
-    options.add_argument("--out", type=Path, default=HERE / "results")
+    options.add_argument("--out", type=Path, default=RESULTS)
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -155,12 +154,9 @@ def main() -> None:
         "build": seconds,
         "cold_start": cold_start(args.bundles[0]),
     }
-    host = find_target("host", Path())
-    found["machine"] = {"chip": host.chip, "cores": host.cores, "system": platform.platform()}
+    found["machine"] = machine()
     found["versions"] = {name: version(name) for name in ("numpy", *(r["backend"] for r in found["runtimes"]))}
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_whole(args.out / "embedding.json", (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(args.out / "embedding.md", table(found).encode())
+    publish("embedding", found, table(found), args.out)
     print(table(found))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ import numpy as np
 import onnx
 from noise import BIMODAL, NOISY, QUIET, judged
 from onnx import TensorProto, helper, numpy_helper
+from published import machine, publish
 
 from edgekd import bundle
 from edgekd.backend import Signature, open_backend, write_json
@@ -38,7 +38,6 @@ from edgekd.check.verdict import Rule
 from edgekd.digest import of_file, of_json
 from edgekd.latency.race import race
 from edgekd.store import write_whole
-from edgekd.target import find_target
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "out" / "benchmark-gate"
@@ -170,12 +169,12 @@ def counted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def simulated(runs: int) -> list[dict[str, Any]]:
     """Shares of verdicts on simulated machines; each run kept with its machine and truth."""
     found = []
-    for name, machine in (("quiet", QUIET), ("bimodal", BIMODAL), ("noisy", NOISY)):
+    for name, device in (("quiet", QUIET), ("bimodal", BIMODAL), ("noisy", NOISY)):
         for slower in (1.0, 1.05, 1.08, 1.15):
             kept = CHECKS / f"simulated-{name}-{slower:g}.json"
             rows = json.loads(kept.read_text()) if kept.is_file() else []
             for run in range(len(rows), runs):
-                verdict, last = judged(machine, slower, Rule(0.05, 0.0), MOST, run)
+                verdict, last = judged(device, slower, Rule(0.05, 0.0), MOST, run)
                 rows.append([verdict, last.processes])
                 if (run + 1) % 25 == 0 or run + 1 == runs:
                     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -262,23 +261,14 @@ def main() -> None:
     real |= {name: each(f"slower-{name.rstrip('%')}", args.slow, candidates) for name, candidates in deeper.items()}
     used = min(args.slow, len(base))
     truths = {k: [truth(f"{d[i].name}", d[i], base[i], processes=20) for i in range(used)] for k, d in deeper.items()}
-    host = find_target("host", Path())
-    machine = {
-        "chip": host.chip,
-        "cores": host.cores,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
     results = {
         "real": {name: counted(rows) for name, rows in real.items()},
         "truth": truths,
         "simulated": simulated(args.simulated) if args.simulated else [],
-        "machine": machine,
+        "machine": machine(),
         "versions": {name: version(name) for name in ("onnxruntime", "numpy")},
     }
-    (HERE / "results").mkdir(exist_ok=True)
-    write_whole(HERE / "results" / "gate.json", (json.dumps(results, indent=1) + "\n").encode())
-    write_whole(HERE / "results" / "gate.md", table(results).encode())
+    publish("gate", results, table(results))
     print(table(results))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import race_nets
+from published import machine, publish
 from quantization_recipe import ran
 from safetensors.torch import save_file
 
@@ -31,7 +31,6 @@ from edgekd.latency.design import Space, Widths
 from edgekd.pipeline import tables
 from edgekd.pipeline.plan import Plan
 from edgekd.store import write_whole
-from edgekd.target import find_target
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "out" / "benchmark-latency-loop"
@@ -146,9 +145,9 @@ def main() -> None:
     args = options.parse_args()
     if args.smoke:
         args.plans, args.nets = 2, args.nets[:1]
-    end, host = time.monotonic() + 60 * args.minutes, find_target("host", Path())
+    end = time.monotonic() + 60 * args.minutes
     results: dict[str, Any] = {
-        "machine": {"chip": host.chip, "cores": host.cores, "system": platform.platform()},
+        "machine": machine(),
         "versions": {name: version(name) for name in ("torch", *args.backends)},
         "rows": [],
     }
@@ -157,9 +156,7 @@ def main() -> None:
             if time.monotonic() < end:
                 results["rows"] += rows(net, precision, args.backends, args.plans, end, args.smoke)
             if not args.smoke:
-                (HERE / "results").mkdir(exist_ok=True)
-                write_whole(HERE / "results" / "latency_loop.json", (json.dumps(results, indent=1) + "\n").encode())
-                write_whole(HERE / "results" / "latency_loop.md", table(results).encode())
+                publish("latency_loop", results, table(results))
     print(table(results))
 
 

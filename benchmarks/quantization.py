@@ -15,7 +15,6 @@ minutes is not in the table, which says so; every step is kept in a store, so th
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from published import machine, publish
 from quantization_files import files
 from quantization_imagenet import imagenet
 from quantization_imagenet import table as imagenet_table
@@ -34,7 +34,6 @@ from quantization_text import table as reviews_table
 
 from edgekd import api
 from edgekd.store import write_whole
-from edgekd.target import find_target
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "examples" / "fashion"
@@ -208,7 +207,6 @@ def main() -> None:
             stage = {"weights": 4, "activations": 4, "observer": "mse", "qat": training}
             qat.setdefault(name, []).append(example("qat", stage, "real-512", seed, args.width, full))
             print(f"QAT by {name}, seed {seed}: {qat[name][-1]['test']:.2f}", flush=True)
-    host = find_target("host", Path())
     found = {
         "setting": {"width": args.width, "epochs": args.epochs, "full": full, "seeds": args.seeds},
         "grid": rows,
@@ -220,13 +218,11 @@ def main() -> None:
         "reviews": reviews(WORK, end, args.smoke) if "reviews" in args.parts else {"why": "not asked for"},
         "asked": len(asked),
         "left": len(asked) - done,
-        "machine": {"chip": host.chip, "cores": host.cores},
+        "machine": machine(),
         "versions": {name: version(name) for name in ("torch", "torchao", "onnxruntime", "numpy")},
     }
     if not args.smoke:
-        (HERE / "results").mkdir(exist_ok=True)
-        write_whole(HERE / "results" / "quantization.json", (json.dumps(found, indent=1) + "\n").encode())
-        write_whole(HERE / "results" / "quantization.md", page(found).encode())
+        publish("quantization", found, page(found))
     print(page(found))
 
 

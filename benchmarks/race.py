@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import race_nets
+from published import machine, publish
 from race_recipes import RECIPES
 from safetensors.torch import save_file
 
@@ -36,7 +36,6 @@ from edgekd.metric import accuracy
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import run
 from edgekd.store import write_whole
-from edgekd.target import find_target
 from edgekd.units import format_bytes, format_seconds
 
 HERE = Path(__file__).parent
@@ -203,24 +202,16 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     names = [name for name in args.backends.split(",") if name] or registry.names("backends")
     backends = [name for name in names if name not in NOT_RUN and not open_backend(name).missing()]
-    host = find_target("host", Path())
     packages = {k: v for name in backends for k, v in open_backend(name).versions().items()}
     results: dict[str, Any] = {
-        "machine": {
-            "chip": host.chip,
-            "cores": host.cores,
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "versions": {**packages, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
         "races": [],
     }
-    (HERE / "results").mkdir(exist_ok=True)
     for net in nets:
         for threads in map(int, args.threads.split(",")):
             results["races"].append(raced(net, backends, threads))
-            write_whole(HERE / "results" / "race.json", (json.dumps(results, indent=1) + "\n").encode())
-            write_whole(HERE / "results" / "race.md", table(results).encode())
+            publish("race", results, table(results))
     print(table(results))
 
 

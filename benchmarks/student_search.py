@@ -12,7 +12,6 @@ was. `--smoke` tries the script: two students, one epoch, results are printed on
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published import publish
 from torch import nn
 
 from edgekd import api
 from edgekd.search.similarity import suits, teachers_view
-from edgekd.store import write_whole
 from edgekd.target import find_target
 
 HERE = Path(__file__).parent
@@ -173,10 +172,7 @@ def main() -> None:
     host = find_target("host", Path())
     setting = {"epochs": args.epochs, "seeds": args.seeds, "chip": host.chip, "cores": host.cores}
     if not args.smoke:
-        (HERE / "results").mkdir(exist_ok=True)
-        content = json.dumps({"setting": setting, "students": found}, indent=1) + "\n"
-        write_whole(HERE / "results" / "student_search.json", content.encode())
-        write_whole(HERE / "results" / "student_search.md", page(found, setting).encode())
+        publish("student_search", {"setting": setting, "students": found}, page(found, setting))
     print(page(found, setting))
 
 

@@ -79,10 +79,11 @@ class Session(ABC):
 
     @final
     def close(self) -> None:
-        """Let go of the engine; a second call does nothing."""
-        if not self._closed:
-            self._closed = True
-            self.release()
+        """Let go of the engine, once a call that is under way has ended; a second call does nothing."""
+        with self._turn:
+            if not self._closed:
+                self._closed = True
+                self.release()
 
     @final
     def run(self, inputs: Sequence[Array]) -> list[Array]:
@@ -90,10 +91,10 @@ class Session(ABC):
 
         Raises UserError if an input is not what the signature says, or the session was closed.
         """
-        if self._closed:
-            raise UserError("this session was closed", hint="open the engine again")
         check_inputs(self.signature.inputs, inputs)
         with self._turn:
+            if self._closed:
+                raise UserError("this session was closed", hint="open the engine again")
             return self.compute(inputs)
 
     @final

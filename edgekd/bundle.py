@@ -134,7 +134,8 @@ def read_manifest(file: Path, public_key: Path | None = None) -> dict[str, Any]:
         signing.check(folder, text, public_key)
     try:
         manifest: dict[str, Any] = json.loads(text)
-        dict(manifest["files"])
+        if not isinstance(manifest["files"], dict):
+            raise ValueError("files is no table")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}", hint="copy or compile the bundle again") from None
     if manifest.get("format") != FORMAT:

@@ -191,12 +191,12 @@ def plan(
 @app.command("list")
 def list_(
     what: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration",
             metavar="WHAT",
         ),
-    ],
+    ] = None,
     name: Annotated[str | None, typer.Argument(help="one of them: its formula, source and fields")] = None,
     as_json: Json = False,
     plugin: Plugins = None,
@@ -209,6 +209,8 @@ def list_(
 
     for spec in plugin or []:
         registry.add_plugin(spec)
+    if what is None:
+        raise UserError("say what to list", hint=", ".join((*registry.FOLDERS, *listing.DATA)))
     found = listing.entry(what, name) if name else listing.rows(what)
     if as_json:
         print(json.dumps(found, indent=1))
@@ -237,6 +239,8 @@ def report(
     from edgekd.report.schema import Report
 
     path = out if out.suffix == ".json" else out / "report.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", hint="name a folder that `edgekd compile --out` wrote")
     found = read_json(path)
     try:
         Report.model_validate(found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -105,53 +106,87 @@ def digest_of(
     store: Store,
     loader: Callable[[], Callable[[], object]] | None = None,
 ) -> str:
-    """What the data depends on: the factory's source, its arguments, and the files that it read, by content.
+    """What the data depends on: the factory's source and arguments, the files that it read, by content, and what the folders that
+    it listed hold, by name.
 
-    The first call runs the factory and remembers which files it opened; later calls digest those files only (or
-    nothing, if size and time of change are the same), so a cached run need not load the data. Files that a library
-    reads behind Python's back are not seen: name them in the recipe, `files = [...]`. `loader` gives what calls the factory
-    and keeps its data, so that a first run loads them once.
+    The first call runs the factory and remembers what it opened; later calls look at that alone, and read a file only if its size or
+    time of change is another, so a cached run need not load the data. Once something is another, the factory runs again: it may now
+    open other files. Files that a library reads behind Python's back are not seen: name them, or their folder, in the recipe,
+    `files = [...]`. `loader` gives what calls the factory and keeps its data, so that a first run loads them once.
     """
     source = digest.of_json([factory.spec, str(factory.folder), factory.digest(), dict(arguments)])
     note = store.note(f"data-{source}") or {}
-    opened = note.get("opened")
-    if opened is None:
+    seen, known = note.get("seen"), note.get("states", {})
+    now = {} if seen is None else _states(seen, files, known)
+    if seen is None or _contents(now) != _contents(known):
         load = loader() if loader else partial(factory, **arguments)
-        with _watched() as seen:
+        with _watched() as (opened, listed):
             load()
-        opened = sorted(seen)
-    known = note.get("files", {})
-    now: dict[str, list[Any]] = {}
-    for name in sorted({*opened, *map(str, files)}):
+        seen = {"files": sorted(opened), "folders": sorted(listed)}
+        now = _states(seen, files, now)
+    if (seen, now) != (note.get("seen"), known):
+        store.set_note(f"data-{source}", {"seen": seen, "states": now})
+    return digest.of_json([factory.digest(), dict(arguments), _contents(now)])
+
+
+def _states(seen: Mapping[str, list[str]], files: list[Path], known: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """{path: [bytes, time of change, digest]} of each file that is there; of a folder, {path/: [names, 0, their digest]}."""
+    named = [p for path in files for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()]
+    found: dict[str, list[Any]] = {}
+    for name in sorted({*seen["files"], *map(str, named)}):
         try:
             state = os.stat(name)
         except OSError:
             continue
         stamp = [state.st_size, state.st_mtime_ns]
         old = known.get(name)
-        now[name] = old if old and old[:2] == stamp else [*stamp, digest.of_file(Path(name))]
-    if now != known or "opened" not in note:
-        store.set_note(f"data-{source}", {"opened": opened, "files": now})
-    return digest.of_json([factory.digest(), dict(arguments), [value[2] for value in now.values()]])
+        found[name] = old if old and old[:2] == stamp else [*stamp, digest.of_file(Path(name))]
+    for name in seen["folders"]:
+        with suppress(OSError):
+            held = sorted(one for one in os.listdir(name) if not _is_code(one))
+            found[os.path.join(name, "")] = [len(held), 0, digest.of_json(held)]
+    return found
+
+
+def _contents(states: Mapping[str, list[Any]]) -> list[Any]:
+    return [state[2] for state in states.values()]
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith((".py", ".pyc", "__pycache__"))
 
 
 @contextmanager
-def _watched() -> Iterator[set[str]]:
-    """The files opened for reading while the block runs, without Python's own and what is installed."""
-    seen: set[str] = set()
+def _watched() -> Iterator[tuple[set[str], set[str]]]:
+    """The files opened for reading and the folders listed while the block runs, without code, what is installed and the system's.
+
+    A folder that modules are found in, as that of the recipe, does not count as listed: Python lists it, and results lie there too.
+    """
+    opened: set[str] = set()
+    listed: set[str] = set()
     watching = True
-    installed = tuple({os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)})
+    packages = {path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")}
+    own = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    aside = (*(os.path.join(os.path.realpath(path), "") for path in packages | own), "/proc/", "/sys/", "/dev/")
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if not watching or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
+        if not watching or event not in ("open", "os.listdir", "os.scandir"):
             return
-        path = os.path.realpath(os.fsdecode(arguments[0]))
-        if not path.startswith((*installed, "/proc/", "/sys/", "/dev/")) and not path.endswith((".py", ".pyc")):
-            seen.add(path)
+        given = arguments[0] if event == "open" or arguments[0] is not None else "."
+        if not isinstance(given, str | bytes | os.PathLike):
+            return
+        path = os.path.realpath(os.fsdecode(given))
+        if os.path.join(path, "").startswith(aside) or _is_code(path):
+            return
+        if event != "open":
+            if path not in map(os.path.realpath, sys.path):  # Python lists those itself
+                listed.add(path)
+        elif not isinstance(arguments[2], int) or arguments[2] & os.O_ACCMODE != os.O_WRONLY:
+            opened.add(path)
 
     sys.addaudithook(hook)
     try:
-        yield seen
+        yield opened, listed
     finally:
         watching = False
-        seen.intersection_update(p for p in tuple(seen) if os.path.isfile(p))
+        opened.intersection_update(p for p in tuple(opened) if os.path.isfile(p))

@@ -58,7 +58,7 @@ class Found:
     """`keep` is empty where no pair pays. `seconds`: medians of what was raced last, side by side, float and `keep` in it.
 
     `versus_float`: of `keep`. `tried`: (sites as integers, seconds, SQNR) of every engine.
-    `barred`: sites left in float since they lose too much.
+    `barred`: sites that this placement left in float since they lose too much.
     """
 
     keep: Keep
@@ -92,6 +92,7 @@ def search(links: Sequence[Link], sites: Sequence[str], seeds: Sequence[Keep], b
     if not best or medians[best] > HOPELESS * medians[FLOAT]:
         one = Ratio(1.0, 1.0, 1.0)
         return Found(FLOAT, medians[FLOAT], medians[FLOAT], one, EXACT, tried=tuple(tried.values()))
+    chosen = best
     parts = {best - part: part for part in islands(links, best)[:MOST_ISLANDS]}
     medians, compare = bench.race(list(dict.fromkeys([FLOAT, best, *parts])))
     bought = [_island(part, compare(keep, best), medians[best]) for keep, part in parts.items() if keep in medians]
@@ -103,7 +104,6 @@ def search(links: Sequence[Link], sites: Sequence[str], seeds: Sequence[Keep], b
             medians, compare, best = raced, against, lean
             bought = [one for one in bought if not idle & {*one.sites}]
     tried |= {keep: (len(keep), took, quality.of(keep)) for keep, took in medians.items() if keep}
-    noisy = tuple(sorted(frozenset().union(*quality.barred.values()) - best))
     return Found(
         keep=best,
         seconds=medians[best],
@@ -112,7 +112,7 @@ def search(links: Sequence[Link], sites: Sequence[str], seeds: Sequence[Keep], b
         sqnr=quality.of(best),
         islands=tuple(bought),
         tried=tuple(tried.values()),
-        barred=noisy,
+        barred=tuple(sorted(quality.barred.get(chosen, FLOAT))),
     )
 
 
@@ -121,7 +121,7 @@ def _merged(older: Costs | None, newer: Costs | None) -> Costs | None:
 
 
 class _Quality:
-    """What placements lose, each asked about once; `barred`: the sites that one had to leave in float for it."""
+    """What placements lose, each asked about once; `barred`: the sites that a placement, however it was made, left out for that."""
 
     def __init__(self, bench: Bench, least: float) -> None:
         self._bench, self._least = bench, least
@@ -148,7 +148,7 @@ class _Quality:
                 if sum(map(self._loss, noisiest[count:])) <= MARGIN * 10 ** (-self._least / 10):
                     break
             keep = make(frozenset(barred))
-        self.barred[keep] = frozenset(barred)
+        self.barred[keep] = self.barred.get(keep, frozenset(barred)) & barred
         return keep
 
 

@@ -103,10 +103,10 @@ def write_project(folder: Path) -> list[Path]:
     module = folder.name.replace("-", "_")
     if not re.fullmatch(r"[A-Za-z_]\w*", module):
         raise UserError(f'"{folder.name}" cannot name a Python module', hint="letters, digits and _, no digit first")
-    if keyword.iskeyword(module) or find_spec(module) is not None:
-        raise UserError(f'"{module}" is a Python word, or a module that is installed', hint="choose another name")
     if folder.exists():
         raise UserError(f"{folder} exists", hint="choose another name, or remove it")
+    if keyword.iskeyword(module) or find_spec(module) is not None:
+        raise UserError(f'"{module}" is a Python word, or a module that is installed', hint="choose another name")
     try:
         folder.mkdir(parents=True)
         files = {folder / "recipe.toml": RECIPE.format(module=module), folder / f"{module}.py": MODULE}

@@ -72,7 +72,7 @@ class TeacherSection(Made):
 
 
 class DataSection(Made):
-    """The data factory, the metric (higher is better), and files that the factory reads behind Python's back.
+    """The data factory, the metric (higher is better), and files, or folders of them, that it reads behind Python's back.
 
     For a student that is an ONNX file there is no factory: `use = "noise"`, or "images" or "npz" with their `path`.
     """

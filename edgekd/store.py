@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from edgekd.errors import EdgekdError, StoreError, UserError
 
 ENTRY = "entry.json"
 SEAL = "seal"  # the digest of all else in entry.json
+DAY = 86_400.0
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -87,7 +88,8 @@ class Store:
                 return None
             if digest.of_folder(folder, frozenset({ENTRY})) != facts["files"]:
                 return None
-            os.utime(folder / ENTRY)
+            with suppress(OSError):  # on a disk that is read only, or of another user
+                os.utime(folder / ENTRY)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return Entry(key, folder, facts)
@@ -159,11 +161,31 @@ class Store:
         with self._locked(key, None):
             self._discard(self.path(key))
 
-    def sweep(self) -> None:
-        """Remove what killed processes left in `tmp/` more than a day ago."""
-        for path in (self.folder / "tmp").iterdir():
-            if time.time() - path.stat().st_mtime > 86_400:
-                shutil.rmtree(path, ignore_errors=True)
+    def sweep(self, unused: float = DAY) -> int:
+        """Remove what killed processes left in `tmp/` more than a day ago, and work that was not gone on with for `unused` seconds,
+        a day at least; the bytes freed.
+        """
+        freed = 0
+        for kind, least in (("tmp", DAY), ("work", max(unused, DAY))):
+            for path in (self.folder / kind).iterdir():
+                held = [path, *path.rglob("*")]
+                if time.time() - max(map(_changed, held)) > least and not self._is_held(path.name):
+                    freed += sum(one.stat().st_size for one in held if one.is_file())
+                    shutil.rmtree(path, ignore_errors=True)
+        return freed
+
+    def _is_held(self, key: str) -> bool:
+        """Whether a process makes the entry of `key` now."""
+        from filelock import FileLock, Timeout
+
+        file = self.folder / "locks" / f"{key}.lock"
+        try:
+            if file.exists():
+                with FileLock(file).acquire(timeout=0):
+                    pass
+        except Timeout:
+            return True
+        return False
 
     @contextmanager
     def _locked(self, key: str, waiting: Callable[[], None] | None) -> Iterator[None]:
@@ -220,6 +242,14 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _changed(path: Path) -> float:
+    """When it was written last; now, where it has just gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def _flush(folder: Path) -> None:

@@ -47,6 +47,11 @@ class Student:
         return dict(self._json("student.json"))
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What the factory is called with: as the recipe or a search says, and what a stage put in place of some."""
+        return {**self.origin.get("arguments", {}), **self.origin.get("instead", {})}
+
+    @property
     def signature(self) -> dict[str, Any]:
         return dict(self._json("signature.json"))
 

@@ -202,6 +202,23 @@ def test_a_report_that_is_none(tmp_path: Path) -> None:
     assert done.returncode == 2 and "is not an edgekd report" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_report_that_is_not_there(tmp_path: Path) -> None:
+    done = here("report", tmp_path / "nowhere")
+    assert done.returncode == 2 and "does not exist" in done.stderr and "hint: name a folder" in done.stderr
+
+
+def test_nothing_named_to_list() -> None:
+    done = here("list")
+    assert done.returncode == 2 and "hint: " in done.stderr and "losses" in done.stderr and "calibration" in done.stderr
+
+
+def test_a_project_that_exists_is_said_to_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_project(tmp_path / "mynet")
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m edgekd` does with the working folder
+    done = here("new", tmp_path / "mynet")
+    assert done.returncode == 2 and "mynet exists" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["torch", "class", "9net", "edgekd"])
 def test_names_that_no_module_can_have(tmp_path: Path, name: str) -> None:
     done = here("new", tmp_path / name)

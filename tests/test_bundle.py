@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 
 from edgekd import bundle
-from edgekd.backend import open_backend
+from edgekd.backend import Array, Session, Signature, open_backend
 from edgekd.errors import UserError
 
 SIGNATURE = {
@@ -96,6 +98,39 @@ def test_threads_that_share_a_student_take_turns(made: Path) -> None:
             assert list(pool.map(right, range(3))) == [True] * 3
 
 
+class Slow(Session):
+    """Computes until it is told to end."""
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__(signature)
+        self.begun, self.may_end, self.released = Event(), Event(), False
+
+    def compute(self, inputs: Sequence[Array]) -> list[Array]:
+        self.begun.set()
+        assert self.may_end.wait(20) and not self.released
+        return [inputs[0][:, :2]]
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_closing_waits_for_the_call_that_is_under_way(made: Path) -> None:
+    student, x = Slow(Signature.read(made / "engine")), np.ones((1, 3), np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(student.run, [x])
+        assert student.begun.wait(20)
+        closing = pool.submit(student.close)
+        with pytest.raises(TimeoutError):
+            closing.result(0.05)
+        assert not student.released
+        student.may_end.set()
+        assert running.result(20)[0].shape == (1, 2)
+        closing.result(20)
+    assert student.released
+    with pytest.raises(UserError, match="this session was closed"):
+        student.run([x])
+
+
 def test_missing_and_unknown_files_are_refused(made: Path) -> None:
     (made / "extra").write_text("x")
     with pytest.raises(UserError, match="extra is not of the bundle"):
@@ -110,7 +145,9 @@ def test_missing_and_unknown_files_are_refused(made: Path) -> None:
         bundle.read(made)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1}', '{"format": 99, "files": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"format": 1}', '{"format": 99, "files": {}}', '{"format": 1, "files": [["a", "b"]]}']
+)
 def test_a_damaged_manifest(made: Path, text: str) -> None:
     (made / "bundle.json").write_text(text)
     with pytest.raises(UserError, match=r"damaged|format 99"):

@@ -134,6 +134,7 @@ def test_another_ratio_keeps_the_distilled_student(done: Done) -> None:
     cached = {row["step"]: row["cached"] for row in rows}
     assert cached["distill"] and cached["judge distill"] and cached["compile distill on onnxruntime for host"]
     assert not cached["prune"] and not cached["quantize"] and not cached["race on host"]
+    assert all(len(row["reads"]) == len({*row["reads"]}) for row in rows), "each is named once"
 
 
 def test_a_width_without_kernels_is_judged_and_never_compiled(done: Done, tmp_path: Path) -> None:

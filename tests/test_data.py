@@ -87,7 +87,8 @@ def test_the_digest_follows_what_was_read(folder: Path) -> None:
     assert asked() == first and calls() == 1
     (folder / "a.txt").write_text("three")
     second = asked()
-    assert second != first and calls() == 1
+    assert second != first and calls() == 2  # it might read other files now
+    assert asked() == second and calls() == 2
     (folder / "a.txt").write_text("one")
     assert asked() == first
     assert asked(name="b.txt") not in (first, second)
@@ -98,6 +99,41 @@ def test_declared_files_count_too(folder: Path) -> None:
     first = digest_of(factory, {}, [folder / "b.txt"], store)
     (folder / "b.txt").write_text("changed")
     assert digest_of(factory, {}, [folder / "b.txt"], store) != first
+
+
+def test_of_a_folder_every_file_counts(folder: Path) -> None:
+    store, factory = Store(folder / "store"), Factory("recorded:data", folder)
+    (folder / "more" / "deep").mkdir(parents=True)
+    (folder / "more" / "deep" / "c.bin").write_text("one")
+    asked = [digest_of(factory, {}, [folder / "more"], store)]
+    for name, text in (("deep/c.bin", "two"), ("d.bin", "new")):
+        (folder / "more" / name).write_text(text)
+        asked.append(digest_of(factory, {}, [folder / "more"], store))
+    assert len(set(asked)) == 3
+
+
+LISTING = """
+from pathlib import Path
+def data():
+    here = Path(__file__).parent
+    (here / "log").write_text("a run")
+    return [p.read_text() for p in sorted((here / "images").glob("*.txt"))], list(here.iterdir())
+"""
+
+
+def test_what_is_new_in_a_folder_that_was_listed_counts_and_results_beside_the_recipe_do_not(tmp_path: Path) -> None:
+    (tmp_path / "listing.py").write_text(LISTING)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.txt").write_text("one")
+    store, factory = Store(tmp_path / "store"), Factory("listing:data", tmp_path)
+    first = digest_of(factory, {}, [], store)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "log").write_text("another run")
+    assert digest_of(factory, {}, [], store) == first
+    (tmp_path / "images" / "b.txt").write_text("two")
+    second = digest_of(factory, {}, [], store)
+    (tmp_path / "images" / "b.txt").write_text("changed")
+    assert len({first, second, digest_of(factory, {}, [], store)}) == 3
 
 
 def test_editing_the_factory_changes_the_digest(folder: Path) -> None:

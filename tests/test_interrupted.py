@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from project import BRIEF, command, edgekd, new_project
+from project import BRIEF, Warm, edgekd, new_project
 
 from edgekd import digest
 
 LONG = ["--set", "distill.epochs=6", "--set", "prune.epochs=4", "--set", "quantize.qat.epochs=3"]
 
 
-def start(recipe: Path, folder: Path) -> subprocess.Popen[str]:
-    arguments = command("compile", recipe, "--store", folder / "store", "--out", folder / "out", *BRIEF, *LONG)
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def options(recipe: Path, folder: Path) -> list[str | Path]:
+    return ["compile", recipe, "--store", folder / "store", "--out", folder / "out", *BRIEF, *LONG]
+
+
+def start(recipe: Path, folder: Path) -> Warm:
+    folder.mkdir(exist_ok=True)
+    return Warm(folder / "said", *options(recipe, folder))
 
 
 def stop_in(stage: str, recipe: Path, folder: Path, with_signal: signal.Signals) -> tuple[int, str]:
-    """Start a run and stop it as soon as it has written what can be seen of the stage: exit code and stderr."""
+    """Start a run and stop it as soon as it has written what can be seen of the stage: exit code and what it said."""
     since = time.time()
     child = start(recipe, folder)
     while not any(path.stat().st_mtime > since for path in seen(folder, stage)):
-        assert child.poll() is None, child.communicate()[1]
+        assert child.process.is_alive(), child.said.read_text()
         assert time.time() - since < 300
         time.sleep(0.005)
-    child.send_signal(with_signal)
-    return child.wait(60), child.communicate()[1]
+    child.stop(with_signal)
+    return child.ended(60), child.said.read_text()
 
 
 def seen(folder: Path, stage: str) -> Iterator[Path]:
@@ -42,12 +45,6 @@ def seen(folder: Path, stage: str) -> Iterator[Path]:
     for path in folder.glob("store/entries/*/*/entry.json"):
         if json.loads(path.read_text())["label"].startswith(stage):
             yield path
-
-
-def finished(child: subprocess.Popen[str]) -> str:
-    errors = child.communicate(timeout=600)[1]
-    assert child.returncode in (0, 1), errors  # 1: none keeps the budget
-    return errors
 
 
 def weights(folder: Path) -> dict[str, tuple[str, str]]:
@@ -63,7 +60,8 @@ def weights(folder: Path) -> dict[str, tuple[str, str]]:
 def test_stopped_in_every_stage_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     recipe = new_project(tmp_path / "quarters")
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    finished(start(recipe, straight))
+    done = edgekd(*options(recipe, straight))
+    assert done.returncode in (0, 1), done.stderr  # 1: none keeps the budget
     for stage in ("distill", "prune", "quantize", "export", "evaluate"):
         code, _ = stop_in(stage, recipe, broken, signal.SIGKILL)
         assert code == -signal.SIGKILL
@@ -73,7 +71,9 @@ def test_stopped_in_every_stage_it_goes_on_to_the_same_bits(tmp_path: Path) -> N
         assert "interrupted" in errors and "Traceback" not in errors
         assert len(list((broken / "store" / "tmp").iterdir())) == left
         assert not (broken / "out" / "report.json").exists()
-    assert "cached" in finished(start(recipe, broken))
+    last = start(recipe, broken)
+    assert last.ended() in (0, 1), last.said.read_text()
+    assert "cached" in last.said.read_text()
     students = {"teacher", "student", "distill", "prune", "quantize"}
     assert set(weights(straight)) == students | {f"export {name}" for name in students - {"student"}}
     assert weights(straight) == weights(broken)

@@ -163,6 +163,11 @@ def test_a_site_that_cannot_run_costs_no_other() -> None:
     assert (found.keep, found.barred) == ({"a", "c"}, ("b",))
 
 
+def test_a_site_that_is_in_float_for_what_it_costs_is_not_so_for_its_noise() -> None:
+    found = search(CHAIN, list("abc"), [], Simulated(CHAIN, chain(0.1e-6), {"b": 0.5}, {}), 20.0)
+    assert (found.keep, found.barred) == ({"a", "c"}, ())
+
+
 def test_the_race_has_the_last_word_over_the_sum() -> None:
     """A placement whose parts are cheap, and whose whole is not: as where a fusion was lost that no profile shows."""
     bench = Simulated(CHAIN, chain(0.1e-6), {}, {frozenset("ac"): 9e-6})

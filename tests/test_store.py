@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
 
+from edgekd.commands.store import store_app
 from edgekd.errors import EdgekdError, StoreError, UserError
-from edgekd.store import ENTRY, Store, write_whole
+from edgekd.store import DAY, ENTRY, Store, write_whole
 
 KEY = "ab" * 32
 
@@ -194,3 +197,38 @@ def test_entries_survive_a_broken_one(tmp_path: Path) -> None:
     store.remove(KEY)
     assert list(store.entries()) == []
     assert json.dumps([str(e.path) for e in store.entries()]) == "[]"
+
+
+def test_gc_removes_what_nobody_went_on_with(tmp_path: Path) -> None:
+    """A stage that was abandoned; not one that is under way, nor one of today."""
+    store, long_ago = Store(tmp_path), time.time() - 40 * DAY
+    for key in ("abandoned", "under-way", "today"):
+        (store.work(key) / "engine").mkdir()
+        file = store.work(key) / "engine" / "model"
+        file.write_bytes(bytes(1000))
+        if key != "today":
+            for path in (file, file.parent, store.work(key)):
+                os.utime(path, (long_ago, long_ago))
+
+    def left() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "work").iterdir())
+
+    with FileLock(tmp_path / "locks" / "under-way.lock"):
+        assert store.sweep(50 * DAY) == 0 and len(left()) == 3
+        found = CliRunner().invoke(store_app, ["gc", "--store", str(tmp_path)])
+        assert found.stdout == "removed 0 entries, 1.00 kB\n"
+    assert left() == ["today", "under-way"]
+    store.sweep(0.0)
+    assert left() == ["today"]
+
+
+def test_an_entry_that_cannot_be_touched_is_a_hit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user made it, or the disk is read only."""
+    store = Store(tmp_path)
+    made = store.make(KEY, "label", writer())
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert store.get(KEY) == made

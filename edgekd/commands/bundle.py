@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -110,12 +111,17 @@ def _sustained(
         seconds = parse_seconds(time)
     except ValueError as error:
         raise UserError(f"--sustained: {error}") from None
+    if svg is not None and not os.access(svg.absolute().parent, os.W_OK):
+        raise UserError(f"cannot write {svg}", hint="name a file in a folder of yours")
     found = sustained_of(bundles[0], seconds=seconds, threads=threads, seed=seed, quiet=quiet)
     if svg is not None:
         from edgekd.report.sustained import draw
         from edgekd.store import write_whole
 
-        write_whole(svg, draw(found, str(bundles[0])).encode())
+        try:
+            write_whole(svg, draw(found, str(bundles[0])).encode())
+        except OSError as error:
+            raise UserError(f"cannot write {svg}: {error.strerror}", hint="name a file in a folder of yours") from None
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
         return

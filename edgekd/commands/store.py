@@ -42,18 +42,18 @@ def store_gc(
     days: Annotated[float, typer.Option("--unused-for", help="days since the last use")] = 30.0,
     every: Annotated[bool, typer.Option("--all", help="everything")] = False,
 ) -> None:
-    """Remove what was not used for a while."""
+    """Remove what was not used for a while: finished results, and what unfinished stages left (a day old, at least)."""
     import time
 
-    from edgekd.store import ENTRY, Store, default_folder
+    from edgekd.store import DAY, ENTRY, Store, default_folder
     from edgekd.units import format_bytes
 
     found, freed, count = Store(store or default_folder()), 0, 0
     for entry in list(found.entries()):
-        if every or time.time() - (entry.path / ENTRY).stat().st_mtime > days * 86_400:
+        if every or time.time() - (entry.path / ENTRY).stat().st_mtime > days * DAY:
             freed, count = freed + _bytes(entry.path), count + 1
             found.remove(entry.key)
-    found.sweep()
+    freed += found.sweep(0.0 if every else days * DAY)
     print(f"removed {count} entries, {format_bytes(freed)}")
 
 

@@ -6,15 +6,14 @@ import shutil
 from pathlib import Path
 from typing import ClassVar, final
 
-from edgekd.devices.link import LinkError
-from edgekd.devices.local import CommandLink, ended
+from edgekd.devices.local import ShellHere
 from edgekd.errors import UserError
 from edgekd.reach import Exec
 from edgekd.store import default_folder
 
 
 @final
-class ExecLink(CommandLink):
+class ExecLink(ShellHere):
     """Each program is given to the command behind its own words: `qemu-aarch64 -L /usr/aarch64-linux-gnu ./program`."""
 
     kind: ClassVar[str] = "exec"
@@ -27,15 +26,3 @@ class ExecLink(CommandLink):
         self.root = str(Path(reach.folder or default_folder() / "device" / name).absolute())
         self.label = f"{name} ({first})"
         self.prefix = (str(Path(found).absolute()) if "/" in first else first, *words)  # it is run in another folder
-
-    def argv(self, script: str) -> list[str]:
-        return ["/bin/sh", "-c", script]
-
-    def told(self, code: int, said: str) -> LinkError:
-        return ended(self.label, code, said)
-
-    def is_way(self, code: int) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass

@@ -1,4 +1,4 @@
-"""This machine as a device, by a command here that opens a shell: what `exec` and `ssh` are, too."""
+"""This machine as a device, and what its way has in common with others that a command here goes: `exec`, `tvm_rpc`, `ssh`."""
 
 from __future__ import annotations
 
@@ -60,23 +60,31 @@ def ended(label: str, code: int, said: str) -> LinkError:
     return LinkError(f"{label}: the program {how} before it answered", reason="exited", stderr=said, hint=hint)
 
 
+class ShellHere(CommandLink):
+    """A link whose files and shell are this machine's."""
+
+    @final
+    def argv(self, script: str) -> list[str]:
+        return ["/bin/sh", "-c", script]
+
+    @final
+    def told(self, code: int, said: str) -> LinkError:
+        return ended(self.label, code, said)
+
+    @final
+    def is_way(self, code: int) -> bool:
+        return False
+
+    @final
+    def close(self) -> None:
+        pass
+
+
 @final
-class LocalLink(CommandLink):
+class LocalLink(ShellHere):
     """A folder of this machine is the device."""
 
     kind: ClassVar[str] = "local"
 
     def __init__(self, folder: Path | None = None) -> None:
         self.root, self.label = str((folder or default_folder() / "device").absolute()), "this machine"
-
-    def argv(self, script: str) -> list[str]:
-        return ["/bin/sh", "-c", script]
-
-    def told(self, code: int, said: str) -> LinkError:
-        return ended(self.label, code, said)
-
-    def is_way(self, code: int) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass

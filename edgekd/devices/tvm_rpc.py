@@ -20,8 +20,8 @@ import numpy as np
 from edgekd import __version__
 from edgekd.backend import Array, Signature, open_backend, read_engine
 from edgekd.devices.bench import Deployed
-from edgekd.devices.link import LinkError, check_path
-from edgekd.devices.local import CommandLink, ended
+from edgekd.devices.link import check_path
+from edgekd.devices.local import ShellHere
 from edgekd.devices.runner import PROTOCOL, Answer, read_bundle, read_samples, serve
 from edgekd.errors import EdgekdError, UserError
 from edgekd.reach import TvmRpc
@@ -32,7 +32,7 @@ STEP = 1e-9  # of the clock that TVM's evaluator reads: std::chrono's, in whole 
 
 
 @final
-class TvmRpcLink(CommandLink):
+class TvmRpcLink(ShellHere):
     """A folder here stands for the device's: its programs are this module, which passes on what they are asked."""
 
     kind: ClassVar[str] = "tvm-rpc"
@@ -42,18 +42,6 @@ class TvmRpcLink(CommandLink):
             raise UserError(f"{name} is reached by tvm-rpc, which needs TVM here", hint=command)
         self.root = str((default_folder() / "device" / name).absolute())
         self.label = f"{name} ({reach.host}:{reach.port})"
-
-    def argv(self, script: str) -> list[str]:
-        return ["/bin/sh", "-c", script]
-
-    def told(self, code: int, said: str) -> LinkError:
-        return ended(self.label, code, said)
-
-    def is_way(self, code: int) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
 
 
 def runner(reach: TvmRpc) -> Deployed:

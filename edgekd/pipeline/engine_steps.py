@@ -134,7 +134,7 @@ def add_evaluate(plan: Plan, candidate: Candidate) -> None:
         return
     engine = candidate.step("compile")
     program = _program(candidate)
-    inputs = [engine, program, *(["judge teacher"] if "judge teacher" in plan.steps else [])]
+    inputs = list(dict.fromkeys([engine, program, *(["judge teacher"] if "judge teacher" in plan.steps else [])]))
     facts, backend = candidate.target.model_dump(mode="json"), open_backend(candidate.backend)
     fields = {"twin": backend.holds({})} if backend.foreign(facts) else {}
     code = [HERE / "engines.py", HERE / "judge.py"]

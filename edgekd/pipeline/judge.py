@@ -55,10 +55,14 @@ def scores(
     metric: Callable[[np.ndarray, np.ndarray], float],
     teacher: Mapping[str, np.ndarray] | None,
 ) -> dict[str, Any]:
-    """Metric and agreement with the teacher's outputs, for each split; `right`, a bit for each test sample, as hex."""
-    right = outputs["test"].argmax(1) == data.test[1].numpy()
+    """Metric and agreement with the teacher's outputs, for each split; `right`, a bit for each test sample, as hex.
+
+    Where targets are numbers, no sample is right or wrong: None.
+    """
+    targets = data.test[1].numpy()
+    right = None if targets.dtype.kind == "f" else np.packbits(outputs["test"].argmax(1) == targets).tobytes().hex()
     return {
-        "right": np.packbits(right).tobytes().hex(),
+        "right": right,
         "metric": {split: metric(o, data.split(split)[1].numpy()) for split, o in outputs.items()},
         "agreement": {split: agreement(o, teacher[split]) for split, o in outputs.items()} if teacher else None,
     }

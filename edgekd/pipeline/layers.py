@@ -13,6 +13,7 @@ from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration
 from edgekd.pipeline.step import Step, Version
 from edgekd.quant.precision import FLOAT
+from edgekd.reach import Local
 
 if TYPE_CHECKING:
     from edgekd.pipeline.plan import Plan
@@ -31,8 +32,9 @@ def step_of(version: Version) -> str:
 
 
 def add_cost(plan: Plan, version: Version, before: str) -> None:
-    """Plan what the layers in float cost: on the first backend that races the version, on the first target that is timed here."""
-    racing = [c for target in plan.targets for c in plan.racing(target) if c.version == version]
+    """Plan what the layers in float cost: on the first backend that races the version, on the first target that is this machine."""
+    here = [target for target in plan.targets if isinstance(target.reach, Local)]
+    racing = [c for target in here for c in plan.racing(target) if c.version == version]
     if not racing:
         return
     candidate, name = racing[0], step_of(version)
@@ -140,5 +142,5 @@ def _control(control: Mapping[str, Any], timed: Entry | None) -> dict[str, Any]:
     failed = timed.facts["failed"] if timed else {}
     note = "; ".join(f"what {layer} in float costs is not known: {why}" for layer, why in failed.items())
     if control["reverted"] and timed is None:
-        note = "what the layers in float cost in time was not measured: no engine of this version was"
+        note = "what the layers in float cost in time was not measured: no engine of this version was, on this machine"
     return {**control, "backend": timed.facts["backend"] if timed else None, "note": note}

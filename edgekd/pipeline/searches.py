@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from edgekd.search.space import said
 from edgekd.toml import dumps
+from edgekd.training.schedule import Training
 
 if TYPE_CHECKING:
     from edgekd.pipeline.plan import Plan
@@ -86,7 +88,8 @@ def _losses(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def found_recipe(plan: Plan) -> str | None:
-    """The recipe as text, its searches replaced by what they found; None where there were none that a recipe can say.
+    """The recipe as text, its searches replaced by what they found, trained as they trained it; None where there were none that a recipe
+    can say.
 
     The values are those that were run, with every `--set`; paths are as they were, relative to the recipe's folder.
     """
@@ -94,11 +97,15 @@ def found_recipe(plan: Plan) -> str | None:
     if not any(shown.get("found") for shown in searched):
         return None
     raw: dict[str, Any] = {**plan.recipe.raw, "student": dict(plan.recipe.raw["student"])}
-    stages = []
-    for name, table in zip(plan.trained, plan.recipe.raw.get("stage", ()), strict=True):
+    stages: list[dict[str, Any]] = []
+    tables = plan.recipe.raw.get("stage", ())
+    for index, (name, stage, table) in enumerate(zip(plan.trained, plan.recipe.stages, tables, strict=True)):
         facts = plan.entries[name].facts if name in plan.entries else {}
         if "search" in facts:
+            raw["student"].pop("weights", None)  # of other arguments
             raw["student"] |= facts["search"]["chosen"]
+            if [after["use"] for after in tables[index + 1 : index + 2]] != ["distill"]:
+                stages.append(_as_distilled(stage, table))
         elif "auto" in facts:
             kept = {key: value for key, value in table.items() if key != "budget"}
             losses = [{"use": one["use"], **one} for one in facts["auto"]["losses"]]
@@ -106,3 +113,9 @@ def found_recipe(plan: Plan) -> str | None:
         else:
             stages.append(table)
     return HEAD.format(plan.recipe.path.name) + dumps({**raw, "stage": stages})
+
+
+def _as_distilled(search: Any, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The training that a search gave the student which it found, where the stage after it gives none."""
+    given = {field.name: table[field.name] for field in fields(Training) if field.name in table}
+    return {"use": "distill", "losses": list(search.losses), **given, "epochs": search.epochs}

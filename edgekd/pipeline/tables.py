@@ -204,7 +204,7 @@ def structure(plan: Plan, before: str) -> str:
     if student.quantized is not None:
         raise EdgekdError("a quantized student cannot be narrowed", hint="prune before quantize")
     kept = [edit.get("kept", edit.get("blocks")) for edit in student.edits]
-    source, arguments = plan.recipe.factory(section).digest(), student.origin["arguments"]
+    source, arguments = plan.recipe.factory(section).digest(), student.arguments
     return digest.of_json([section.factory, source, arguments, kept, student.signature["inputs"], plan.grids[0]])
 
 

@@ -25,6 +25,13 @@ class LossBudget:
         if not self.among:
             raise UserError("budget.among: there is none", hint=f"as in among = {list(AMONG[:3])}")
 
+    @property
+    def never(self) -> str | None:
+        """The first of the losses that no try would have; None if each may be tried."""
+        return next(
+            (name for name in self.among if name not in self.of("labels", "logits", "features", "branch")), None
+        )
+
     def of(self, *wants: str) -> list[str]:
         """Those of the losses that want one of these, read from their files without importing them."""
         return [name for name in self.among if registry.constant("losses", name, "wants") in wants]

@@ -38,7 +38,7 @@ class Distill(Training, Stage):
     `teacher = "student"`: the student as the stage before left it teaches. With `fresh`, which begins again from new random
     weights, that is a generation born again (Furlanello et al. 2018, arXiv 1805.04770); with `arguments`, which replace those of
     the student's factory in this stage's new student, a chain of assistants of sizes between (Mirzadeh et al. 2019, arXiv
-    1902.03393). `fresh` without arguments makes the student that [student] says.
+    1902.03393). `fresh` without arguments makes the student that [student] says, or that a search found.
     """
 
     losses: tuple[dict[str, Any], ...] | Literal["auto"]
@@ -89,6 +89,9 @@ class Distill(Training, Stage):
 
         if self.budget is not None:
             optuna('losses = "auto"')
+            if (never := self.budget.never) is not None:
+                message = f'distill: budget.among: "{never}" is on neither labels, logits nor features of one module: it is never tried'
+                raise UserError(message, hint="leave it out, or name it in the losses of a stage")
         check(uses(self._each(), "distill: budget.among"), self.batch)
 
     def _each(self) -> tuple[dict[str, Any], ...]:
@@ -123,11 +126,11 @@ class Distill(Training, Stage):
         from edgekd.training.objective import Objective
         from edgekd.training.train import train
 
-        network, peer = self._network(student, context), context.factory
+        network, arguments = self._network(student, context), self._arguments(student)
         objective = Objective(
             uses(losses, "distill: losses"),
             context.teacher,
-            lambda seed, **other: peer(seed, **{**self._instead(student), **other}),
+            lambda seed, **other: context.factory(seed, **{**arguments, **other}),
         )
         before = student.network() if self.fresh and self.select == "difference" else None
         return network, train(network, objective, context, replace(self, epochs=epochs), label=label, before=before)
@@ -143,15 +146,15 @@ class Distill(Training, Stage):
         with torch.random.fork_rng(devices=[]):
             if self.fresh:
                 before = of_file(weights) if weights.is_file() else ""
-                return context.factory(derive(context.seed, "fresh", before), **self.arguments)
+                return context.factory(derive(context.seed, "fresh", before), **self._arguments(student))
             if weights.is_file():
                 return student.network()
             torch.manual_seed(context.seed)
             return student.unloaded()
 
-    def _instead(self, student: Student) -> Mapping[str, Any]:
-        """The arguments of the factory by which a peer is made."""
-        return self.arguments if self.fresh else student.origin.get("instead", {})
+    def _arguments(self, student: Student) -> dict[str, Any]:
+        """The arguments of the factory by which this stage's student is made, if it is a new one, and a peer of it."""
+        return {**student.origin.get("arguments", {}), **self.arguments} if self.fresh else student.arguments
 
     def _searched(self, student: Student, context: Context) -> tuple[dict[str, Any], Context]:
         """What was tried and found, and the context in whose folder the training with what was found is, if it came so far.

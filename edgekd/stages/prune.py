@@ -119,7 +119,7 @@ class Prune(Training, Stage):
         replay(network, edit)
         facts["pruned"] = {**size(network, student.example()), "validation": _validation(network, context)}
         if self.epochs:
-            facts["recovery"] = self._recover(network, context)
+            facts["recovery"] = self._recover(network, student, context)
             facts["recovered"] = {"validation": _validation(network, context)}
         save_next(out, student, network.state_dict(), edit)
         return facts
@@ -240,11 +240,12 @@ class Prune(Training, Stage):
 
         return one_by_one()
 
-    def _recover(self, network: nn.Module, context: Context) -> dict[str, Any]:
+    def _recover(self, network: nn.Module, student: Student, context: Context) -> dict[str, Any]:
         from edgekd.training.objective import Objective
         from edgekd.training.train import train
 
-        objective = Objective(self.objective()[1], context.teacher, context.factory)
+        arguments = student.arguments
+        objective = Objective(self.objective()[1], context.teacher, lambda seed: context.factory(seed, **arguments))
         return train(network, objective, context, self, label="prune: recovery")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -88,7 +89,7 @@ class Search(Training, Stage):
         from edgekd.search.similarity import suits, teachers_view
         from edgekd.student import save
 
-        if student.edits:
+        if student.edits or "instead" in student.origin:
             raise UserError("search: what earlier stages did would be lost", hint="let search be the first stage")
         variants, space = context.variants(), self.varied
         check_own(space, variants.own)
@@ -166,7 +167,7 @@ class Search(Training, Stage):
         found, weights = [], {}
         for place, one in enumerate(few, 1):
             network = variants.make(one.arguments, 0)
-            objective = Objective(self.objective()[1], context.teacher)
+            objective = Objective(self.objective()[1], context.teacher, partial(variants.make, one.arguments))
             label = f"search: {place} of {len(few)}, {said(one.arguments)[:60]}"
             history = train(network, objective, context, self, label=label)
             validation = history["epochs"][history["best"]]["validation"]

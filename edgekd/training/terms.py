@@ -26,8 +26,14 @@ class Loss(Protocol):
 def build(losses: Sequence[Use]) -> dict[str, tuple[tuple[float, float], Any]]:
     """{name: (weight at the beginning and at the end, loss)}; the second use of "kl" is called "kl 2".
 
-    Raises UserError for a loss that does not exist, a field of it that is wrong, or a file that breaks the contract.
+    Raises UserError for a loss that does not exist, a field of it that is wrong, a file that breaks the contract, or two averages.
     """
+    decays = sorted({use.decay for use in losses if use.of == "average"})
+    if len(decays) > 1:
+        message = (
+            f"the losses name averages of the student with decays {', '.join(f'{one:g}' for one in decays)}: it has one"
+        )
+        raise UserError(message, hint="give them the same decay")
     terms: dict[str, tuple[tuple[float, float], Any]] = {}
     for name, use in named(losses).items():
         loss = registry.build("losses", use.use, use.fields)

@@ -29,7 +29,7 @@ from edgekd.training.divided import divide, unite
 from edgekd.training.mixing import mixed
 from edgekd.training.objective import Objective
 from edgekd.training.schedule import Training, rate
-from edgekd.training.selection import selected
+from edgekd.training.selection import Answers, selected
 from edgekd.training.state import Load, TrainingState, optimizer_of
 
 CHUNK = 512
@@ -64,8 +64,8 @@ def train(
     """
     data, world = context.data(), context.world()
     inputs, targets = data.train
-    taught = objective.wants("logits") or objective.wants("features")
-    if training.mix in ("mixup", "cutmix", "project") and not taught:
+    labelled = targets.is_floating_point() and training.mix != "project"
+    if training.mix in ("mixup", "cutmix", "project") and not (labelled or _hears(objective)):
         message = f'{label}: mix = "{training.mix}" makes samples that no label is for'
         raise UserError(message, hint='a loss that asks a teacher, as in { use = "kl" }, or mix = "selfmix"')
     path = context.work / f"{re.sub(r'[^a-z0-9]+', '-', label.lower())}.checkpoint"
@@ -166,6 +166,11 @@ def fastest_layout(model: nn.Module, inputs: torch.Tensor) -> torch.memory_forma
             return torch.channels_last
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return torch.contiguous_format
+
+
+def _hears(objective: Objective) -> bool:
+    """Whether some loss hears of whom the student learns from what a sample is."""
+    return bool(objective.of) or any(map(objective.wants, ("logits", "members", "features", "masked")))
 
 
 def _least(run: TrainingState, training: Training, context: Context, label: str) -> int:
@@ -273,12 +278,14 @@ def _split(
         if "teacher" not in known:
             message = f'{label}: select = "{training.select}" asks for the teacher\'s answer to each sample beforehand'
             raise UserError(message, hint="a loss on the teacher's logits, and views of 1 or more")
-        ours, theirs = (
-            partial(logits_of, lambda x, by=by: by(x.contiguous(memory_format=run.layout)), inputs)
-            for by in (run.model, before)
-        )
-        chance = derive(context.seed, "select", epoch)
+
+        def answers(network: nn.Module) -> Answers:
+            own = partial(logits_of, lambda x: network(x.contiguous(memory_format=run.layout)))
+            return partial(context.world().shared, own, inputs)
+
+        ours, theirs, chance = answers(run.model), answers(before), derive(context.seed, "select", epoch)
         used = selected(training.select, training.select_share, known["teacher"], ours, chance, targets, theirs)
+        used = context.world().same({"used": used})["used"]  # machines round differently
     return _Split(inputs, targets, known, used)
 
 

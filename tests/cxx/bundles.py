@@ -96,10 +96,14 @@ def ran(
 
 
 def build(source: Path, out: Path, *options: str, flags: str = WARNINGS, targets: tuple[str, ...] = ()) -> str:
-    """Configure and build a CMake project with this Python as the active one; what CMake said."""
+    """Configure and build a CMake project with this Python as the active one; what CMake said.
+
+    With ccache, what one test module has compiled is not compiled again for another.
+    """
+    launcher = {f"CMAKE_{one}_COMPILER_LAUNCHER": "ccache" for one in ("C", "CXX") if shutil.which("ccache")}
     said = ran(
         "cmake", "-S", source, "-B", out, f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_CXX_FLAGS={flags}",
-        f"-DCMAKE_C_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=None", *options,
+        f"-DCMAKE_C_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=None", *options, **launcher,
     )  # fmt: skip
     jobs = str(os.cpu_count() or 1)
     ran("cmake", "--build", out, "-j", jobs, *(("--target", *targets) if targets else ()))

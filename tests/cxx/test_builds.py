@@ -141,7 +141,13 @@ def test_the_fuzzer_finds_nothing_in_a_few_thousand_runs(tmp_path: Path) -> None
     """The ten minutes of the published claim are `tests/cxx/corpus.py`'s command; here it is seen to build and to reach far."""
     corpus.write(tmp_path / "seeds")
     flags = "-g1 -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
-    options = ("-DCMAKE_CXX_COMPILER=clang++", "-DCMAKE_C_COMPILER=clang", "-DEDGEKD_FUZZ=ON", "-DPROGRAMS=fuzz")
+    options = (
+        BACKENDS,
+        "-DCMAKE_CXX_COMPILER=clang++",
+        "-DCMAKE_C_COMPILER=clang",
+        "-DEDGEKD_FUZZ=ON",
+        "-DPROGRAMS=fuzz",
+    )
     build(ROOT / "tests" / "cxx", tmp_path / "build", f"-Dedgekd_DIR={CMAKE}", *options, flags=flags, targets=("fuzz",))
     arguments = ("-runs=3000", "-seed=1", "-max_len=4096", "-timeout=60", f"-artifact_prefix={tmp_path}/")
     said = ran(tmp_path / "build" / "fuzz", *arguments, tmp_path / "seeds").stderr.decode()

@@ -61,3 +61,20 @@ def test_a_layer_in_float_is_raced_against_itself_quantized(tmp_path: Path) -> N
     assert integer["integer_nodes"] >= 2
     text = (tmp_path / "out" / "report.md").read_text()
     assert "In float: block.conv2." in text
+
+
+def test_what_they_cost_on_a_device_is_not_measured_here(tmp_path: Path) -> None:
+    """This machine's engines would say nothing of it."""
+    from devices.boards import by_env
+    from quant.test_control import outlier
+
+    from edgekd.student import write_tensors
+
+    (tmp_path / "broken.py").write_text(CODE)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    write_tensors(tmp_path / "student.safetensors", outlier().state_dict())
+    by_env(tmp_path)
+    for names, planned in ((["board.toml"], False), (["board.toml", "host"], True)):
+        plan = api.prepare(tmp_path / "recipe.toml", store=tmp_path / "store", quiet=True, targets=names)
+        assert "race on board" in plan.steps
+        assert ("race layers of quantize" in plan.steps) is planned

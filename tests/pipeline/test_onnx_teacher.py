@@ -53,6 +53,7 @@ def test_it_has_a_row_in_the_ledger_and_an_engine_if_that_gives_logits(tmp_path:
     text = recipe.read_text()
     sections = {
         "teacher": f'use = "onnx"\nweights = "t.onnx"\nprobabilities = {str(softmax).lower()}\n',
+        "targets": 'backends = ["onnxruntime"]\n',
         "measure": "seconds = 0.2\nprocesses = 2\nwait = 0\n",
     }
     kept = text[: text.index("[teacher]")] + text[text.index("[data]") : text.index("[[stage]]")]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from project import new_project
+from project import made, rewritten
 from typer.testing import CliRunner
 
 from edgekd import api, cli
@@ -43,18 +45,18 @@ wait = 0
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student with two groups, of 8 and 16 channels, on the simulated device: only one can be narrowed, to 8."""
-    recipe = new_project(tmp_path_factory.mktemp("tables") / "quarters_priced")
-    recipe.write_text(RECIPE.format(module="quarters_priced"))
-    return recipe
+    return rewritten(tmp_path_factory.mktemp("tables") / "quarters_priced", RECIPE)
 
 
 @pytest.fixture(scope="module")
 def done(recipe: Path) -> Plan:
-    plan = api.prepare(recipe, store=recipe.parent / "store", quiet=True)
-    for name in ("teacher", "student", "latency table for prune", "prune"):
-        step = plan.steps[name]
-        plan.entries[name] = plan.store.make(step.key, step.label, step.make)
-    return plan
+    return made(
+        api.prepare(recipe, store=recipe.parent / "store", quiet=True),
+        "teacher",
+        "student",
+        "latency table for prune",
+        "prune",
+    )
 
 
 def test_the_table_is_planned_before_the_stage_that_reads_it(recipe: Path) -> None:
@@ -145,3 +147,16 @@ def test_a_student_without_a_group_to_narrow_is_an_error(recipe: Path) -> None:
         UserError, match='no group of channels that can be pruned: "1": its channels are the network\'s'
     ):
         tables.measured(plan, "student", plan.targets[0])
+
+
+def test_a_student_of_other_arguments_has_a_table_of_its_own(done: Plan, recipe: Path, tmp_path: Path) -> None:
+    """A stage put other arguments of the factory in place: another structure, though its groups may be as wide."""
+    plan = api.prepare(recipe, store=done.store.folder, quiet=True)
+    found = {}
+    for instead in ({}, {"width": 8}, {"width": 12}):
+        folder = shutil.copytree(done.entry("student").path, tmp_path / json.dumps(instead))
+        origin = {**done.student("student").origin, "instead": instead}
+        (folder / "student.json").write_text(json.dumps(origin))
+        plan.entries["student"] = replace(done.entry("student"), path=folder)
+        found[instead.get("width")] = tables._structure(plan, "student")
+    assert found[None] == found[8] != found[12]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from onnx_models import linear_teacher
-from project import new_project
+from project import made, new_project
 from safetensors.torch import save_file
 
 import edgekd
@@ -176,14 +176,6 @@ members = [
     { factory = "alike:teacher" },
     { use = "function", factory = "alike:rule", slope = 4.0, classes = [2, 3, 4, 5] },
 ]"""
-
-
-def made(plan: Plan, *names: str) -> Plan:
-    """The plan with these steps made, one after another."""
-    for name in names:
-        step = plan.steps[name]
-        plan.entries[name] = plan.store.make(step.key, step.label, step.make)
-    return plan
 
 
 def test_teachers_are_weighed_by_how_like_the_task_theirs_is(tmp_path: Path) -> None:

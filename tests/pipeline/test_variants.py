@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import new_project
+from project import made, rewritten
 
 from edgekd import api
 from edgekd.errors import UserError
@@ -38,6 +38,7 @@ batch = 256
 use = "distill"
 losses = [{{ use = "kl" }}]
 epochs = 1
+fresh = true
 [targets]
 names = ["host"]
 backends = ["null"]
@@ -50,18 +51,14 @@ wait = 0
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = new_project(tmp_path_factory.mktemp("variants") / "quarters_searched")
-    recipe.write_text(RECIPE.format(module="quarters_searched"))
-    return recipe
+    return rewritten(tmp_path_factory.mktemp("variants") / "quarters_searched", RECIPE)
 
 
 @pytest.fixture(scope="module")
 def done(recipe: Path) -> Plan:
-    plan = api.prepare(recipe, store=recipe.parent / "store", quiet=True)
-    for name in ("teacher", "student", "search", "distill"):
-        step = plan.steps[name]
-        plan.entries[name] = plan.store.make(step.key, step.label, step.make)
-    return plan
+    return made(
+        api.prepare(recipe, store=recipe.parent / "store", quiet=True), "teacher", "student", "search", "distill"
+    )
 
 
 def test_what_follows_goes_on_with_the_student_that_was_found(done: Plan) -> None:
@@ -99,6 +96,22 @@ def test_the_report_tells_it_and_the_recipe_found_is_plain(done: Plan) -> None:
     beside = done.recipe.path.with_name("found.toml")
     beside.write_text(text)
     assert [type(stage).__name__ for stage in load(beside).stages] == ["Distill"]
+
+
+def test_where_no_stage_trains_what_was_found_the_searchs_own_training_does(done: Plan, recipe: Path) -> None:
+    other = recipe.with_name("other.toml")
+    text = recipe.read_text().replace("width = 8\n", 'width = 8\nweights = "recipe.toml"\n')
+    kept = text[: text.index('use = "distill"')] + 'use = "prune"\nratio = 0.5\n' + text[text.index("[targets]") :]
+    other.write_text(kept)
+    plan = api.prepare(other, store=done.store.folder, quiet=True)
+    plan.entries["search"] = done.entry("search")
+    found = tomllib.loads(searches.found_recipe(plan) or "")
+    assert found["student"] == {"factory": "quarters_searched:student", "width": 4}, "weights were of another student"
+    first, second = found["stage"]
+    assert {**first, "losses": [one["use"] for one in first["losses"]]} == {
+        "use": "distill", "losses": ["cross_entropy", "kl"], "epochs": 1, "batch": 256,
+    }  # fmt: skip
+    assert second == {"use": "prune", "ratio": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,14 @@ def test_a_loss_that_does_not_exist_is_named_with_the_nearest() -> None:
     with pytest.raises(UserError, match='no losses named "kll"') as caught:
         stage.check()
     assert '"kl"' in caught.value.hint
+
+
+def test_a_loss_that_no_try_would_have_is_refused() -> None:
+    stage = registry.build(
+        "stages", "distill", {"losses": "auto", "budget": {"epochs": 60, "among": ["kl", "teacher_routing"]}}
+    )
+    with pytest.raises(
+        UserError, match=r'budget.among: "teacher_routing" is on neither labels, logits nor features'
+    ) as caught:
+        stage.check()
+    assert "leave it out" in caught.value.hint

@@ -122,3 +122,27 @@ def test_what_an_earlier_stage_did_is_not_thrown_away(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="what earlier stages did would be lost") as caught:
         stage.run(student, tiny_context(tmp_path, variants=lambda: VARIANTS), tmp_path)
     assert caught.value.hint == "let search be the first stage"
+
+
+def test_nor_are_arguments_that_an_earlier_stage_put_in_place(tmp_path: Path) -> None:
+    student = tiny_saved(tmp_path / "in")
+    (student.path / "student.json").write_text('{"factory": "tiny:tiny_student", "instead": {"width": 12}}')
+    assert student.arguments == {"width": 12}
+    stage = registry.build("stages", "search", {"arguments": {"width": [4, 8]}, "budget": {"latency": "1x"}})
+    with pytest.raises(UserError, match="what earlier stages did would be lost"):
+        stage.run(student, tiny_context(tmp_path, variants=lambda: VARIANTS), tmp_path)
+
+
+def test_a_peer_of_a_candidate_is_another_drawing_of_it(tmp_path: Path) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def noted(arguments: Any, draw: int) -> torch.nn.Module:
+        drawn.append((arguments["width"], draw))
+        return make(arguments, draw % 1000)
+
+    losses = [{"use": "cross_entropy"}, {"use": "kl", "from": "peer"}]
+    _, told = searched(
+        tmp_path, fields={"losses": losses, "best": 1, "epochs": 1}, variants=lambda: replace(VARIANTS, make=noted)
+    )
+    width, peer = drawn[-1]
+    assert width == told["chosen"]["width"] and peer > 1000, "a seed of its own"

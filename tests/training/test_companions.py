@@ -115,6 +115,14 @@ def test_a_larger_peer_is_a_teacher_that_learns_from_the_student_too() -> None:
         other.prepare(student, INPUTS, TARGETS, 7)
 
 
+def test_a_student_has_one_average() -> None:
+    again = {"use": "js", "from": {"average": 0.99}}
+    with pytest.raises(UserError, match="averages of the student with decays 0.5, 0.99: it has one") as caught:
+        check(uses([AVERAGE, again], "losses"), 32)
+    assert caught.value.hint == "give them the same decay"
+    check(uses([AVERAGE, {**again, "from": {"average": 0.5}}], "losses"), 32)
+
+
 def test_features_of_a_peer_are_not_to_be_had() -> None:
     with pytest.raises(UserError, match='the loss "hint" wants features: it cannot learn from the student\'s peer'):
         check(uses([{"use": "hint", "from": "peer"}], "losses"), 32)

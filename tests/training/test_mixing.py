@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,3 +181,11 @@ def test_mixtures_without_a_teacher_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='distill: mix = "mixup" makes samples that no label is for') as caught:
         stage.run(tiny_saved(tmp_path / "in"), tiny_context(tmp_path), tmp_path / "out")
     assert "a loss that asks a teacher" in caught.value.hint
+
+
+@pytest.mark.parametrize("hears", [{"use": "teacher_dropping"}, {"use": "kl", "from": "peer"}], ids=["members", "peer"])
+def test_whoever_else_says_what_a_mixture_is_will_do(tmp_path: Path, hears: dict[str, Any]) -> None:
+    stage = Distill(losses=({"use": "cross_entropy"}, hears), epochs=1, batch=128, mix="mixup")
+    (tmp_path / "out").mkdir()
+    facts = stage.run(tiny_saved(tmp_path / "in"), tiny_context(tmp_path), tmp_path / "out")
+    assert facts["epochs"][0]["terms"][hears["use"]] > 0
