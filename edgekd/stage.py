@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgekd.data import Dataset
+    from edgekd.latency.layer_times import Times
     from edgekd.latency.table import Pricing
     from edgekd.progress import Progress
     from edgekd.search.space import Variants
@@ -100,6 +101,10 @@ def _none_varied() -> Variants:
     raise UserError("this stage names no arguments of the student's factory", hint="arguments = { width = [8, 16] }")
 
 
+def _untimed() -> Times:
+    raise UserError("this stage names no latency that its layers share", hint='budget = { latency = "0.7x" }')
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage is given when it runs. It may call `data`, `teacher` and `calibration` only if it says that it reads them."""
@@ -139,6 +144,8 @@ class Context:
     """Whether the optimizer takes its steps in one kernel."""
     variants: Callable[[], Variants] = _none_varied
     """Students of other arguments and what their engines take, for a stage whose arguments are `varied`."""
+    times: Callable[[], Times] = _untimed
+    """What each layer takes in float more than quantized, for a stage that is `timed`."""
 
 
 class Stage(ABC):
@@ -161,6 +168,11 @@ class Stage(ABC):
     def priced(self) -> bool:
         """Whether it needs the latency of the student at other widths."""
         return False
+
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """What each layer may be beside quantized, of "float", "int8" and "int4" (its weight alone), where that is to be timed."""
+        return ()
 
     @property
     def varied(self) -> Mapping[str, tuple[Any, ...]]:

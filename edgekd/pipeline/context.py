@@ -16,6 +16,7 @@ from edgekd.stage import Context
 from edgekd.student import write_tensors
 
 if TYPE_CHECKING:
+    from edgekd.latency.layer_times import Times
     from edgekd.latency.table import Pricing
     from edgekd.progress import Progress
     from edgekd.search.space import Variants
@@ -36,6 +37,7 @@ def stage_context(
     calibration: Calibration | None,
     inputs: Callable[[], torch.Tensor],
     pricing: Callable[[], Pricing],
+    times: Callable[[], Times],
     variants: Callable[[], Variants],
     store: Store,
     work: Path,
@@ -95,6 +97,7 @@ def stage_context(
         world=lambda: world,
         accumulate=roots.values.train.accumulate,
         fused=roots.values.train.fused,
+        times=times,
         variants=variants,
     )
 
