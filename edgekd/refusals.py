@@ -8,6 +8,9 @@ from typing import Any
 
 from edgekd.backend import Signature, read_json
 
+GROUPS_OF_WEIGHTS = "quantized_decomposed.dequantize_per_channel_group"
+"""The operator of graph.json by which a linear layer reads a weight that alone is integers."""
+
 
 def refused_precision(program: Path, target: Mapping[str, Any]) -> list[str]:
     """One line if the target does not list the program's precision; a target that lists none takes all."""

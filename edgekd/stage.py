@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgekd.blocks.budget import Timed
     from edgekd.data import Dataset
+    from edgekd.latency.layer_times import Times
     from edgekd.latency.table import Kind, Pricing
     from edgekd.progress import Progress
     from edgekd.search.space import Variants
@@ -114,6 +115,10 @@ def _nothing_kept(label: str, _: Any, __: Callable[[Path], dict[str, Any] | None
     raise UserError(f"{label}: there is no store to keep it in")
 
 
+def _untimed() -> Times:
+    raise UserError("this stage names no latency that its layers share", hint='budget = { latency = "0.7x" }')
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage is given when it runs. It may call `data`, `teacher` and `calibration` only if it says that it reads them."""
@@ -159,6 +164,8 @@ class Context:
     kept: Callable[[str, Any, Callable[[Path], dict[str, Any] | None]], Entry] = _nothing_kept
     """(label, plain values that it depends on besides student and data, how to make it in a folder) -> what is in the store,
     made once."""
+    times: Callable[[], Times] = _untimed
+    """What each layer takes in float more than quantized, for a stage that is `timed`."""
 
 
 class Stage(ABC):
@@ -186,6 +193,11 @@ class Stage(ABC):
     def weighed(self) -> bool:
         """Whether it needs the peak memory of those, too."""
         return False
+
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """What each layer may be beside quantized, of "float", "int8" and "int4" (its weight alone), where that is to be timed."""
+        return ()
 
     @property
     def varied(self) -> Mapping[str, tuple[Any, ...]]:

@@ -1,7 +1,7 @@
 """The student: a factory, the edits made to what it builds, and weights. Nothing is pickled.
 
     student.json          where it comes from: factory, arguments; `instead`: those that a stage put in their place
-    edits.json            in order: {"edit": "prune", …}, {"edit": "replace", …}, {"edit": "quantize", …}
+    edits.json            in order: {"edit": "prune", …}, {"edit": "replace", …}, {"edit": "quantize", …}, {"edit": "quantize_weights", …}
     weights.safetensors   of the edited network
     signature.json        inputs and outputs with names, shapes, dtypes; preprocessing; labels
 
@@ -38,8 +38,8 @@ class Student:
 
     @property
     def quantized(self) -> dict[str, Any] | None:
-        """The "quantize" edit, if there is one."""
-        return next((e for e in self.edits if e["edit"] == "quantize"), None)
+        """The "quantize" or "quantize_weights" edit, if there is one."""
+        return next((e for e in self.edits if e["edit"] in ("quantize", "quantize_weights")), None)
 
     @property
     def origin(self) -> dict[str, Any]:

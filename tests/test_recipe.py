@@ -160,7 +160,7 @@ def test_lines() -> None:
 def test_the_schema_knows_every_stage_and_its_fields() -> None:
     found = schema()
     stages = {s["properties"]["use"]["const"]: s for s in found["properties"]["stage"]["items"]["oneOf"]}
-    assert set(stages) == {"search", "distill", "puzzle", "prune", "quantize", "quantize_onnx"}
+    assert set(stages) == {"search", "distill", "puzzle", "prune", "quantize", "quantize_onnx", "quantize_weights"}
     assert "ratio" in stages["prune"]["properties"]
     assert found["$defs"]["BudgetSection"]["additionalProperties"] is False
     tables, word = stages["distill"]["properties"]["losses"]["anyOf"]

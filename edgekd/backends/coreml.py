@@ -24,13 +24,14 @@ from typing import Any, ClassVar, NoReturn, final
 from edgekd.backend import Backend, Port, Signature, read_engine, read_json, share, write_engine
 from edgekd.errors import EdgekdError, UserError
 from edgekd.quiet import quiet
-from edgekd.refusals import fixed_shapes, refused_graph, refused_grid, refused_precision
+from edgekd.refusals import GROUPS_OF_WEIGHTS, fixed_shapes, refused_graph, refused_grid, refused_precision
 
 __all__ = ["CoreMl"]
 
 FILE = "model.mlpackage"
 MODEL, WEIGHTS = "com.apple.CoreML/model.mlmodel", "com.apple.CoreML/weights"
 GRIDS = ("affine", "symmetric")
+REFUSED = {GROUPS_OF_WEIGHTS: "coremltools has no rule for weights in groups"}
 WEIGHTED = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "lstm", "gru", "rnn"})
 DTYPES = ("float32", "float16", "int32")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -56,7 +57,7 @@ class CoreMl(Backend):
             *refused_grid(program, GRIDS),
             *fixed_shapes(program),
             *_refused_ports(Signature.read(program)),
-            *refused_graph(program, {}),
+            *refused_graph(program, REFUSED),
         ]
 
     def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:

@@ -32,7 +32,14 @@ from edgekd.backend import (
 )
 from edgekd.errors import EdgekdError
 from edgekd.quiet import quiet
-from edgekd.refusals import fixed_shapes, refused_bare_metal, refused_graph, refused_grid, refused_precision
+from edgekd.refusals import (
+    GROUPS_OF_WEIGHTS,
+    fixed_shapes,
+    refused_bare_metal,
+    refused_graph,
+    refused_grid,
+    refused_precision,
+)
 
 if TYPE_CHECKING:
     from torch import fx
@@ -42,7 +49,10 @@ __all__ = ["ExecuTorch"]
 FILE = "model.pte"
 GRIDS = ("affine", "symmetric")
 # Operators that its kernels cannot run whatever their arguments are, and why.
-REFUSED = {"aten.conv3d": "its convolutions have one or two spatial dimensions"}
+REFUSED = {
+    "aten.conv3d": "its convolutions have one or two spatial dimensions",
+    GROUPS_OF_WEIGHTS: "XNNPACK multiplies such weights only by activations that it rounds to 8 bits at each call",
+}
 WEIGHTED = frozenset(
     {"aten.convolution.default", "aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.bmm.default"}
 )

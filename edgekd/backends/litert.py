@@ -20,12 +20,20 @@ from edgekd.backend import Array, Backend, Session, Signature, read_engine, read
 from edgekd.environment import Environment
 from edgekd.errors import EdgekdError
 from edgekd.quiet import quiet
-from edgekd.refusals import fixed_shapes, refused_bare_metal, refused_graph, refused_grid, refused_precision
+from edgekd.refusals import (
+    GROUPS_OF_WEIGHTS,
+    fixed_shapes,
+    refused_bare_metal,
+    refused_graph,
+    refused_grid,
+    refused_precision,
+)
 
 __all__ = ["LiteRt"]
 
 FILE = "model.tflite"
 GRIDS = ("affine", "symmetric")
+REFUSED = {GROUPS_OF_WEIGHTS: "litert-torch has no lowering for weights in groups"}
 DELEGATE = "DELEGATE"  # what the runtime calls a node that stands for many which XNNPACK took
 WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"})
 
@@ -87,7 +95,7 @@ class LiteRt(Backend):
             *refused_precision(program, target),
             *refused_grid(program, GRIDS),
             *fixed_shapes(program),
-            *refused_graph(program, {}),
+            *refused_graph(program, REFUSED),
         ]
 
     def compile(self, program: Path, out: Path, target: Mapping[str, Any], threads: int) -> dict[str, Any]:

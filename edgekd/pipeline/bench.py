@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgekd.progress import Progress
     from edgekd.pruning.groups import Group
+    from edgekd.quant.precision import Precision
     from edgekd.sections import MeasureSection
     from edgekd.student import Student
 
@@ -66,19 +67,26 @@ def write_narrowed(
     write_timed(narrowed(student, groups, widths), student, precision, grid, out)
 
 
-def write_timed(network: nn.Module, student: Student, precision: str, grid: str, out: Path) -> None:
-    """Write the program of a network that is only timed, in eval mode, with the ports of `student`; int8 with ranges from noise."""
+def write_timed(
+    network: nn.Module, student: Student, precision: str, grid: str, out: Path, mixed: Precision | None = None
+) -> None:
+    """Write the program of a network that is only timed, in eval mode, with the ports of `student`; int8 with ranges from noise.
+
+    `mixed`: what single layers of an int8 program have instead.
+    """
     import torch
 
+    from edgekd.quant import weight_only
     from edgekd.quant.grid import named
+    from edgekd.quant.precision import Precision
     from edgekd.quant.pt2e import calibrate, convert, prepare
 
     if precision == "int8":
-        example = student.example(2)
-        prepared = prepare(network, example, named(grid), "minmax", qat=False)
+        example, mixed = student.example(2), mixed or Precision()
+        prepared = prepare(network, example, named(grid), "minmax", qat=False, precision=mixed)
         noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example.dtype)
         calibrate(prepared, [noise])
-        network = convert(prepared)
+        network = weight_only.narrowed(convert(prepared), mixed)
     write_program(network, student.example(), student.signature, precision, grid, out)
 
 

@@ -10,8 +10,8 @@ from edgekd.metric import EXACT
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
 from edgekd.pipeline.step import Candidate, Version, judged
+from edgekd.quant.precision import why_simulated
 
-NO_KERNELS = "simulated in torch: no runtime here has kernels for {}"
 BUILT = "built, not measured: {}"
 
 
@@ -97,7 +97,7 @@ def simulated(plan: Plan, version: Version) -> dict[str, Any]:
         "metric_validation": facts["metric"]["validation"],
         "agreement": agreement["test"] if agreement else None,
         "verdict": "simulated",
-        "reason": NO_KERNELS.format(version.precision),
+        "reason": why_simulated(version.precision),
     }
 
 

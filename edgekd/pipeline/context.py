@@ -17,6 +17,7 @@ from edgekd.student import write_tensors
 
 if TYPE_CHECKING:
     from edgekd.blocks.budget import Timed
+    from edgekd.latency.layer_times import Times
     from edgekd.latency.table import Kind, Pricing
     from edgekd.progress import Progress
     from edgekd.search.space import Variants
@@ -38,6 +39,7 @@ def stage_context(
     calibration: Calibration | None,
     inputs: Callable[[], torch.Tensor],
     pricing: Callable[[], Pricing],
+    times: Callable[[], Times],
     variants: Callable[[], Variants],
     race: Callable[[Sequence[Sequence[Edit]], str], tuple[list[dict[Kind, Timed]], dict[int, str]]],
     part_key: Callable[[Any], str],
@@ -103,6 +105,7 @@ def stage_context(
         world=lambda: world,
         accumulate=roots.values.train.accumulate,
         fused=roots.values.train.fused,
+        times=times,
         variants=variants,
         race=race,
         kept=kept,

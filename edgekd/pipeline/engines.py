@@ -15,6 +15,7 @@ from edgekd.backend import Signature, open_backend
 from edgekd.bundle import golden_names
 from edgekd.errors import EdgekdError
 from edgekd.metric import parity
+from edgekd.quant.precision import weight_only_name
 
 if TYPE_CHECKING:
     import torch
@@ -30,23 +31,31 @@ def export(student: Student, out: Path) -> dict[str, Any]:
     """Write the program: `model.onnx`, the same as a graph for torch, the student's signature, its precision and grid."""
     quantized = student.quantized
     precision, grid = ("int8", quantized["grid"]) if quantized else ("float32", "none")
+    if quantized and quantized["edit"] == "quantize_weights":
+        precision = weight_only_name(quantized["bits"])
     return write_program(student.module(), student.example(), student.signature, precision, grid, out)
 
 
 def write_program(
     module: nn.Module, example: torch.Tensor, signature: Mapping[str, Any], precision: str, grid: str, out: Path
 ) -> dict[str, Any]:
-    """Write the program of a float network, or of a converted one of this grid, with a batch as `example` has."""
+    """Write the program of a float network, or of a converted one of this grid, with a batch as `example` has.
+
+    Where weights alone are integers, graph.json dequantizes them, and model.onnx has MatMulNBits.
+    """
     from edgekd.quant.onnx_export import export_onnx, exported
     from edgekd.quant.torch_graph import write_graph
+    from edgekd.quant.weight_only import folded, packed_file
 
     names = {f"{side}_name": signature[f"{side}s"][0]["name"] for side in ("input", "output")}
-    program = exported(module, example)
+    program, (whole, packed) = exported(module, example), folded(module)
     write_graph(program, out)
-    export_onnx(program, example, out / "model.onnx", **names)
+    export_onnx(exported(whole, example) if packed else program, example, out / "model.onnx", **names)
     facts = {"precision": precision, "grid": grid if precision == "int8" else "none"}
     (out / "program.json").write_text(json.dumps(facts), "utf-8")
     (out / "signature.json").write_text(json.dumps(signature), "utf-8")
+    if packed:
+        packed_file(out, packed)
     return {**facts, "bytes": (out / "model.onnx").stat().st_size}
 
 

@@ -134,7 +134,7 @@ def of_report(plan: Plan, version: Version) -> dict[str, Any] | None:
         "samples": measured["samples"],
         "layers": rows,
         "control": _control(control, timed) if control else None,
-        "plan": {k: bits[k] for k in ("budget", "bytes", "least", "most", "loss")} if bits else None,
+        "plan": {k: bits[k] for k in ("budget", "bytes", "least", "most", "loss", "latency")} if bits else None,
     }
 
 

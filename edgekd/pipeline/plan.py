@@ -18,7 +18,7 @@ from edgekd import digest, registry
 from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline import calibration as calibrations
-from edgekd.pipeline import layers, onnx_steps, ranks, tables, variants
+from edgekd.pipeline import layer_times, layers, onnx_steps, ranks, tables, variants
 from edgekd.pipeline.engine_steps import add_compile, add_evaluate, add_export, add_judges, add_race
 from edgekd.pipeline.place_steps import add_placements
 from edgekd.pipeline.sources import digests_of
@@ -198,7 +198,7 @@ class Plan:
         before = "student"
         for index, (use, stage) in enumerate(zip(uses, self.recipe.stages, strict=True)):
             name = use if uses.count(use) == 1 else f"{use} {uses[: index + 1].count(use)}"
-            grids = self.grids if "quantized" in stage.gives else self.grids[:1]
+            grids = self.grids if "quantized" in stage.gives and "target" in stage.reads else self.grids[:1]
             for grid in grids:
                 one, several = (name if grid == grids[0] else f"{name}, {grid}"), (grid if len(grids) > 1 else "")
                 self._stage(one, use, stage, before, grid)
@@ -230,9 +230,15 @@ class Plan:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
         shown = self._calibration(name, calibration, before) if calibration is not None else ""
-        priced = self.add(tables.step_of(name), tables.step(self, name, before, stage.weighed)) if stage.priced else ""
+        measured: list[str] = []
+        if stage.priced:
+            measured.append(self.add(tables.step_of(name), tables.step(self, name, before, stage.weighed)))
+        if stage.timed:
+            measured.append(
+                self.add(layer_times.step_of(name), layer_times.step(self, name, before, grid, stage.timed))
+            )
         calibrated = shown or ("samples" if self.of_file else "")
-        inputs = (before, *(["teacher"] if with_teacher else []), *(step for step in (calibrated, priced) if step))
+        inputs = (before, *(["teacher"] if with_teacher else []), *([calibrated] if calibrated else []), *measured)
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
         if calibration is not None:
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))
@@ -261,6 +267,7 @@ class Plan:
                 calibration=calibration,
                 inputs=lambda: calibrations.read(self.entry(shown).path),
                 pricing=lambda: tables.pricing(self, name, before, self.store.work(key), stage.weighed),
+                times=lambda: layer_times.times(self, name, before, grid, self.store.work(key)),
                 variants=lambda: variants.variants(self, before, name, self.store.work(key)),
                 race=partial(variants.race_edited, self, before),
                 part_key=lambda of: self.key(f"part of {use}", [before], of, ["data"], code, packages=stage.packages),

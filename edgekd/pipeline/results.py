@@ -16,11 +16,12 @@ from edgekd.latency import energy
 from edgekd.ledger import first_loss
 from edgekd.pipeline import layers, onnx_steps, searches, tune_steps
 from edgekd.pipeline.calibration import preview_of, step_of
-from edgekd.pipeline.candidates import NO_KERNELS, candidate_of, engine_facts, noise_of, simulated
+from edgekd.pipeline.candidates import candidate_of, engine_facts, noise_of, simulated
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
 from edgekd.pipeline.step import Candidate as Planned
 from edgekd.pipeline.step import Version, judged, package_version
+from edgekd.quant.precision import why_simulated
 from edgekd.report.figures import Ratio
 from edgekd.report.schema import Candidate, LedgerRow, Report
 from edgekd.target import Target, find_target
@@ -115,7 +116,7 @@ def _ledger(plan: Plan) -> list[LedgerRow]:
     for version in made:
         if version.quantized and not version.is_program:
             program = "simulated" if version.simulated else "exported"
-            note = NO_KERNELS.format(version.precision) if version.simulated else ""
+            note = why_simulated(version.precision) if version.simulated else ""
             for kind, row in (("fake-quantized", "fake-quantized"), ("program", program)):
                 facts = plan.entry(judged(version, kind)).facts
                 extra = {**{k: sizes[k] for k in ("parameters", "macs")}, "note": note if kind == "program" else ""}

@@ -12,6 +12,7 @@ from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError, UserError
 from edgekd.latency.table import FILE, PICTURE, RACE, Kind, Pricing, Table, measured_by
 from edgekd.pipeline.step import Step
+from edgekd.quant.precision import computes_in
 from edgekd.reach import Local
 from edgekd.target import Target, this_machine
 
@@ -42,7 +43,7 @@ def target_of(plan: Plan) -> Target:
         if isinstance(target.reach, Local) and not target.unmeasured:
             return target
     reasons = "; ".join(f"{t.name}: {t.unmeasured or 'a table is measured on this machine only'}" for t in plan.targets)
-    hint = "add a target that this machine is, or prune by `ratio`"
+    hint = "add a target that this machine is; or prune by `ratio`, choose bits by size"
     raise UserError(f"no target's latency can be measured here: {reasons}", hint=hint)
 
 
@@ -59,7 +60,8 @@ def again(plan: Plan, target: Target) -> str:
 
 def kinds_of(plan: Plan, target: Target) -> list[Kind]:
     """Every backend, in float and, where the recipe quantizes, in int8."""
-    precisions = ["float32", *(["int8"] if any(stage.gives == "quantized" for stage in plan.recipe.stages) else [])]
+    integers = any(s.gives == "quantized" and computes_in(s.precision) != "float32" for s in plan.recipe.stages)
+    precisions = ["float32", *(["int8"] if integers else [])]
     return [Kind(backend, precision) for backend in _backends(plan, target) for precision in precisions]
 
 

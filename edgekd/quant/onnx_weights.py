@@ -6,6 +6,8 @@ memory, so that what is bound by memory reads an eighth, or a quarter. Convoluti
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgekd.errors import RefusedError
+from edgekd.quant.rewrite import read_within
 
-__all__ = ["GROUPS", "grouped", "only_weights", "unpacked"]
+__all__ = ["GROUPS", "Packed", "grouped", "only_weights", "packed_weights", "unpacked"]
 
 GROUPS = (16, 32, 64, 128, 256)
 """Weights that share a scale and a zero point: what the operator takes."""
@@ -68,58 +71,131 @@ def _halves(values: Array, bits: int) -> Array:
     return np.stack([values & 15, values >> 4], -1).reshape(*values.shape[:-1], -1)
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight [N, K] as integers, K of them being `columns`: what `grouped` gives, and how many bits each has in groups of what."""
+
+    packed: Array
+    scales: Array
+    zeros: Array
+    bits: int
+    group: int
+    columns: int
+
+    @classmethod
+    def of(cls, weight: Array, bits: int, group: int) -> Packed:
+        return cls(*grouped(weight, bits, group), bits, group, weight.shape[1])
+
+    @classmethod
+    def from_integers(cls, q: Array, scales: Array, zeros: Array, bits: int, group: int, columns: int) -> Packed:
+        """Of q [N, groups · group] and zero points [N, groups], both in 0 … 2^bits − 1."""
+        rows, blocks = scales.shape
+        held = q.astype(np.uint8).reshape(rows, blocks, group)
+        return cls(_packed(held, bits), scales, _packed(zeros.astype(np.uint8), bits), bits, group, columns)
+
+    def integers(self) -> tuple[Array, Array]:
+        """(q [N, groups, group], zero points [N, groups]), each u8."""
+        rows, blocks = self.scales.shape
+        q, zeros = (_halves(held, self.bits) for held in (self.packed, self.zeros.reshape(rows, -1)))
+        return q.reshape(rows, blocks, self.group), zeros[:, :blocks]
+
+    def values(self) -> Array:
+        """The float32 weight [N, K] that they stand for."""
+        return unpacked(self.packed, self.scales, self.zeros, self.bits, self.columns)
+
+    def node(self, graph: onnx.GraphProto, weight: str, count: int, x: str, product: str, name: str) -> onnx.NodeProto:
+        """product = x · weightᵀ, the integers being made constants of `graph` under names of their own."""
+        inputs = [x]
+        for end, value in (("packed", self.packed), ("scales", self.scales), ("zeros", self.zeros.reshape(-1))):
+            inputs.append(f"{weight}_{end}_{count}")
+            graph.initializer.append(numpy_helper.from_array(value, inputs[-1]))
+        sizes = {"K": self.columns, "N": self.scales.shape[0], "bits": self.bits, "block_size": self.group}
+        return helper.make_node("MatMulNBits", inputs, [product], name, domain=DOMAIN, **sizes)
+
+
 def only_weights(model: onnx.ModelProto, bits: int, group: int) -> onnx.ModelProto:
     """A copy whose linear layers (MatMul, Gemm by a constant of at least a group of rows) have weights of that many bits.
 
     Raises RefusedError for a model that has none.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    held = {tensor.name: tensor for tensor in made.graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    count = 0
-    for node in made.graph.node:
-        weight = _weight(node, held)
-        if weight is None or weight.shape[1] < group:
-            nodes.append(node)
-            continue
-        name, out = node.input[1], node.output[0]
-        packed, scales, zeros = grouped(weight, bits, group)
-        inputs = [node.input[0]]
-        for end, value in (("packed", packed), ("scales", scales), ("zeros", zeros.reshape(-1))):
-            inputs.append(f"{name}_{end}_{count}")
-            made.graph.initializer.append(numpy_helper.from_array(value, inputs[-1]))
-        bias = node.input[2] if len(node.input) > 2 and node.input[2] else ""
-        product = f"{out}_product" if bias else out
-        attributes = {"K": weight.shape[1], "N": weight.shape[0], "bits": bits, "block_size": group}
-        nodes.append(helper.make_node("MatMulNBits", inputs, [product], node.name, domain=DOMAIN, **attributes))
-        if bias:
-            nodes.append(helper.make_node("Add", [product, bias], [out]))
-        count += 1
+
+    def chosen(weight: Array) -> Packed | None:
+        return Packed.of(weight, bits, group) if weight.shape[1] >= group else None
+
+    found, count = _replaced(model, chosen)
     if not count:
         kinds = ", ".join(sorted({node.op_type for node in model.graph.node}))
         message = f"no linear layer has {group} inputs or more and a constant weight ({kinds})"
         raise RefusedError(message, hint="a smaller group; or quantize activations too: leave weight_only out")
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    read = {name for node in made.graph.node for name in node.input} | {value.name for value in made.graph.output}
-    kept = [tensor for tensor in made.graph.initializer if tensor.name in read]
-    del made.graph.initializer[:]
-    made.graph.initializer.extend(kept)
-    if all(entry.domain != DOMAIN for entry in made.opset_import):
+    return found
+
+
+def packed_weights(model: onnx.ModelProto, layers: Sequence[Packed]) -> tuple[onnx.ModelProto, int]:
+    """A copy whose linear layers that have the values of one of `layers` get its integers, and how many did.
+
+    By value, to the bit: the same integers stand for them, whatever an exporter called the weight and however it turned it.
+    """
+    known = {_identity(one.values()): one for one in layers}
+    return _replaced(model, lambda weight: known.get(_identity(weight)))
+
+
+def _identity(weight: Array) -> tuple[tuple[int, ...], bytes]:
+    return weight.shape, np.ascontiguousarray(weight, np.float32).tobytes()
+
+
+def _replaced(model: onnx.ModelProto, chosen: Callable[[Array], Packed | None]) -> tuple[onnx.ModelProto, int]:
+    """A copy with MatMulNBits for each linear layer whose weight [N, K] `chosen` has integers for, and how many those are."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    held = {tensor.name: tensor for tensor in made.graph.initializer}
+    makers = {node.output[0]: node for node in made.graph.node if node.output}
+    nodes: list[onnx.NodeProto] = []
+    count = 0
+    for node in made.graph.node:
+        weight = _weight(node, held, makers)
+        packed = None if weight is None else chosen(weight)
+        if packed is None:
+            nodes.append(node)
+            continue
+        out, bias = node.output[0], node.input[2] if len(node.input) > 2 and node.input[2] else ""
+        product = f"{out}_product" if bias else out
+        nodes.append(packed.node(made.graph, node.input[1], count, node.input[0], product, node.name))
+        if bias:
+            nodes.append(helper.make_node("Add", [product, bias], [out]))
+        count += 1
+    _keep(made.graph, nodes)
+    if count and all(entry.domain != DOMAIN for entry in made.opset_import):
         made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return made
+    return made, count
 
 
-def _weight(node: onnx.NodeProto, held: dict[str, onnx.TensorProto]) -> Array | None:
-    """The constant float weight [N, K] of a linear layer; None of anything else."""
-    if node.domain or node.op_type not in ("MatMul", "Gemm") or node.input[1] not in held:
+def _keep(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make these the nodes of the graph, less transposes of constants that nothing reads now, and the constants of those."""
+    outputs = {value.name for value in graph.output} | set(read_within(graph))
+    read = {name for node in nodes for name in node.input} | outputs
+    left = [node for node in nodes if node.op_type != "Transpose" or node.output[0] in read]
+    read = {name for node in left for name in node.input} | outputs
+    del graph.node[:]
+    graph.node.extend(left)
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _weight(
+    node: onnx.NodeProto, held: Mapping[str, onnx.TensorProto], makers: Mapping[str, onnx.NodeProto]
+) -> Array | None:
+    """The constant float weight [N, K] of a linear layer, itself or as a transpose of a constant; None of anything else."""
+    if node.domain or node.op_type not in ("MatMul", "Gemm"):
         return None
-    tensor = held[node.input[1]]
-    if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
+    name, turned, maker = node.input[1], False, makers.get(node.input[1])
+    if maker is not None and maker.op_type == "Transpose" and not maker.domain:
+        permuted = next((list(a.ints) for a in maker.attribute if a.name == "perm"), [1, 0])
+        name, turned = maker.input[0], permuted == [1, 0]
+    if name not in held or held[name].data_type != onnx.TensorProto.FLOAT or len(held[name].dims) != 2:
         return None
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if attributes.get("transA") or {attributes.get(name, 1.0) for name in ("alpha", "beta")} != {1.0}:
+    if attributes.get("transA") or {attributes.get(factor, 1.0) for factor in ("alpha", "beta")} != {1.0}:
         return None
-    value = numpy_helper.to_array(tensor)
-    return value if attributes.get("transB") else np.ascontiguousarray(value.T)
+    value = numpy_helper.to_array(held[name])
+    return value if bool(attributes.get("transB")) != turned else np.ascontiguousarray(value.T)

@@ -31,7 +31,7 @@ from edgekd.quant.torchao import (
     SharedQuantizationSpec,
 )
 
-__all__ = ["BATCH_NORM", "WEIGHTED", "GridQuantizer", "layer_name"]
+__all__ = ["BATCH_NORM", "WEIGHTED", "GridQuantizer", "layer_name", "without_kernels"]
 
 aten = torch.ops.aten
 
@@ -56,6 +56,8 @@ KINDS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 WEIGHTED = (*KINDS["conv2d"], *KINDS["linear"])
 BATCH_NORM = aten.batch_norm.default
+MULTIPLYING = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "einsum", "bilinear", "lstm", "gru", "rnn_")
+"""How the names of operators begin that multiply by weights."""
 
 
 class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
@@ -89,13 +91,16 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
     def weight_bits(self, layer: Node) -> int:
         """How many bits the weight of a layer gets."""
         wide = max(self.precision.weights, self.precision.first_last)
-        return self.precision.layers.get(layer_name(layer), wide if layer in self.ends else self.precision.weights)
+        name, least = layer_name(layer), wide if layer in self.ends else self.precision.weights
+        return FLOAT if name in self.precision.grouped else self.precision.layers.get(name, least)
 
     def annotate(self, model: GraphModule) -> GraphModule:
         nodes = list(model.graph.nodes)
         self.ends = first_and_last(nodes, WEIGHTED)
         self.bits = self._activation_bits(nodes)
-        if unknown := sorted(set(self.precision.layers) - {layer_name(n) for n in nodes if n.target in WEIGHTED}):
+        if unknown := sorted(
+            {*self.precision.layers, *self.precision.grouped} - {layer_name(n) for n in nodes if n.target in WEIGHTED}
+        ):
             known = [layer_name(n) for n in nodes if n.target in WEIGHTED]
             raise UserError(f'no layer "{unknown[0]}" whose weights could get bits', hint=nearest(unknown[0], known))
         self.takers, self.floats = self._in_float(nodes)
@@ -237,3 +242,14 @@ def _is_constant(node: Any) -> bool:
 def _ends_network(node: Node) -> bool:
     """Whether every use of the node's value is an output of the network."""
     return all(user.op == "output" for user in node.users)
+
+
+def without_kernels(graph: GraphModule) -> dict[str, str]:
+    """Layers with weights that no grid quantizes, since no runtime here multiplies them in integers: operator by name."""
+    found = {}
+    for node in graph.graph.nodes:
+        operator = str(getattr(node.target, "_opname", "")) if node.op == "call_function" else ""
+        held = [source for source in node.all_input_nodes if source.op == "get_attr"]
+        if held and node.target not in WEIGHTED and operator.startswith(MULTIPLYING):
+            found[str(held[0].target).rpartition(".")[0] or operator] = operator
+    return found

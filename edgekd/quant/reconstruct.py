@@ -28,7 +28,7 @@ from edgekd.training.train import derive
 
 if TYPE_CHECKING:
     from edgekd.progress import Progress, Task
-    from edgekd.stages.quantize import Reconstruction
+    from edgekd.quant.methods import Reconstruction
 
 __all__ = ["reconstruct"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,9 @@ from edgekd.quant.adapter import ActivationGrid, PerChannelWeight, in_float
 from edgekd.quant.blocks import weight_step
 from edgekd.quant.grid import Grid
 from edgekd.quant.neighbours import nearest_layers
-from edgekd.quant.quantizer import WEIGHTED, layer_name
+from edgekd.quant.onnx_weights import Packed
+from edgekd.quant.precision import FLOAT, GROUP, bits_alone
+from edgekd.quant.quantizer import KINDS, WEIGHTED, layer_name
 from edgekd.quant.step import PerChannelStep
 from edgekd.training.train import logits_of
 
@@ -22,8 +25,12 @@ __all__ = [
     "KL",
     "SQUARED",
     "Unit",
+    "choice_losses",
+    "float_weights",
     "loss",
     "measure_of",
+    "narrows",
+    "put_back",
     "rounded",
     "sensitivities",
     "units",
@@ -157,3 +164,70 @@ def weight_of(prepared: GraphModule, unit: Unit) -> nn.Parameter:
     """The float weight behind the adapter of a unit."""
     held = unit.nodes[0].args[1].args[0]  # type: ignore[union-attr]  # it is read through an adapter
     return prepared.get_parameter(str(held.target))  # type: ignore[union-attr]
+
+
+def float_weights(prepared: GraphModule) -> dict[str, torch.Tensor]:
+    """Copies of the weights behind the adapters, by the name of the layer."""
+    return {unit.name: weight_of(prepared, unit).detach().clone() for unit in units(prepared)}
+
+
+@contextmanager
+def put_back(prepared: GraphModule, layers: Collection[str], floats: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Meanwhile these layers of a finished graph compute in float, with the weights in `floats` where they are there.
+
+    All else stays as it is. What such a layer reads is read in float by all, so this is a guess at what the graph would be that
+    was finished with these layers in float.
+    """
+    chosen = [unit for unit in units(prepared) if unit.name in layers]
+    held = {unit.name: weight_of(prepared, unit).detach().clone() for unit in chosen if unit.name in floats}
+    with torch.no_grad():
+        for unit in chosen:
+            unit.round(False)
+            if unit.name in held:
+                weight_of(prepared, unit).copy_(floats[unit.name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for unit in chosen:
+                unit.round(True)
+                if unit.name in held:
+                    weight_of(prepared, unit).copy_(held[unit.name])
+
+
+def narrows(prepared: GraphModule, unit: Unit) -> bool:
+    """Whether it is a linear layer whose weight alone may be integers, in groups of `GROUP`."""
+    linear = all(node.target in KINDS["linear"] for node in unit.nodes)
+    return linear and weight_of(prepared, unit).shape[1] >= GROUP
+
+
+@torch.no_grad()
+def choice_losses(
+    prepared: GraphModule,
+    inputs: torch.Tensor,
+    choices: Mapping[str, Sequence[int | str]],
+    grid: Grid,
+    search: bool,
+    whole: bool,
+) -> dict[str, list[float]]:
+    """The loss of the outputs with one layer so and all else in float, for each of its choices: bits, or "int4" and "int8".
+
+    Bits are of the weight; with `whole` what the layer reads is rounded with it, as it is calibrated.
+    """
+    wide = {name: [one for one in its if isinstance(one, int)] for name, its in choices.items()}
+    if whole:
+        alone = sensitivities(prepared, inputs)
+        found = {name: [0.0 if bits == FLOAT else alone[name] for bits in its] for name, its in wide.items()}
+    else:
+        found = weight_sensitivities(prepared, inputs, wide, grid, search)
+    with in_float(prepared):
+        reference = logits_of(prepared, inputs)
+        for unit in units(prepared):
+            weight = weight_of(prepared, unit)
+            held = weight.detach().clone()
+            for choice in choices[unit.name][len(wide[unit.name]) :]:
+                values = Packed.of(held.numpy(), bits_alone(str(choice)), GROUP).values()
+                weight.copy_(torch.from_numpy(values))
+                found[unit.name].append(loss(logits_of(prepared, inputs), reference))
+                weight.copy_(held)
+    return found

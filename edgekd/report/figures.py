@@ -82,19 +82,39 @@ class Control(Part):
     before: float = Field(description="metric with every layer quantized")
     after: float = Field(description="metric as it is")
     tried: NonNegativeInt = Field(description="sets of layers that were calibrated and scored")
-    reverted: tuple[str, ...] = Field(description="layers that stay in float; none of them can be quantized")
+    reverted: tuple[str, ...] = Field(
+        description="layers that stay in float; of those found without learning anew, none can be quantized"
+    )
     backend: str | None = Field(None, description="that the cost of each was measured on; null: it was not")
     note: Annotated[str, VARIES] = Field("", description="why a cost is not known")
+
+
+class BitTime(Part):
+    """What a latency allowed all layers together: which of them stay in float."""
+
+    budget: str = Field(description="as the recipe gives it")
+    backend: Annotated[str, VARIES] = Field(
+        description="whose engines were timed: the fastest with every layer quantized"
+    )
+    allowed: Annotated[PositiveFloat, VARIES] = Field(description="seconds")
+    whole: Annotated[PositiveFloat, VARIES] = Field(description="seconds of the float student there")
+    quantized: Annotated[PositiveFloat, VARIES] = Field(description="seconds with every layer quantized")
+    predicted: Annotated[PositiveFloat, VARIES] = Field(description="seconds of the plan, by what each layer takes")
+    measured: Annotated[PositiveFloat, VARIES] = Field(
+        description="seconds of the plan, raced against the float student"
+    )
+    tried: Annotated[PositiveInt, VARIES] = Field(description="plans that were measured")
 
 
 class BitPlan(Part):
     """The bits that a budget chose, of all layers together."""
 
-    budget: PositiveInt = Field(description="bytes")
+    budget: PositiveInt | None = Field(description="bytes; null: none were given")
     bytes: PositiveInt = Field(description="of all weights, scales and biases")
     least: PositiveInt = Field(description="bytes at the narrowest choices")
     most: PositiveInt = Field(description="bytes at the widest choices")
-    loss: NonNegativeFloat = Field(description="predicted: the sum of what each weight loses alone")
+    loss: NonNegativeFloat = Field(description="predicted: the sum of what each layer loses alone")
+    latency: BitTime | None = Field(None, description="null without a latency")
 
 
 class Island(Part):

@@ -238,10 +238,17 @@ def bit_plan(shown: Sensitivity) -> str:
     if found is None:
         return ""
     ends = f"{format_bytes(found.least)} to {format_bytes(found.most)}"
-    return (
-        f"Bits chosen together: {format_bytes(found.bytes)} of {format_bytes(found.budget)} for weights, scales and biases "
+    of = "" if found.budget is None else f" of {format_bytes(found.budget)}"
+    said = (
+        f"Bits chosen together: {format_bytes(found.bytes)}{of} for weights, scales and biases "
         f"(the choices allow {ends}), {loss(found.loss)} lost by prediction."
     )
+    time = found.latency
+    if time is None:
+        return said
+    ends = f"{seconds(time.quantized)} with every layer quantized, {seconds(time.whole)} in float"
+    told = f"{seconds(time.measured)} measured, {seconds(time.predicted)} predicted, {seconds(time.allowed)} allowed"
+    return f"{said} On {time.backend}, {told} ({ends})."
 
 
 def costs(shown: Sensitivity) -> list[str]:

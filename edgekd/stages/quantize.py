@@ -9,68 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from edgekd import digest
 from edgekd.errors import UserError
-from edgekd.quant.bits import Bits
-from edgekd.quant.precision import Precision
+from edgekd.quant.bits import mixed
+from edgekd.quant.methods import Bits, Qat, Reconstruction
+from edgekd.quant.precision import FLOAT, Precision
 from edgekd.stage import Context, Stage, Use, taught, uses
-from edgekd.training.schedule import Training
 
 if TYPE_CHECKING:
+    import torch
     from torch.fx import GraphModule
 
     from edgekd.student import Student
 
 __all__ = ["Quantize"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Qat(Training):
-    """Quantization-aware training, from the calibrated network. `losses` as in distill, on modules too; the teacher guides.
-
-    `teacher`: whom to learn from: the recipe's teacher, the float student itself, or both (the mean of their logits, which is
-    the geometric mean of what they predict: Hinton et al. 2015, arXiv 1503.02531, section 2). `step_size = "learned"` trains
-    the grids' steps with the weights (Esser et al. 2020, arXiv 1902.08153). `freeze`: the last part of the epochs, as a
-    share, in which batch norm keeps its statistics (Krishnamoorthi 2018, arXiv 1806.08342, section 3.2.2), so that what is
-    folded into the integer weights no longer moves.
-    """
-
-    losses: tuple[dict[str, Any], ...]
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.1
-    freeze: Annotated[float, Field(ge=0, le=1)] = 0.5
-    step_size: Literal["calibrated", "learned"] = "calibrated"
-    teacher: Literal["teacher", "student", "both"] = "teacher"
-
-    def __post_init__(self) -> None:
-        if not uses(self.losses, "quantize: qat.losses"):
-            raise UserError(
-                "quantize: qat.losses: there is none", hint='as in losses = [{ use = "kl", temperature = 2.0 }]'
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reconstruction:
-    """Learn which way each weight is rounded, on the calibration samples, so that outputs stay those of the float network.
-
-    `use = "adaround"`: one layer after another, steps and ranges as calibrated (Nagel et al. 2020, arXiv 2004.10568).
-    `use = "block"`: one residual unit after another (Li et al. 2021, arXiv 2102.05426), rounding and steps together (Jeon et
-    al. 2023, arXiv 2212.04780), a share `drop` of activations left in float at random (Wei et al. 2022, arXiv 2203.05740).
-    """
-
-    use: Literal["adaround", "block"]
-    iterations: Annotated[int, Field(ge=1)] = 2000
-    """For each layer or block."""
-    batch: Annotated[int, Field(ge=1)] = 32
-    lr: Annotated[float, Field(gt=0)] = 1e-2
-    """Of the rounding, in units of the variable behind a sigmoid."""
-    step_lr: Annotated[float, Field(ge=0)] = 1e-3
-    """Of the steps, relative: how much of itself a step may change in an iteration. For "block"."""
-    drop: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """For "block"."""
-    regularization: Annotated[float, Field(ge=0)] = 0.01
-    """Weight of what drives each rounding to one side."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of the iterations before that begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +39,10 @@ class Quantize(Stage):
 
     `sensitivity`: on how many calibration samples each layer is tried rounded alone (0: not), one forward a layer.
     `bits = { budget = { size = "60 kB" }, choices = [8, 4, 2] }` chooses each layer's bits together, by what its weight loses
-    alone. `max_drop`: how far below the float student the metric may fall on validation; the fewest layers that bring it
-    back stay in float, and the report says what each costs in measured time.
+    alone; with `{ latency = "0.7x" }`, of the float student's, which layers stay in float, by what each was measured to take.
+    `max_drop`: how far below the float student the metric may fall on validation; the fewest layers that bring it back stay in
+    float, and the report says what each costs in measured time. With `reconstruction` or `qat` the layers are found by putting
+    them back one by one into what was learned; then all is learned anew around them.
     """
 
     takes = "student"
@@ -121,12 +75,13 @@ class Quantize(Stage):
         if self.bits is not None and self.weights != Quantize.weights:
             message = "quantize: bits and weights exclude each other: both say how many bits a weight gets"
             raise UserError(message, hint="leave `weights` out")
-        trained = [
-            name for name, there in (("qat", self.qat), ("reconstruction", self.reconstructed)) if there is not None
-        ]
-        trained += ["bits"] if self.bits is not None else []
-        if self.max_drop is not None and trained:
-            message = f"quantize: max_drop and {trained[0]} exclude each other: layers are left in float where nothing else helps"
+        if self.timed and self.activations != Quantize.activations:
+            message = (
+                "quantize: bits.budget.latency is of engines, and none multiplies by activations of other than 8 bits"
+            )
+            raise UserError(message, hint="leave `activations` out, or give a budget of size")
+        if self.bits is not None and self.max_drop is not None:
+            message = "quantize: max_drop and bits exclude each other: both choose what each layer gets"
             raise UserError(message, hint="leave one of them out")
         if self.max_drop is not None and not self.sensitivity:
             message = "quantize: max_drop needs `sensitivity`: the most sensitive layers are left in float first"
@@ -138,8 +93,14 @@ class Quantize(Stage):
         return self.max_drop is not None
 
     @property
+    def timed(self) -> tuple[str, ...]:
+        """What a layer may be beside quantized whole, where the time of that is to be measured."""
+        return () if self.bits is None else self.bits.timed
+
+    @property
     def precision(self) -> str:  # type: ignore[override]  # it depends on the bits
-        choices = {} if self.bits is None else {str(bits): bits for bits in self.bits.choices}
+        offered = () if self.bits is None else self.bits.offered
+        choices = {str(bits): bits for bits in offered if isinstance(bits, int)}
         return replace(self._precision(), layers=choices).name
 
     @property
@@ -176,55 +137,93 @@ class Quantize(Stage):
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns the metric after calibration on the validation split, what each layer costs, and with QAT its history."""
-        from edgekd.quant.layerwise import choose_bits, leave_in_float, sensitivity
+        from edgekd.quant.layerwise import choose_bits, in_float_for_want_of_kernels, sensitivity
         from edgekd.quant.pt2e import state
+        from edgekd.quant.sensitivity import float_weights
         from edgekd.student import save_next
 
         observer, precision = self.observer or context.observer, self._precision()
         batches = context.calibration()
         facts: dict[str, Any] = {"observer": observer, "samples": sum(len(batch) for batch in batches)}
-
-        def calibrated(layers: Mapping[str, int], said: dict[str, Any]) -> GraphModule:
-            return self._calibrated(student, context, batches, replace(precision, layers=dict(layers)), said)
-
-        if self.bits is not None:
-            plain = calibrated({}, {})
-            bits = self.bits
-            layers, facts["bits"] = context.world().agreed(
+        prepared = self._calibrated(student, context, batches, precision, facts)
+        if floats := in_float_for_want_of_kernels(prepared, context):
+            facts["without_kernels"] = floats
+        if (bits := self.bits) is not None:
+            plain = prepared
+            given, facts["bits"] = context.world().agreed(
                 lambda: choose_bits(plain, batches, bits, precision, observer, context)
             )
-            precision = replace(precision, layers=layers)
-        prepared = calibrated(precision.layers, facts)
+            precision = mixed(precision, given)
+            prepared = self._calibrated(student, context, batches, precision, facts)
         if self.sensitivity:
             facts["sensitivity"] = sensitivity(prepared, batches, self.sensitivity, precision)
-        self._correct(prepared, batches, facts)
-        facts["calibrated"] = _validation(prepared, context)
+        weights = float_weights(prepared) if self.reconstructed is not None else {}
+        self._finish(prepared, student, batches, context, facts)
         if self.max_drop is not None:
-
-            def scored(layers: Mapping[str, int]) -> float:
-                return _validation(self._correct(calibrated(layers, {}), batches, {}), context)
-
-            expected = _validation(student.network(), context)
-            layers, facts["control"] = leave_in_float(facts, expected, self.max_drop, scored, context)
-            if layers:
-                precision = replace(precision, layers=layers)
-                prepared = self._correct(calibrated(layers, facts), batches, facts)
-        if self.reconstructed is not None:
-            facts["reconstruction"] = self._reconstruct(prepared, batches, self.reconstructed, context)
-            facts["reconstructed"] = _validation(prepared, context)
-        if self.qat is not None:
-            facts["qat"] = self._train(prepared, student, self.qat, context)
+            precision, prepared = self._controlled(student, context, batches, precision, prepared, weights, facts)
         edit = {"edit": "quantize", "grid": context.grid, "observer": observer, "qat": self.qat is not None}
         save_next(out, student, state(prepared), {**edit, "precision": precision.to_json()})
         return facts
 
+    def _controlled(
+        self,
+        student: Student,
+        context: Context,
+        batches: list[torch.Tensor],
+        precision: Precision,
+        prepared: GraphModule,
+        floats: Mapping[str, torch.Tensor],
+        facts: dict[str, Any],
+    ) -> tuple[Precision, GraphModule]:
+        """What becomes of a finished graph whose metric may be `max_drop` below the float student's and no more."""
+        from edgekd.quant.layerwise import leave_in_float
+        from edgekd.quant.sensitivity import put_back
+
+        assert self.max_drop is not None
+        learned = self.reconstructed is not None or self.qat is not None
+        made: dict[frozenset[str], tuple[GraphModule, dict[str, Any]]] = {}
+
+        def anew(layers: frozenset[str]) -> float:
+            """With these in float; what is learned is kept in a folder of its own, so that a kill loses nothing finished."""
+            said: dict[str, Any] = {}
+            work = context.work / f"float-{digest.of_json(sorted(layers))[:16]}"
+            work.mkdir(exist_ok=True)
+            mixed = replace(precision, layers=dict.fromkeys(sorted(layers), FLOAT))
+            graph = self._calibrated(student, context, batches, mixed, said)
+            self._finish(graph, student, batches, replace(context, work=work), said)
+            made.clear()
+            made[layers] = graph, said
+            return context.world().agreed(lambda: _validation(graph, context))  # type: ignore[no-any-return]  # JSON
+
+        def put(layers: frozenset[str]) -> float:
+            with put_back(prepared, layers, floats):
+                return _validation(prepared, context)
+
+        before, expected = _validation(prepared, context), _validation(student.network(), context)
+        kept, facts["control"] = leave_in_float(
+            facts["sensitivity"], before, expected, self.max_drop, anew, put if learned else None, context
+        )
+        if not kept:
+            return precision, prepared
+        if kept not in made:
+            anew(kept)
+        prepared, said = made[kept]
+        facts |= said
+        return replace(precision, layers=dict.fromkeys(sorted(kept), FLOAT)), prepared
+
     def _calibrated(
-        self, student: Student, context: Context, batches: list[Any], precision: Precision, facts: dict[str, Any]
+        self,
+        student: Student,
+        context: Context,
+        batches: list[torch.Tensor],
+        precision: Precision,
+        facts: dict[str, Any],
     ) -> GraphModule:
         """The student prepared, its ranges made alike where that is asked for, and calibrated; in eval mode."""
         from edgekd.quant.equalize import equalize, smooth
         from edgekd.quant.grid import named
         from edgekd.quant.pt2e import calibrate, prepare
+        from edgekd.quant.weight_only import round_alone
 
         observer, grid = self.observer or context.observer, named(context.grid)
         prepared = prepare(student.network(), student.example(2), grid, observer, self.qat is not None, precision)
@@ -233,64 +232,40 @@ class Quantize(Stage):
             facts["equalized"] = equalize(prepared)
         if self.smooth:
             facts["smoothed"] = smooth(prepared, batches)
+        round_alone(prepared, precision.grouped)
         with context.progress.task("calibrate"):
             calibrate(prepared, batches)
         return prepared
 
-    def _correct(self, prepared: GraphModule, batches: list[Any], facts: dict[str, Any]) -> GraphModule:
+    def _finish(
+        self,
+        prepared: GraphModule,
+        student: Student,
+        batches: list[torch.Tensor],
+        context: Context,
+        facts: dict[str, Any],
+    ) -> None:
+        """All that follows calibration, in place: biases corrected, rounding learned, training."""
+        import torch
+
+        from edgekd.quant.adapter import weights
+        from edgekd.quant.bias import correct_biases
+        from edgekd.quant.qat import train
+        from edgekd.quant.reconstruct import reconstruct
+
         if self.correct_bias:
-            import torch
-
-            from edgekd.quant.bias import correct_biases
-
             facts["corrected"] = correct_biases(prepared, torch.cat(batches))
-        return prepared
+        facts["calibrated"] = _validation(prepared, context)
+        if (options := self.reconstructed) is not None and weights(prepared):
+            checkpoint, inputs = context.work / "reconstruction.checkpoint", torch.cat(batches)
+            facts["reconstruction"] = reconstruct(prepared, inputs, options, context.seed, context.progress, checkpoint)
+            facts["reconstructed"] = _validation(prepared, context)
+        if self.qat is not None:
+            facts["qat"] = train(prepared, student, self.qat, self.objective()[1], context)
 
     def _precision(self) -> Precision:
         stored = self.reconstructed is not None or (self.qat is not None and self.qat.step_size == "learned")
         return Precision(self.weights, self.activations, self.first_last, stored=stored)
-
-    def _reconstruct(
-        self, prepared: Any, batches: list[Any], options: Reconstruction, context: Context
-    ) -> list[dict[str, Any]]:
-        import torch
-
-        from edgekd.quant.reconstruct import reconstruct
-
-        checkpoint = context.work / "reconstruction.checkpoint"
-        return reconstruct(prepared, torch.cat(batches), options, context.seed, context.progress, checkpoint)
-
-    def _train(self, prepared: Any, student: Student, qat: Qat, context: Context) -> dict[str, Any]:
-        from edgekd.quant.pt2e import freeze_batch_norm, learn_steps, restore, settle_steps
-        from edgekd.training.objective import Objective
-        from edgekd.training.train import train
-
-        first_frozen = round(qat.epochs * (1 - qat.freeze))
-
-        def on_epoch(epoch: int) -> None:
-            if epoch >= first_frozen:
-                freeze_batch_norm(prepared)
-
-        if qat.teacher != "teacher":
-            from edgekd.quant.guidance import with_student
-
-            context = with_student(context, student, alone=qat.teacher == "student")
-        if qat.step_size == "learned":
-            learn_steps(prepared)
-        exact = context.world().exact()  # the grids' steps are finer than what bfloat16 tells apart
-        context = replace(context, world=lambda: exact)
-        objective = Objective(self.objective()[1], context.teacher)
-        history = train(
-            prepared,
-            objective,
-            context,
-            qat,
-            label="quantize",
-            on_epoch=on_epoch,
-            load=lambda _, tensors: restore(prepared, tensors),
-        )
-        settle_steps(prepared)
-        return history
 
 
 def _validation(module: Any, context: Context) -> float:

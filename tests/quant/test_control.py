@@ -13,9 +13,13 @@ from tiny import accuracy, tiny_context, tiny_data, tiny_saved, tiny_student
 from torch import nn
 
 from edgekd import registry
-from edgekd.errors import UserError
+from edgekd.errors import EdgekdError, UserError
 from edgekd.quant.control import fewest
-from edgekd.quant.precision import FLOAT
+from edgekd.quant.grid import AFFINE
+from edgekd.quant.layerwise import leave_in_float
+from edgekd.quant.precision import FLOAT, Precision
+from edgekd.quant.pt2e import calibrate, prepare
+from edgekd.quant.sensitivity import float_weights, put_back, units, weight_of
 from edgekd.student import Student
 from edgekd.training.train import logits_of
 
@@ -114,10 +118,80 @@ def test_there_is_a_plan_whatever_breaks(tmp_path: Path) -> None:
     [
         {"max_drop": -0.1},
         {"max_drop": 0.1, "sensitivity": 0},
-        {"max_drop": 0.1, "reconstruction": "block"},
-        {"max_drop": 0.1, "qat": {"losses": [{"use": "cross_entropy"}]}},
+        {"max_drop": 0.1, "bits": {"budget": {"size": "1 kB"}}},
     ],
 )
 def test_wrong_fields(fields: dict[str, object]) -> None:
     with pytest.raises(UserError, match="max_drop|quantize"):
         registry.build("stages", "quantize", fields)
+
+
+@pytest.mark.parametrize("use", ["adaround", "block"])
+def test_with_reconstruction_the_layer_is_found_and_the_rest_is_reconstructed_around_it(
+    tmp_path: Path, use: str
+) -> None:
+    student, facts = controlled(tmp_path, max_drop=0.02, reconstruction={"use": use, "iterations": 20})
+    control, inputs, targets = facts["control"], *tiny_data().validation
+    assert isinstance(control, dict)
+    assert control["before"] < control["expected"] - 0.1, "rounding alone must not help, or this tests nothing"
+    assert control["after"] >= control["expected"] - 0.02
+    assert control["reverted"] == ["block.conv2"]
+    learned = {layer for part in facts["reconstruction"] for layer in part["layers"]}  # type: ignore[attr-defined]
+    assert learned == {"stem.0", "block.conv1", "down.0", "head"}
+    assert facts["reconstructed"] == control["after"]
+    assert student.quantized is not None and student.quantized["precision"]["layers"] == {"block.conv2": FLOAT}
+    score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
+    assert score == pytest.approx(control["after"], abs=0.021)
+
+
+def test_with_training_the_layer_is_found_and_the_rest_is_trained_around_it(tmp_path: Path) -> None:
+    qat = {"epochs": 1, "lr": 1e-6, "losses": [{"use": "cross_entropy"}]}
+    student, facts = controlled(tmp_path, max_drop=0.02, qat=qat)
+    control, (inputs, targets) = facts["control"], tiny_data().validation
+    assert isinstance(control, dict)
+    assert control["before"] < control["expected"] - 0.1, "training so little must not help, or this tests nothing"
+    assert control["after"] >= control["expected"] - 0.02
+    assert "block.conv2" in control["reverted"]
+    assert facts["qat"]["epochs"][-1]["validation"] == pytest.approx(control["after"])  # type: ignore[index]
+    score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
+    assert score == pytest.approx(control["after"], abs=0.031)
+
+
+def test_a_guess_that_was_too_good_is_followed_by_the_next_most_sensitive(tmp_path: Path) -> None:
+    """Guessed, a alone is enough; made anew, it takes c as well: one more is tried, then two more."""
+    rows = [{"layer": name, "loss": loss} for name, loss in (("a", 4.0), ("d", 1.0), ("b", 3.0), ("c", 2.0))]
+    asked: list[frozenset[str]] = []
+
+    def anew(layers: frozenset[str]) -> float:
+        asked.append(layers)
+        return 0.9 if {"a", "c"} <= layers else 0.5
+
+    kept, facts = leave_in_float(
+        {"layers": rows}, 0.5, 0.9, 0.01, anew, lambda layers: 0.9 if "a" in layers else 0.4, tiny_context(tmp_path)
+    )
+    assert asked == [{"a"}, {"a", "b"}, {"a", "b", "c", "d"}]
+    assert kept == {"a", "b", "c", "d"}
+    assert (facts["before"], facts["after"]) == (0.5, 0.9)
+    with pytest.raises(EdgekdError, match="with every layer in float the metric is 0.5"):
+        leave_in_float({"layers": rows}, 0.5, 0.9, 0.0, lambda _: 0.5, lambda _: 0.9, tiny_context(tmp_path))
+
+
+def test_layers_put_back_compute_in_float_for_a_while(tmp_path: Path) -> None:
+    """All of them put back, a graph whose weights were rounded is the float network; afterwards it is what it was."""
+    network, inputs = tiny_student(trained=True).eval(), tiny_data().validation[0]
+    graph = prepare(network, inputs[:2], AFFINE, "minmax", qat=False, precision=Precision(2, 4, stored=True))
+    calibrate(graph, [inputs])
+    graph.eval()
+    floats = float_weights(graph)
+    with torch.no_grad():
+        for unit in units(graph):
+            weight = weight_of(graph, unit)
+            weight.copy_(unit.weights[0](weight))
+        before = graph(inputs)
+        with put_back(graph, list(floats), floats):
+            assert torch.allclose(graph(inputs), network(inputs), atol=1e-4)
+        with put_back(graph, ["block.conv2"], floats):
+            one = graph(inputs)
+        assert torch.equal(graph(inputs), before)
+        reference = network(inputs)
+        assert (one - reference).square().mean() != (before - reference).square().mean()

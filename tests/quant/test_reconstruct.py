@@ -16,10 +16,10 @@ from edgekd.progress import Progress
 from edgekd.quant import pt2e
 from edgekd.quant.adapter import weights
 from edgekd.quant.grid import AFFINE
+from edgekd.quant.methods import Reconstruction
 from edgekd.quant.precision import Precision
 from edgekd.quant.reconstruct import reconstruct
 from edgekd.quant.step import PerChannelStep
-from edgekd.stages.quantize import Reconstruction
 
 X = inputs(48, 7)
 

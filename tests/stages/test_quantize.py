@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import accuracy, tiny_context, tiny_data, tiny_saved, tiny_student
+from torch import nn
 
 from edgekd import registry
 from edgekd.errors import UserError
@@ -14,7 +15,7 @@ from edgekd.quant.grid import AFFINE
 from edgekd.quant.precision import Precision
 from edgekd.quant.pt2e import calibrate, convert, prepare
 from edgekd.stage import uses
-from edgekd.student import Student
+from edgekd.student import Student, write_tensors
 from edgekd.teachers.module import Module
 from edgekd.training.objective import Objective
 from edgekd.training.train import logits_of
@@ -157,3 +158,32 @@ def test_equalized_and_corrected_it_is_rebuilt_from_the_folder(tmp_path: Path) -
     score = accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy())
     assert facts["samples"] == 64
     assert score > 0.8
+
+
+class Sound(nn.Module):
+    """images [n, 1, 12, 12] as 12 rows of 12: convolved along one axis, through a linear layer or not."""
+
+    def __init__(self, linear: bool) -> None:
+        super().__init__()
+        self.rows = nn.Conv1d(12, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4) if linear else nn.Conv1d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.rows(x.flatten(1, 2)))
+        return self.head(x.mean(2)) if isinstance(self.head, nn.Linear) else self.head(x).mean(2)
+
+
+def test_a_layer_without_integer_kernels_stays_in_float_and_is_named(tmp_path: Path) -> None:
+    before = tiny_saved(tmp_path / "before")
+    write_tensors(before.path / "weights.safetensors", Sound(linear=True).state_dict())
+    (tmp_path / "out").mkdir()
+    stage = registry.build("stages", "quantize", {})
+    student = Student(before.path, lambda **_: Sound(linear=True))
+    facts = stage.run(student, tiny_context(tmp_path), tmp_path / "out")
+    assert facts["without_kernels"] == {"rows": "conv1d"}
+    assert [row["layer"] for row in facts["sensitivity"]["layers"]] == ["head"]
+    write_tensors(before.path / "weights.safetensors", Sound(linear=False).state_dict())
+    student = Student(before.path, lambda **_: Sound(linear=False))
+    with pytest.raises(UserError, match=r"no layer .* can be quantized: rows \(conv1d\), head \(conv1d\)") as error:
+        stage.run(student, tiny_context(tmp_path), tmp_path / "out")
+    assert "leave the stage out" in error.value.hint
