@@ -17,9 +17,11 @@ NAMED = {"losses": "losses", "criterion": "criteria", "observer": "observers"}
 def _choices(field: dict[str, Any], names: list[str]) -> None:
     """Say which names a field takes; a list of tables has them in `use`, and may be one of several forms."""
     if "anyOf" in field:
-        for one in field["anyOf"]:
-            if one.get("type") == "array":
-                _choices(one, names)
+        lists = [one for one in field["anyOf"] if one.get("type") == "array"]
+        for one in lists:
+            _choices(one, names)
+        if not lists:  # a name, or a table that has it in `use`
+            field["examples"] = names
     elif field.get("type") == "array":
         ends = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": 2}
         weight = {"oneOf": [{"type": "number", "exclusiveMinimum": 0}, ends]}

@@ -209,12 +209,14 @@ def _form(name: str, seen: Mapping[str, _Seen], mixing: Iterable[str]) -> Litera
 
 
 def _groups(network: nn.Module, inputs: torch.Tensor) -> tuple[Group, ...]:
-    """Coupled channels that can be narrowed; none where the network cannot be followed: its blocks are then replaced only."""
+    """Coupled channels that can be narrowed, heads apart, which `attention.py` leaves out; none where the network cannot be followed:
+    its blocks are then replaced only.
+    """
     try:
         found: Groups = find_groups(network, inputs)
     except UserError:
         return ()
-    return found.prunable
+    return tuple(group for group in found.prunable if not group.sizes)
 
 
 def _within(groups: Iterable[Group], path: str) -> tuple[Group, ...]:

@@ -3,7 +3,8 @@
 The file's name is what a recipe calls it: `criterion = "taylor"` is `edgekd/criteria/taylor.py`. Each file exports one frozen
 dataclass. Its contract:
 
-    needs             "weights", "task_gradient" or "teacher_gradient": what must be there when it is called; or "masks"
+    needs             "weights", "task_gradient" or "teacher_gradient": what must be there when it is called; or "masks",
+                      or "training"
     __call__(group)   scores [channels] of an `edgekd.pruning.groups.Group`, larger = keep; the group is not changed
     density           a field that it may have: the share of channels to be kept, which the prune stage fills in
 
@@ -15,4 +16,7 @@ score; that group is left whole, and the message is reported as the reason.
 
 A criterion that needs "masks" weighs all channels together: in place of `__call__` it has `learn(network, groups, batches)`,
 which takes a step for each batch and gives {group: scores}. Its fields `steps` and `batch` say how many it gets, how large.
+
+One that needs "training" changes the weights as well: in place of `__call__` it has `train(network, groups, branches, …)`, told by
+`edgekd.pruning.scoring.Trainer`, which says what is kept and which residual branches go. Its field `epochs` says how long.
 """

@@ -46,17 +46,17 @@ def space_of(groups: Sequence[Group], multiple: int) -> Space:
         if a != b
     }
     order = sorted(found, key=lambda pair: (names.index(pair[0]), names.index(pair[1])))
-    return Space({group.name: allowed(group.channels, multiple) for group in groups}, tuple(order))
+    return Space({group.name: allowed(group.channels, group.step(multiple)) for group in groups}, tuple(order))
 
 
 def narrowed(student: Student, groups: Sequence[Group], widths: Mapping[str, int]) -> nn.Module:
     """The student with the first `widths` channels of each group, its weights as the factory draws them: time does not ask."""
-    from edgekd.pruning.edits import replay
-    from edgekd.pruning.groups import kept_sides
+    from edgekd.pruning.edits import closed, replay
+    from edgekd.pruning.groups import cut
 
     network = student.unloaded().eval()
-    kept = kept_sides(groups, {group: list(range(width)) for group, width in widths.items()})
-    replay(network, {"edit": "prune", "kept": kept})
+    narrow = cut(groups, {group: list(range(width)) for group, width in widths.items()})
+    replay(network, {"edit": "prune", "opened": closed(network), **narrow})
     return network
 
 

@@ -175,9 +175,12 @@ def _bench(plan: Plan, before: str, target: Target, groups: list[Group], work: P
 def _groups(plan: Plan, before: str) -> tuple[list[Group], Space]:
     """The student's prunable groups, and the widths that they may have. Raises UserError where there are none."""
     from edgekd.pipeline.bench import space_of
+    from edgekd.pruning.edits import closed, replay
     from edgekd.pruning.groups import find, nothing
 
-    found = find(plan.student(before).network(), plan.roots.data().train[0][:2])
+    network = plan.student(before).network()
+    replay(network, {"edit": "prune", "kept": {}, "opened": closed(network)})
+    found = find(network, plan.roots.data().train[0][:2])
     if not found.prunable:
         raise nothing(found.whole)
     return list(found.prunable), space_of(found.prunable, plan.channel_multiple)
@@ -205,9 +208,9 @@ def structure(plan: Plan, before: str) -> str:
     section, student = plan.values.student, plan.student(before)
     if student.quantized is not None:
         raise EdgekdError("a quantized student cannot be narrowed", hint="prune before quantize")
-    kept = [edit.get("kept", edit.get("blocks")) for edit in student.edits]
+    cuts = [[edit.get(part) for part in ("kept", "opened", "sizes", "removed", "blocks")] for edit in student.edits]
     source, arguments = plan.recipe.factory(section).digest(), student.arguments
-    return digest.of_json([section.factory, source, arguments, kept, student.signature["inputs"], plan.grids[0]])
+    return digest.of_json([section.factory, source, arguments, cuts, student.signature["inputs"], plan.grids[0]])
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

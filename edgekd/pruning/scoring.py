@@ -1,18 +1,22 @@
-"""Scores of a network's groups by a criterion, over calibration batches where it needs a gradient."""
+"""Scores of a network's groups by a criterion, over calibration samples where it needs a gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from edgekd.errors import EdgekdError, UserError
+from edgekd.pruning.branches import Branch
 from edgekd.pruning.groups import Group
+from edgekd.stage import Context
+from edgekd.training.added import Added
+from edgekd.training.train import derive
 
-NEEDS = ("weights", "task_gradient", "teacher_gradient", "masks")
+NEEDS = ("weights", "task_gradient", "teacher_gradient", "masks", "training")
 ALIKE = 1e-6
 """Nats; below it, what is left of a divergence in float32 is rounding."""
 
@@ -39,6 +43,24 @@ class Learner(Protocol):
     def learn(
         self, network: nn.Module, groups: Sequence[Group], batches: Iterable[Batch]
     ) -> dict[str, torch.Tensor]: ...
+
+
+class Trainer(Protocol):
+    """The contract of one that needs "training"."""
+
+    needs: ClassVar[str]
+    epochs: int
+
+    def train(
+        self,
+        network: nn.Module,
+        groups: Sequence[Group],
+        branches: Sequence[Branch],
+        inputs: torch.Tensor,
+        multiple: int,
+        seed: int,
+        fit: Callable[[Added], dict[str, Any]],
+    ) -> tuple[dict[str, list[int]], list[Branch], dict[str, Any]]: ...
 
 
 def scores(
@@ -96,3 +118,39 @@ def _finite(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             message = f'the criterion gives a NaN or infinite score in the group "{name}"'
             raise EdgekdError(message, hint="look at its weights and at the calibration samples")
     return found
+
+
+def samples_of(criterion: Criterion | Learner, name: str, count: int, context: Context) -> Iterable[Batch]:
+    """`count` samples of the training split one by one, the same for the same seed; the teacher is asked only if it is needed.
+
+    A criterion that learns masks gets a batch of them, drawn anew, for each of its steps. `name` is what progress calls it.
+    """
+    inputs, targets = context.data().train
+    generator = torch.Generator().manual_seed(derive(context.seed, "prune samples"))
+    order = torch.randperm(len(inputs), generator=generator)
+    if criterion.needs == "task_gradient" and not targets.is_floating_point():
+        order = order[targets[order] >= 0]  # those that have a label
+    chosen = order[:count]
+    if not isinstance(criterion, Criterion):
+        learner = criterion
+
+        def drawn() -> Iterator[Batch]:
+            with context.progress.task(f"prune: {name}", learner.steps) as task:
+                for _ in range(learner.steps):
+                    rows = chosen[torch.randint(len(chosen), (learner.batch,), generator=generator)]
+                    yield inputs[rows], targets[rows], None
+                    task.advance()
+
+        return drawn()
+    logits = None
+    if criterion.needs == "teacher_gradient":
+        logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])
+
+    def one_by_one() -> Iterator[Batch]:
+        with context.progress.task(f"prune: {name}", len(chosen)) as task:
+            for row, sample in enumerate(chosen.tolist()):
+                teacher = None if logits is None else logits[row : row + 1]
+                yield inputs[sample : sample + 1], targets[sample : sample + 1], teacher
+                task.advance()
+
+    return one_by_one()

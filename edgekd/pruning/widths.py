@@ -10,12 +10,14 @@ import torch
 Scope = Literal["global", "per_group"]
 
 
-def choose(scores: Mapping[str, torch.Tensor], ratio: float, scope: Scope, multiple: int) -> dict[str, list[int]]:
+def choose(
+    scores: Mapping[str, torch.Tensor], ratio: float, scope: Scope, multiple: int | Mapping[str, int]
+) -> dict[str, list[int]]:
     """{group: channels to keep, ascending} for {group: scores [channels], larger = keep}.
 
     "per_group" removes the share `ratio` of each group, "global" the share `ratio` of all channels together, lowest scores
-    first, wherever they lie. What is left of a group is then rounded by `rounded`, so the share removed is near `ratio`,
-    not equal to it. Of equal scores the earlier channel stays.
+    first, wherever they lie. What is left of a group is then rounded by `rounded` to a multiple of `multiple`, of each group's
+    own where it is a mapping, so the share removed is near `ratio`, not equal to it. Of equal scores the earlier channel stays.
 
     >>> scores = {"a": torch.tensor([1.0, 4.0, 3.0, 2.0]), "b": torch.tensor([9.0, 8.0, 7.0, 0.5])}
     >>> choose(scores, 0.5, "per_group", multiple=1)
@@ -31,7 +33,8 @@ def choose(scores: Mapping[str, torch.Tensor], ratio: float, scope: Scope, multi
         owner = torch.arange(len(scores)).repeat_interleave(torch.tensor([len(v) for v in scores.values()]))
         counts = torch.bincount(owner[stays], minlength=len(scores)).tolist()
         left = dict(zip(scores, map(float, counts), strict=True))
-    return best(scores, {name: rounded(left[name], len(values), multiple) for name, values in scores.items()})
+    multiples = multiple if isinstance(multiple, Mapping) else dict.fromkeys(scores, multiple)
+    return best(scores, {name: rounded(left[name], len(values), multiples[name]) for name, values in scores.items()})
 
 
 def best(scores: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> dict[str, list[int]]:

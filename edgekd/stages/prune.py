@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekd.pruning.groups import Group, Groups
     from edgekd.pruning.scoring import Batch, Criterion, Learner
     from edgekd.student import Student
+    from edgekd.training.added import Added
 
 __all__ = ["Prune"]
 
@@ -37,6 +38,11 @@ class Prune(Training, Stage):
     `samples` of the training split give the gradients that a criterion needs. Then the student is trained as in distill, for
     `epochs`; 0 leaves it as pruned.
 
+    Of a transformer the groups are the heads of each attention, the channels of each feed-forward layer, and those of the residual
+    stream, through embeddings and layer norms. `layers` takes so many residual branches out whole besides, attention or feed-forward,
+    those that the criterion misses least. A criterion with fields is a table: `{ use = "cofi", epochs = 20 }`, which learns masks of
+    all of these together with the weights (edgekd/criteria/cofi.py); `ratio` is then the share of those weights to remove.
+
     `scope` "global" compares channels of all groups and takes from the wide, idle ones; "per_group" takes the same share
     everywhere. Global is the default because it loses less: on a student distilled on Fashion-MNIST, cut by `teacher_gap`
     to the same 43% of its multiply-accumulates, 69% against 34% validation accuracy before recovery, 88.9% against 87.8%
@@ -45,11 +51,12 @@ class Prune(Training, Stage):
 
     reads: ClassVar[frozenset[str]] = frozenset({"teacher", "data", "target"})
 
-    criterion: str = "teacher_gap"
+    criterion: str | dict[str, Any] = "teacher_gap"
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     budget: PruneBudget | None = None
     allocation: Allocation = "latency"
     scope: Literal["global", "per_group"] = "global"
+    layers: Annotated[int, Field(ge=0)] = 0
     samples: Annotated[int, Field(ge=1)] = 512
     losses: tuple[dict[str, Any], ...] = (
         {"use": "cross_entropy", "weight": 0.5},
@@ -65,6 +72,19 @@ class Prune(Training, Stage):
             raise UserError("prune: allocation: it is of a budget", hint='budget = { latency = "0.5x" }, or scope')
         if not self.objective()[1]:
             raise UserError("prune: losses: there is none", hint='as in losses = [{ use = "kl", temperature = 4.0 }]')
+        if self.layers and self.budget is not None:
+            raise UserError("prune: layers: a latency budget chooses widths only", hint="`ratio` in place of `budget`")
+        if not self._asked[0]:
+            raise UserError(
+                "prune: criterion: the table has no `use`", hint='criterion = { use = "cofi", epochs = 20 }'
+            )
+
+    @property
+    def _asked(self) -> tuple[str, dict[str, Any]]:
+        """The criterion's name, and the fields that the recipe sets of it."""
+        if isinstance(self.criterion, str):
+            return self.criterion, {}
+        return str(self.criterion.get("use", "")), {k: v for k, v in self.criterion.items() if k != "use"}
 
     @property
     def priced(self) -> bool:
@@ -79,50 +99,96 @@ class Prune(Training, Stage):
 
     def names(self) -> list[tuple[str, str, str]]:
         losses = [("losses", "losses", use.use) for use in self.objective()[1]]
-        return [("criterion", "criteria", self.criterion), *losses]
+        return [("criterion", "criteria", self._asked[0]), *losses]
 
     def check(self) -> None:
         """Build criterion and losses. Raises UserError for an unknown field, a value out of range, or too small a batch."""
         from edgekd.training.terms import check
 
-        self._criterion()
+        if self._criterion().needs == "training":
+            wrong = [
+                (self.ratio is None, "budget", "it is trained to a size: give `ratio`"),
+                (bool(self.layers), "layers", "it finds itself which layers go"),
+                (self.optimizer != "adamw", "optimizer", 'it needs "adamw"'),
+                (any(use.of == "average" for use in self.objective()[1]), "losses", "an average has no gates"),
+            ]
+            for is_wrong, key, why in wrong:
+                if is_wrong:
+                    raise UserError(f'prune: {key}: not with criterion "{self._asked[0]}": {why}')
         check(self.objective()[1], self.batch)
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
-        """Returns widths by group, what was left whole and why, size and validation metric at each step, and the history.
+        """Returns widths by group, what was left whole and why, the branches taken out, size and validation metric at each step,
+        and the history.
 
         Raises UserError for a student of which nothing can be pruned.
         """
         from edgekd.pipeline.judge import size
-        from edgekd.pruning.edits import replay
-        from edgekd.pruning.groups import find, kept_sides
+        from edgekd.pruning.edits import closed, replay
+        from edgekd.pruning.groups import cut, find
         from edgekd.student import save_next
 
         network = student.network()
+        opened = closed(network)
+        replay(network, {"edit": "prune", "kept": {}, "opened": opened})
         groups = find(network, context.data().train[0][:2])
-        criterion = self._criterion()
-        samples = self._samples(criterion, context)
-        plan: dict[str, Any] = context.world().agreed(
-            lambda: self._planned(student, network, groups, criterion, samples, context)
-        )
+        before = {**size(network, student.example()), "validation": _validation(network, context)}
+        plan = self._plan(student, network, groups, context)
         keep, facts = plan["keep"], dict(plan["facts"])
+        narrow = cut(groups.prunable, keep, plan["removed"])
         widths = {g.name: {"before": g.channels, "after": len(keep[g.name])} for g in groups.prunable if g.name in keep}
-        before, after = (sum(width[when] for width in widths.values()) for when in ("before", "after"))
+        whole, left = (sum(width[when] for width in widths.values()) for when in ("before", "after"))
         edit = {
             "edit": "prune",
-            "kept": kept_sides(groups.prunable, keep),
-            "criterion": self.criterion,
-            "ratio": self.ratio or 1 - after / before,
+            **({"opened": opened} if opened else {}),
+            **narrow,
+            "criterion": self._asked[0],
+            "ratio": self.ratio or 1 - left / whole,
         }
-        facts |= {"groups": widths, "whole": plan["whole"]}
-        facts["before"] = {**size(network, student.example()), "validation": _validation(network, context)}
-        replay(network, edit)
+        facts |= {"groups": widths, "whole": plan["whole"], "before": before}
+        facts |= {"removed": sorted(plan["removed"])} if plan["removed"] else {}
+        replay(network, {"edit": "prune", **narrow})
         facts["pruned"] = {**size(network, student.example()), "validation": _validation(network, context)}
         if self.epochs:
-            facts["recovery"] = self._recover(network, student, context)
+            facts["recovery"] = self._train(network, student, context, self, "prune: recovery")
             facts["recovered"] = {"validation": _validation(network, context)}
         save_next(out, student, network.state_dict(), edit)
         return facts
+
+    def _plan(self, student: Student, network: nn.Module, groups: Groups, context: Context) -> dict[str, Any]:
+        """{"keep": {group: channels}, "removed": parts of branches, "whole": what was left whole and why, "facts"}, all of JSON:
+        one process finds it. A criterion that trains leaves `network` trained.
+        """
+        criterion = self._criterion()
+        if criterion.needs != "training":
+            from edgekd.pruning.scoring import samples_of
+
+            samples = samples_of(criterion, self._asked[0], self.samples, context)
+            found: dict[str, Any] = context.world().agreed(
+                lambda: self._planned(student, network, groups, criterion, samples, context)
+            )
+            return found
+        from edgekd.pruning.branches import branches
+        from edgekd.training.train import derive
+
+        if context.world().size > 1:
+            message = f'prune: criterion "{self._asked[0]}" trains in one process, not in {context.world().size}'
+            raise UserError(message, hint="devices = 1 in [train], or another criterion")
+        inputs = context.data().train[0][:2]
+        keep, gone, facts = criterion.train(
+            network,
+            groups.prunable,
+            branches(network, groups.prunable, inputs),
+            inputs,
+            context.channel_multiple,
+            derive(context.seed, "prune gates"),
+            lambda added: self._train(
+                network, student, context, replace(self, epochs=criterion.epochs), "prune: gates", added
+            ),
+        )
+        removed = {part: outputs for branch in gone for part, outputs in branch.removed.items()}
+        keep = {name: channels for name, channels in keep.items() if name not in {branch.name for branch in gone}}
+        return {"keep": keep, "removed": removed, "whole": dict(groups.whole), "facts": facts}
 
     def _planned(
         self,
@@ -133,17 +199,22 @@ class Prune(Training, Stage):
         samples: Iterable[Batch],
         context: Context,
     ) -> dict[str, Any]:
-        """{"keep": {group: channels}, "whole": what was left whole and why, "facts"}, all of JSON: one process finds it."""
+        """What `_plan` gives, of a criterion that leaves the weights as they are."""
+        from edgekd.pruning.branches import branches, least
         from edgekd.pruning.groups import nothing
         from edgekd.pruning.scoring import scores
 
-        found, unscored = scores(network, groups.prunable, criterion, samples)
+        able = branches(network, groups.prunable, context.data().train[0][:2]) if self.layers else ()
+        found, unscored = scores(network, [*groups.prunable, *(branch.unit for branch in able)], criterion, samples)
         whole = {**groups.whole, **unscored}
+        gone = least(able, found, self.layers)
+        found = {g.name: found[g.name] for g in groups.prunable if g.name in found and g.name not in gone}
         if not found:
             raise nothing(whole)
+        removed = {part: outputs for branch in able if branch.name in gone for part, outputs in branch.removed.items()}
         facts: dict[str, Any] = {}
         keep = self._keep(student, groups.prunable, found, context, whole, facts)
-        return {"keep": keep, "whole": whole, "facts": facts}
+        return {"keep": keep, "removed": removed, "whole": whole, "facts": facts}
 
     def _keep(
         self,
@@ -156,97 +227,72 @@ class Prune(Training, Stage):
     ) -> dict[str, list[int]]:
         """{group: channels to keep}; adds to `whole` and `facts` what a budget left whole and what was measured."""
         from edgekd.pipeline.judge import size
-        from edgekd.pruning.edits import replay
-        from edgekd.pruning.groups import kept_sides
+        from edgekd.pruning.edits import closed, replay
+        from edgekd.pruning.groups import cut
         from edgekd.pruning.widths import best, choose
 
         if self.budget is None:
             assert self.ratio is not None
-            keep = choose(scores, self.ratio, self.scope, context.channel_multiple)
-            if all(len(keep[name]) == len(values) for name, values in scores.items()):
+            steps = {group.name: group.step(context.channel_multiple) for group in groups}
+            keep = choose(scores, self.ratio, self.scope, steps)
+            if not self.layers and all(len(keep[name]) == len(values) for name, values in scores.items()):
                 message = f"prune: with ratio {self.ratio}, every group rounds back to all of its channels"
                 raise UserError(message, hint=f"a higher ratio; the channel multiple is {context.channel_multiple}")
             return keep
         from edgekd.pruning.budget import planned
 
-        def cut(widths: Mapping[str, int]) -> nn.Module:
+        def narrowed(widths: Mapping[str, int]) -> nn.Module:
             network = student.network()
-            replay(network, {"edit": "prune", "kept": kept_sides(groups, best(scores, widths))})
+            replay(network, {"edit": "prune", "opened": closed(network), **cut(groups, best(scores, widths))})
             return network
 
         widths, idle, found = planned(
             context.pricing(),
             self.budget,
             scores,
-            lambda widths: _validation(cut(widths), context),
+            lambda widths: _validation(narrowed(widths), context),
             context.progress,
             self.allocation,
-            lambda widths: size(cut(widths), student.example())["macs"],
+            lambda widths: size(narrowed(widths), student.example())["macs"],
         )
         facts.update(found)
         whole.update(idle)
         return best({name: values for name, values in scores.items() if name not in idle}, widths)
 
-    def _criterion(self) -> Criterion | Learner:
+    def _criterion(self) -> Any:
+        """A `Criterion`, `Learner` or `Trainer`, as its `needs` says."""
         from edgekd import registry
         from edgekd.errors import nearest
         from edgekd.pruning.scoring import NEEDS
 
-        known = registry.fields_of("criteria", self.criterion)
-        given = {"density": 1 - self.ratio} if self.ratio is not None and "density" in known else {}
-        made: Criterion | Learner = registry.build("criteria", self.criterion, given)
+        name, given = self._asked
+        known = registry.fields_of("criteria", name)
+        filled = {"density": 1 - self.ratio} if self.ratio is not None and "density" in known else {}
+        if "density" in given:
+            raise UserError(f'criteria "{name}": density: it is what `ratio` leaves', hint="ratio = 0.5")
+        made = registry.build("criteria", name, {**given, **filled})
         if getattr(made, "needs", None) not in NEEDS:
-            message = f"{registry.file_of('criteria', self.criterion)}: `needs` is {getattr(made, 'needs', None)!r}"
+            message = f"{registry.file_of('criteria', name)}: `needs` is {getattr(made, 'needs', None)!r}"
             raise UserError(message, hint=nearest("", NEEDS))
         return made
 
-    def _samples(self, criterion: Criterion | Learner, context: Context) -> Iterable[Batch]:
-        """The calibration samples one by one, the same for the same seed; the teacher is asked only if it is needed.
-
-        A criterion that learns masks gets a batch of them, drawn anew, for each of its steps.
-        """
-        import torch
-
-        from edgekd.pruning.scoring import Criterion
-        from edgekd.training.train import derive
-
-        inputs, targets = context.data().train
-        generator = torch.Generator().manual_seed(derive(context.seed, "prune samples"))
-        order = torch.randperm(len(inputs), generator=generator)
-        if criterion.needs == "task_gradient" and not targets.is_floating_point():
-            order = order[targets[order] >= 0]  # those that have a label
-        chosen = order[: self.samples]
-        if not isinstance(criterion, Criterion):
-            learner = criterion
-
-            def drawn() -> Iterator[Batch]:
-                with context.progress.task(f"prune: {self.criterion}", learner.steps) as task:
-                    for _ in range(learner.steps):
-                        rows = chosen[torch.randint(len(chosen), (learner.batch,), generator=generator)]
-                        yield inputs[rows], targets[rows], None
-                        task.advance()
-
-            return drawn()
-        logits = None
-        if criterion.needs == "teacher_gradient":
-            logits = context.teacher_logits(f"prune {len(chosen)} seed {context.seed}", lambda: inputs[chosen])
-
-        def one_by_one() -> Iterator[Batch]:
-            with context.progress.task(f"prune: {self.criterion}", len(chosen)) as task:
-                for row, sample in enumerate(chosen.tolist()):
-                    teacher = None if logits is None else logits[row : row + 1]
-                    yield inputs[sample : sample + 1], targets[sample : sample + 1], teacher
-                    task.advance()
-
-        return one_by_one()
-
-    def _recover(self, network: nn.Module, student: Student, context: Context) -> dict[str, Any]:
+    def _train(
+        self,
+        network: nn.Module,
+        student: Student,
+        context: Context,
+        training: Training,
+        label: str,
+        added: Added | None = None,
+    ) -> dict[str, Any]:
         from edgekd.training.objective import Objective
         from edgekd.training.train import train
 
         arguments = student.arguments
-        objective = Objective(self.objective()[1], context.teacher, lambda seed: context.factory(seed, **arguments))
-        return train(network, objective, context, self, label="prune: recovery")
+        objective = Objective(
+            self.objective()[1], context.teacher, lambda seed: context.factory(seed, **arguments), added
+        )
+        return train(network, objective, context, training, label=label, latest=added is not None)
 
 
 def _validation(network: nn.Module, context: Context) -> float:

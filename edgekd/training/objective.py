@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from edgekd.errors import EdgekdError, UserError
+from edgekd.errors import UserError
 from edgekd.stage import Use
+from edgekd.training.added import Added
 from edgekd.training.balance import Balance
 from edgekd.training.companions import Companions
 from edgekd.training.compared import MODULES, TARGETS, Batch, Masked, listed
 from edgekd.training.features import capture
 from edgekd.training.modules import chosen
 from edgekd.training.partway import untouched, upto
-from edgekd.training.terms import build, named, peers_arguments
+from edgekd.training.terms import build, named, no_gradient, peers_arguments
 from edgekd.training.world import World
 
 if TYPE_CHECKING:
@@ -36,11 +37,16 @@ class Objective:
     """Made once for a stage, called for each batch. `learned` holds what its losses learn or remember, which ends with it.
 
     `losses`: what `stage.uses` reads from a recipe. `teacher` is called only where a loss wants what is not given; `peer`
-    makes a new student from a seed and other arguments, where a loss learns from one. Raises UserError as `build` does.
+    makes a new student from a seed and other arguments, where a loss learns from one; `added` is called for terms of its own.
+    Raises UserError as `build` does.
     """
 
     def __init__(
-        self, losses: Sequence[Use], teacher: Callable[[], Teacher], peer: Callable[..., nn.Module] | None = None
+        self,
+        losses: Sequence[Use],
+        teacher: Callable[[], Teacher],
+        peer: Callable[..., nn.Module] | None = None,
+        added: Added | None = None,
     ) -> None:
         self.terms = build(losses)
         self.of = {name: (use.of, use.decay) for name, use in named(losses).items() if use.of != "teacher"}
@@ -50,6 +56,9 @@ class Objective:
         self.balanced: Balance | None = None
         if self.of:
             self.learned["companions"] = self.companions
+        self.added = added
+        if added is not None:
+            self.learned["added"] = added
         self.least = max(getattr(loss, "least", 1) for _, loss in self.terms.values())
         self.pairs: dict[str, tuple[str, str]] = {}
         self._teacher, self._peer = teacher, peer
@@ -95,8 +104,8 @@ class Objective:
             terms = self(model, inputs, targets if targets.is_floating_point() else targets.clamp(min=0))
             trained = [p for p in model.parameters() if p.requires_grad]
             for name, value in terms.items():
-                if name != PEER and (not trained or not _reached(value, trained)):
-                    raise _no_gradient(name)
+                if name in self.terms and (not trained or not _reached(value, trained)):
+                    raise no_gradient(name)
         self.learned.train()
 
     def __call__(
@@ -157,6 +166,8 @@ class Objective:
         if "peer" in answers:
             turned = replace(batch, logits=answers["peer"], answers={"peer": logits.detach()})
             found[PEER] = torch.stack(list(self._terms(model, turned, progress, world, learns=False).values())).sum()
+        if self.added is not None:
+            found |= self.added(inputs, progress)
         return found
 
     def _terms(
@@ -185,7 +196,7 @@ class Objective:
                 some = batch.of(labelled)
             values[name] = self._value(name, loss, model, some, progress, world, of)
             if torch.is_grad_enabled() and not values[name].requires_grad:
-                raise _no_gradient(name)
+                raise no_gradient(name)
         if self.balanced is not None and learns and self.balanced.training:
             self.balanced.look(values, model.parameters(), world)
         factors = {} if self.balanced is None else self.balanced.factors()
@@ -284,8 +295,3 @@ def _finite(outputs: dict[str, torch.Tensor | None]) -> None:
 def _reached(value: torch.Tensor, parameters: list[nn.Parameter]) -> bool:
     gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
     return any(gradient is not None for gradient in gradients)
-
-
-def _no_gradient(name: str) -> EdgekdError:
-    message = f'the loss "{name}" has no gradient: nothing that it reads of the student can be trained'
-    return UserError(message, hint="name a later module, or train the one that it reads")

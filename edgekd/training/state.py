@@ -29,6 +29,8 @@ class TrainingState:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, torch.Tensor] = field(default_factory=dict)
+    latest: bool = False
+    """Whether the last epoch counts as the best, whatever validation says."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -44,7 +46,8 @@ class TrainingState:
     def finish(self, facts: dict[str, Any]) -> None:
         """Close an epoch. Of two that are equally good, the first is the best."""
         self.epochs.append(facts)
-        if not self.best or facts["validation"] > self.epochs[self.best_epoch]["validation"]:
+        known = self.best and not self.latest
+        if not known or facts["validation"] > self.epochs[self.best_epoch]["validation"]:
             self.best_epoch = len(self.epochs) - 1
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
@@ -54,6 +57,7 @@ class TrainingState:
         terms = {name: [weight, repr(loss)] for name, (weight, loss) in self.objective.terms.items()}
         of = {"of": self.objective.of} if self.objective.of else {}
         of |= {"peer": self.objective.arguments} if self.objective.arguments else {}
+        of |= {"added": self.objective.added.settings} if self.objective.added is not None else {}
         facts = {"label": label, "training": own, "terms": terms, "seed": seed, **of, **ways}
         return hashlib.sha256(checkpoint.encode(self.model.state_dict(), facts)).hexdigest()
 
@@ -89,12 +93,20 @@ class TrainingState:
 def optimizer_of(
     model: nn.Module, objective: Objective, training: Training, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer of what the model and its losses learn; biases and normalisation do not decay."""
-    trained = [p for module in (model, objective.learned) for p in module.parameters() if p.requires_grad]
-    groups = [
+    """The optimizer of what the model and its losses learn; biases and normalisation do not decay.
+
+    A group's "times" is what the learning rate of a step is multiplied by for it, 1 where it has none.
+    """
+    apart, highest = objective.added.faster if objective.added is not None else ([], 0.0)
+    others = {id(p) for p in apart}
+    every = [p for module in (model, objective.learned) for p in module.parameters() if p.requires_grad]
+    trained = [p for p in every if id(p) not in others]
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": training.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    if apart:
+        groups.append({"params": apart, "weight_decay": 0.0, "times": highest / training.lr})
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True, fused=fused or None)
     return torch.optim.AdamW(groups, lr=training.lr, fused=fused or None)

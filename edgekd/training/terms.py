@@ -86,3 +86,9 @@ def check(losses: Sequence[Use], batch: int, *, traced: bool = False) -> None:
         if use.of != "teacher" and traced:
             message = f'the loss "{name}" learns from the student\'s {use.of}, which a quantized program has not'
             raise UserError(message, hint='teacher = "student" in qat learns from the float student')
+
+
+def no_gradient(name: str) -> UserError:
+    """The error for a loss that nothing of the student is trained by."""
+    message = f'the loss "{name}" has no gradient: nothing that it reads of the student can be trained'
+    return UserError(message, hint="name a later module, or train the one that it reads")

@@ -49,8 +49,10 @@ def train(
     set_mode: Callable[[nn.Module, bool], Any] = lambda model, training: model.train(training),
     load: Load = lambda model, tensors: model.load_state_dict(tensors),
     before: nn.Module | None = None,
+    latest: bool = False,
 ) -> dict[str, Any]:
-    """Train `model` in place, and leave it in eval mode with the weights of its best epoch on the validation split.
+    """Train `model` in place, and leave it in eval mode with the weights of its best epoch on the validation split, or, `latest`,
+    of the last one.
 
     `label` names the work to the user, and its checkpoint in `context.work`. `on_epoch(epoch)` is called before each epoch;
     a run that goes on calls it first with the epoch where it goes on, so compare with ≥. `set_mode(model, training)` and
@@ -81,7 +83,8 @@ def train(
             theirs = "logits" if teacher == "logits" else f'"{teacher}"'
             what = f'compares "{student}" with the teacher\'s {theirs}' if teacher else f'reads "{student}"'
             context.progress.say(f"  {label}: {name} {what}")
-        run = TrainingState(model, objective, optimizer_of(model, objective, training, context.fused), layout, load)
+        optimizer = optimizer_of(model, objective, training, context.fused)
+        run = TrainingState(model, objective, optimizer, layout, load, latest=latest)
         least = _least(run, training, context, label)
         origin = _origin(run, label, training, context)
         if training.select == "difference":
@@ -216,7 +219,7 @@ def _epoch(
         done = epoch * len(order) + step
         lr = rate(done, steps, warmup, training.lr)
         for group in run.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("times", 1.0)
         run.optimizer.zero_grad()
         values: dict[str, float] = {}
         for number, part in enumerate(parts(batch, context.accumulate, max(least, 2))):
