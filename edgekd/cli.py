@@ -105,9 +105,7 @@ def compile(
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(
-            metavar="ADDRESS", help="measure, and search, on the machines of this Ray cluster that have the devices"
-        ),
+        typer.Option(metavar="ADDRESS", help="measure and search on the machines of this Ray cluster"),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="make every step again")] = False,
     as_json: Json = False,

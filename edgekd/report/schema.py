@@ -137,9 +137,7 @@ class Candidate(Part):
         None, description="seconds from opening it to its first output"
     )
     peak_memory: Annotated[PositiveInt | None, VARIES] = Field(None, description="bytes, of the process that ran it")
-    energy: Annotated[NonNegativeFloat | None, VARIES] = Field(
-        None, description="joules of a call; null where they cannot be read: `race` says of what, or why not"
-    )
+    energy: Annotated[NonNegativeFloat | None, VARIES] = Field(None, description="joules of a call; null: see `race`")
     verdict: Annotated[Verdict, VARIES] = Field("kept", description="what was decided, see below")
     reason: Annotated[str, VARIES] = Field("", description="why")
 
