@@ -200,7 +200,7 @@ def test_an_encoder_loses_what_its_budget_asks_for(tmp_path: Path) -> None:
 
 def test_every_stage_goes_on_from_it(tmp_path: Path, done: tuple[Student, dict[str, Any]], parent: Student) -> None:
     """Distilled, pruned, quantized: each is remade from the edits of all before it."""
-    student, data = done[0], tiny_data()
+    student = before = done[0]
     for name, fields in (
         ("distill", {"losses": [{"use": "kl"}], "epochs": 1}),
         ("prune", {"ratio": 0.25, "criterion": "magnitude", "epochs": 0}),
@@ -209,8 +209,8 @@ def test_every_stage_goes_on_from_it(tmp_path: Path, done: tuple[Student, dict[s
         out = tmp_path / name
         out.mkdir()
         registry.build("stages", name, fields).run(student, tiny_context(tmp_path), out)
-        student = Student(out, parent.factory)
+        before, student = student, Student(out, parent.factory)
     assert [edit["edit"] for edit in student.edits][-2:] == ["prune", "quantize"]
     assert len(student.edits) == len(done[0].edits) + 2
-    inputs, targets = data.validation
-    assert accuracy(logits_of(student.module(), inputs).numpy(), targets.numpy()) > 0.4
+    inputs = tiny_data().validation[0]
+    assert accuracy(logits_of(student.module(), inputs).numpy(), before.network()(inputs).argmax(1).numpy()) > 0.9
