@@ -79,13 +79,13 @@ def _layouts(module: nn.Module) -> Iterator[tuple[Projection, Projection, Projec
     if len(linear) == 2:
         joined, out = linear
         if joined[0].shape[0] == 3 * out[0].shape[1]:
-            for order in itertools.permutations(_thirds(joined)):
-                yield *order, out
+            for query, key, value in itertools.permutations(_thirds(joined)):
+                yield query, key, value, out
     if len(linear) == 4:
         *three, out = linear
         if {weight.shape[0] for weight, _ in three} == {out[0].shape[1]}:
-            for order in itertools.permutations(three):
-                yield *order, out
+            for query, key, value in itertools.permutations(three):
+                yield query, key, value, out
 
 
 def _thirds(joined: Projection) -> tuple[Projection, Projection, Projection]:

@@ -124,9 +124,10 @@ class _School:
         if self.outputs is None:
             self.outputs = logits_of(self.parent, self.validation)
         if self.calls is None or self.calls[0] != block.host:
-            self.calls = block.host, *(record(self.parent, block.host, x) for x in (self.inputs, self.validation))
+            calls, seen = (record(self.parent, block.host, x) for x in (self.inputs, self.validation))
+            self.calls = block.host, calls, seen
         network = copy.deepcopy(self.parent)
-        facts = distilled(network, block, one, self.calls[1], self.calls[2], self.steps, self.context.seed, task)
+        facts = distilled(network, block, one, *self.calls[1:], self.steps, self.context.seed, task)
         write_tensors(out / WEIGHTS, of_site(network.state_dict(), block))
         sizes = size(network, self.student.example())
         kl = divergence(self.outputs, network, self.validation)

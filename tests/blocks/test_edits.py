@@ -6,14 +6,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
-from blocks.networks import encoder
-from tiny import CLASSES, tiny_data, tiny_saved
+from blocks.networks import WIDTH, encoder
+from tiny import CLASSES, tiny_data, tiny_saved, tiny_student
 from torch import nn
 
 from edgekd.blocks import edits
 from edgekd.errors import UserError
+from edgekd.quant.onnx_export import export_onnx, exported
+from edgekd.quant.torch_graph import read_graph, write_graph
 from edgekd.student import Student, replay, save_next
 
 CONV = {"use": "conv", "inputs": 8, "outputs": 8, "kernel": 3, "stride": [1, 1], "relu": True}
@@ -120,3 +123,31 @@ def test_torchs_own_layer_computes_with_another_attention() -> None:
         expected = layer.norm2((y := layer.norm1(x)) + layer.linear2(layer.linear1(y).relu()))
         assert torch.allclose(network(x), expected, atol=1e-6)
     assert encoder()(torch.zeros(2, 1, 12, 12)).shape == (2, 4)
+
+
+NONE = {"use": "nothing", "outputs": WIDTH}
+ALL_OF_TOKENS = edit(
+    layers__0__attention={"use": "attention", "width": WIDTH, "heads": 2, "head_width": 4, "call": "tensor"},
+    layers__0__mlp={"use": "linear", "inputs": WIDTH, "outputs": WIDTH},
+    layers__1__attention={**NONE, "call": "pair"},
+    layers__1__first={"use": "same"},
+    layers__1__second=NONE,
+)
+ALL_OF_IMAGES = edit(
+    stem={**SEPARABLE, "inputs": 1, "outputs": 8, "stride": [1, 1], "relu": True}, block=CONV, down=SEPARABLE
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "made"), [(encoder, ALL_OF_TOKENS), (tiny_student, ALL_OF_IMAGES)], ids=["tokens", "images"]
+)
+def test_every_kind_runs_on_onnx_runtime_as_in_torch(tmp_path: Path, make: Any, made: dict[str, Any]) -> None:
+    network, inputs = make().eval(), tiny_data().test[0][:1]
+    replay(network, [made])
+    network.eval()
+    export_onnx(network, inputs, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input": inputs.numpy()})
+    assert torch.allclose(torch.from_numpy(found), network(inputs), atol=1e-5)
+    write_graph(exported(network, inputs), tmp_path)
+    assert torch.allclose(read_graph(tmp_path)(inputs)[0], network(inputs), atol=1e-5)

@@ -191,10 +191,26 @@ def test_an_encoder_loses_what_its_budget_asks_for(tmp_path: Path) -> None:
     about = tiny_saved(tmp_path / "about").signature
     save(tmp_path / "in", encoder().state_dict(), [], about, {"factory": "networks:encoder"})
     student = Student(tmp_path / "in", encoder)
-    made, facts = puzzled(tmp_path / "out", student, Device(tmp_path, student), "0.6x", epochs=1)
+    made, facts = puzzled(tmp_path / "out", student, Device(tmp_path, student), "0.6x", epochs=1, samples=64)
     told = facts["puzzle"]
     assert [block["form"] for block in told["blocks"]] == ["attention", "feed-forward", "attention", "pair"]
     assert told["measured"] == pytest.approx(seconds(student, made.edits)) and told["measured"] <= 0.6 * told["whole"]
     assert made.network()(tiny_data().validation[0][:3]).shape == (3, 4)
-    again, _ = puzzled(tmp_path / "twice", made, Device(tmp_path / "2", made), "0.9x", epochs=1)
-    assert len(again.edits) > len(made.edits) and again.network()(tiny_data().validation[0][:3]).shape == (3, 4)
+
+
+def test_every_stage_goes_on_from_it(tmp_path: Path, done: tuple[Student, dict[str, Any]], parent: Student) -> None:
+    """Distilled, pruned, quantized: each is remade from the edits of all before it."""
+    student = before = done[0]
+    for name, fields in (
+        ("distill", {"losses": [{"use": "kl"}], "epochs": 1}),
+        ("prune", {"ratio": 0.25, "criterion": "magnitude", "epochs": 0}),
+        ("quantize", {"observer": "minmax"}),
+    ):
+        out = tmp_path / name
+        out.mkdir()
+        registry.build("stages", name, fields).run(student, tiny_context(tmp_path), out)
+        before, student = student, Student(out, parent.factory)
+    assert [edit["edit"] for edit in student.edits][-2:] == ["prune", "quantize"]
+    assert len(student.edits) == len(done[0].edits) + 2
+    inputs = tiny_data().validation[0]
+    assert accuracy(logits_of(student.module(), inputs).numpy(), before.network()(inputs).argmax(1).numpy()) > 0.9
