@@ -73,8 +73,7 @@ def train(
         set_mode(model, False)
         layout = fastest_layout(model, inputs[:2])
         few = slice(max(2, objective.least))
-        if training.balance:
-            objective.balance()
+        objective.balance(training.balance)
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
         divide(model, objective.losses, "average" in objective.companions.networks)
         for name, (student, teacher) in objective.pairs.items():
@@ -259,8 +258,8 @@ def _split(
     fresh = varied and training.views == 0
     number = epoch if fresh else epoch % max(training.views, 1)
     seed = derive(context.seed, "fresh" if fresh else "view", number)
-    before_mixing, share = (view(data, seed), data.train[1]), training.mix_share
-    inputs, targets = mixed(training.mix, *before_mixing, share, derive(seed, "mix"), context.teacher)
+    plain, chance = view(data, seed), derive(seed, "mix")
+    inputs, targets = mixed(training.mix, plain, data.train[1], training.mix_share, chance, context.teacher)
     known: dict[str, torch.Tensor] = {}
     name = f"train view {number} seed {context.seed}" if varied else "train"
     name += f" {training.mix} {training.mix_share}" if mix else ""
@@ -273,13 +272,14 @@ def _split(
         if "teacher" not in known:
             message = f'{label}: select = "{training.select}" asks for the teacher\'s answer to each sample beforehand'
             raise UserError(message, hint="a loss on the teacher's logits, and views of 1 or more")
-        ours, theirs = (
-            partial(logits_of, lambda x, by=by: by(x.contiguous(memory_format=run.layout)), inputs)
-            for by in (run.model, before)
-        )
+        ours, theirs = (partial(_answers, network, inputs, run.layout) for network in (run.model, before))
         chance = derive(context.seed, "select", epoch)
         used = selected(training.select, training.select_share, known["teacher"], ours, chance, targets, theirs)
     return _Split(inputs, targets, known, used)
+
+
+def _answers(network: nn.Module, inputs: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    return logits_of(lambda x: network(x.contiguous(memory_format=layout)), inputs)
 
 
 def _finite(losses: Mapping[str, float], gradient: float, where: str) -> None:
