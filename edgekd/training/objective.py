@@ -64,9 +64,10 @@ class Objective:
         self._teacher, self._peer = teacher, peer
         self._count = 0
 
-    def balance(self) -> None:
-        """From now on the losses' weights are shares of the gradient: edgekd/training/balance.py."""
-        self.learned["balance"] = self.balanced = Balance(list(self.terms)).eval()
+    def balance(self, wanted: bool = True) -> None:
+        """From now on the losses' weights are shares of the gradient, if that is wanted: edgekd/training/balance.py."""
+        if wanted:
+            self.learned["balance"] = self.balanced = Balance(list(self.terms)).eval()
 
     def wants(self, kind: str) -> bool:
         """Whether some loss wants the teacher's "logits" or "features", or each "members" of several."""

@@ -55,7 +55,7 @@ class TrainingState:
         """What this run began from: a checkpoint that began from anything else is of another run."""
         own = {f.name: getattr(training, f.name) for f in fields(Training)}
         terms = {name: [weight, repr(loss)] for name, (weight, loss) in self.objective.terms.items()}
-        of = {"of": self.objective.of} if self.objective.of else {}
+        of: dict[str, Any] = {"of": self.objective.of} if self.objective.of else {}
         of |= {"peer": self.objective.arguments} if self.objective.arguments else {}
         of |= {"added": self.objective.added.settings} if self.objective.added is not None else {}
         facts = {"label": label, "training": own, "terms": terms, "seed": seed, **of, **ways}

@@ -75,8 +75,7 @@ def train(
         set_mode(model, False)
         layout = fastest_layout(model, inputs[:2])
         few = slice(max(2, objective.least))
-        if training.balance:
-            objective.balance()
+        objective.balance(training.balance)
         objective.prepare(model, inputs[few], targets[few], derive(context.seed, "projectors"), len(inputs))
         divide(model, objective.losses, "average" in objective.companions.networks)
         for name, (student, teacher) in objective.pairs.items():
@@ -267,8 +266,8 @@ def _split(
     fresh = varied and training.views == 0
     number = epoch if fresh else epoch % max(training.views, 1)
     seed = derive(context.seed, "fresh" if fresh else "view", number)
-    before_mixing, share = (view(data, seed), data.train[1]), training.mix_share
-    inputs, targets = mixed(training.mix, *before_mixing, share, derive(seed, "mix"), context.teacher)
+    plain, chance = view(data, seed), derive(seed, "mix")
+    inputs, targets = mixed(training.mix, plain, data.train[1], training.mix_share, chance, context.teacher)
     known: dict[str, torch.Tensor] = {}
     name = f"train view {number} seed {context.seed}" if varied else "train"
     name += f" {training.mix} {training.mix_share}" if mix else ""
