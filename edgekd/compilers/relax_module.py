@@ -29,7 +29,7 @@ __all__ = ["built", "fused", "imported", "kernels", "laid_out", "prepared", "ref
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Whose operators the importer knows; it looks at an operator's name alone, so that another's would be taken for these."""
 NOT_SUPPORTED = re.compile(r"not supported for frontend ONNX: (.*)")
-CHANNELS_LAST = {"relax.nn.conv2d": ["NHWC", "OHWI"]}
+CHANNELS_LAST = {"relax.nn.conv2d": ["NHWC", "OHWI"], "relax.nn.conv2d_transpose": ["NCHW", "IOHW"]}
 
 
 def prepared(model: onnx.ModelProto, signature: Signature, precision: str) -> onnx.ModelProto:
@@ -134,7 +134,23 @@ def fused(module: Any, target: Any, channels_last: bool = False) -> Any:
         transform.FuseTIR(),
         transform.AttachAttrLayoutFreeBuffers(),
     ]
-    return _passed(module, target, tvm.transform.Sequential(passes))
+    found = _passed(module, target, tvm.transform.Sequential(passes))
+    return fused(module, target) if channels_last and _left(found) else found
+
+
+def _left(module: Any) -> bool:
+    """Whether an operator on images is no kernel: TVM has it in ONNX's layout only."""
+    from tvm.ir import Op
+    from tvm.relax import Call, analysis
+
+    names: list[str] = []
+
+    def see(node: Any) -> None:
+        if isinstance(node, Call) and isinstance(node.op, Op):
+            names.append(str(node.op.name))
+
+    analysis.post_order_visit(module["main"], see)
+    return any(name.startswith(("relax.nn.", "relax.image.")) for name in names)
 
 
 def _passed(module: Any, target: Any, passes: Any) -> Any:

@@ -451,11 +451,11 @@ def test_a_search_measures_kernels_and_goes_on_from_what_it_measured(tmp_path: P
 
 
 @needs_tvm
-def test_a_search_in_which_nothing_could_be_built_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "false")  # the compiler that links
+def test_a_search_in_which_nothing_could_be_built_says_why(tmp_path: Path) -> None:
     program = program_of(tmp_path / "p", [helper.make_node("Exp", ["x"], ["y"])], [64])
-    folders = (tmp_path / "work", tmp_path / "out")
-    for folder in folders:
-        folder.mkdir()
+    folders = {"work": str(tmp_path / "work"), "out": str(tmp_path / "out")}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    request = {"backend": "tvm", "program": str(program), "target": {}, "threads": 1, "trials": 1, **folders}
     with pytest.raises(EdgekdError, match=r"none of 1 trials could be measured: .*false cannot link the engine"):
-        BACKEND.tune(program, {}, 1, 1, *folders, lambda _: None)
+        worker.call("tune", request, env={**worker.thread_env(1), "CXX": "false"})
