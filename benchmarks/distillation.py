@@ -101,7 +101,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--jobs", type=int, default=2, help="trainings at once")
     options.add_argument("--epochs", type=int, default=2, help="of the short trainings, two passes each")
-    options.add_argument("--full-epochs", type=int, default=3, help="of the final ones, two passes each")
+    options.add_argument("--full-epochs", type=int, default=2, help="of the final ones, two passes each")
     options.add_argument("--members", type=int, default=2, help="teachers trained on, beside the example's")
     options.add_argument("--only", nargs="+", choices=sorted(LOSSES), default=[], help="screen these")
     options.add_argument("--smoke", action="store_true", help="few samples, one epoch; printed only")
