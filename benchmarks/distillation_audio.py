@@ -25,7 +25,7 @@ TONES, SPEECH, JUDGES = 3000, 1500, 500
 SURE = 0.5
 VOICES = ("slt", "rms", "kal16", "awb")
 """The last one judges."""
-STAGE = {"epochs": 8, "batch": 64, "lr": 2e-3, "warmup_epochs": 0.5}
+STAGE = {"epochs": 6, "batch": 64, "lr": 2e-3, "warmup_epochs": 0.5}
 KL = {"use": "kl", "temperature": 1.0}
 ARMS: dict[str, tuple[list[Found], bool]] = {
     "labels": ([CE], False),

@@ -87,7 +87,7 @@ def committee(setting: Setting) -> Found:
         part = file.with_suffix(".part")
         save_file(whole, part)
         part.replace(file)
-    return {"factory": "distillation_nets:committee", "members": setting.members + 1, "weights": str(file)}
+    return {"factory": "distillation_nets:committee", "of": setting.members + 1, "weights": str(file)}
 
 
 def final(setting: Setting) -> Found:

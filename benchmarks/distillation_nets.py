@@ -67,8 +67,8 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.blocks(tokens)).mean(1))
 
 
-def committee(members: int = 3) -> nn.Module:
-    return Committee(members)
+def committee(of: int = 3) -> nn.Module:
+    return Committee(of)
 
 
 def transformer(width: int = 64, depth: int = 4, heads: int = 4) -> nn.Module:

@@ -38,10 +38,10 @@ class Setting:
     jobs: int = 2
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     epochs: int = 2
-    full_epochs: int = 3
+    full_epochs: int = 2
     best: int = 5
     tuned: int = 8
-    budget: int = 40
+    budget: int = 30
     members: int = 2
     only: tuple[str, ...] = ()
     smoke: bool = False

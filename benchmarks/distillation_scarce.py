@@ -52,7 +52,7 @@ def few_labels(setting: Setting) -> Found:
                 name,
                 student(setting),
                 setting.data(labelled=share, alone=name == "labels alone"),
-                {**stage, "epochs": 3 * setting.epochs, "warmup_epochs": 0.2},
+                {**stage, "epochs": 2 * setting.epochs, "warmup_epochs": 0.2},
                 seed,
             )
             for seed in setting.few_seeds
@@ -116,7 +116,7 @@ def few_labels_page(found: Found, setting: Found) -> list[str]:
         "## Few labels",
         "",
         (
-            f"10,000 images, {6 * setting['epochs']} passes, the teacher of examples/fashion; test accuracy, and over the labels alone "
+            f"10,000 images, {4 * setting['epochs']} passes, the teacher of examples/fashion; test accuracy, and over the labels alone "
             "(95% interval)."
         ),
         "",
