@@ -114,7 +114,7 @@ class BitPlan(Part):
     least: PositiveInt = Field(description="bytes at the narrowest choices")
     most: PositiveInt = Field(description="bytes at the widest choices")
     loss: NonNegativeFloat = Field(description="predicted: the sum of what each layer loses alone")
-    latency: BitTime | None = Field(None, description="null without a latency")
+    latency: Annotated[BitTime | None, VARIES] = Field(None, description="null without a latency")
 
 
 class Island(Part):
