@@ -191,18 +191,15 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration",
             metavar="WHAT",
+            help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration",
         ),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="one of them: its formula, source and fields")] = None,
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
-    """List losses, criteria, backends, targets and so on.
-
-    Whatever a recipe may name: losses, criteria, observers, sources, teachers, backends, stages, targets, calibration.
-    """
+    """List losses, criteria, backends, targets and so on: whatever a recipe may name."""
     from edgekd import listing, registry
 
     for spec in plugin or []:

@@ -212,8 +212,7 @@ class Plan:
             use, made = section.use, [*code, HERE / "teachers.py"]
             key = self.key("teacher", [], {"seed": section.drawn(seed), "use": use}, ["teacher", "data"], made)
             self.add("teacher", Step("teacher", key, ("teacher", "data"), self._make_teacher))
-            black_box = not section.compiled
-            self.versions.append(Version("teacher", "teacher", "float32", use == "onnx", black_box))
+            self.versions.append(Version("teacher", "teacher", "float32", use == "onnx", not section.compiled))
             inputs = ("teacher",)
         key = self.key("student", inputs, {"seed": seed}, ["student", "data"], code)
         self.add("student", Step("student", key, ("student", "data", *inputs), self._make_student))
@@ -230,13 +229,9 @@ class Plan:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
         shown = self._calibration(name, calibration, before) if calibration is not None else ""
-        measured: list[str] = []
-        if stage.priced:
-            measured.append(self.add(tables.step_of(name), tables.step(self, name, before, stage.weighed)))
-        if stage.timed:
-            measured.append(
-                self.add(layer_times.step_of(name), layer_times.step(self, name, before, grid, stage.timed))
-            )
+        timed = [tables.step(self, name, before, stage.weighed)] if stage.priced else []
+        timed += [layer_times.step(self, name, before, grid, stage.timed)] if stage.timed else []
+        measured = [self.add(step.label, step) for step in timed]
         calibrated = shown or ("samples" if self.of_file else "")
         inputs = (before, *(["teacher"] if with_teacher else []), *([calibrated] if calibrated else []), *measured)
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}

@@ -150,7 +150,7 @@ class Prune(Training, Stage):
         replay(network, {"edit": "prune", **narrow})
         facts["pruned"] = {**size(network, student.example()), "validation": _validation(network, context)}
         if self.epochs:
-            facts["recovery"] = self._train(network, student, context, self, "prune: recovery")
+            facts["recovery"] = self._train(network, student, context, self)
             facts["recovered"] = {"validation": _validation(network, context)}
         save_next(out, student, network.state_dict(), edit)
         return facts
@@ -277,13 +277,7 @@ class Prune(Training, Stage):
         return made
 
     def _train(
-        self,
-        network: nn.Module,
-        student: Student,
-        context: Context,
-        training: Training,
-        label: str,
-        added: Added | None = None,
+        self, network: nn.Module, student: Student, context: Context, training: Training, added: Added | None = None
     ) -> dict[str, Any]:
         from edgekd.training.objective import Objective
         from edgekd.training.train import train
@@ -292,6 +286,7 @@ class Prune(Training, Stage):
         objective = Objective(
             self.objective()[1], context.teacher, lambda seed: context.factory(seed, **arguments), added
         )
+        label = "prune: recovery" if added is None else "prune: gates"
         return train(network, objective, context, training, label=label, latest=added is not None)
 
 

@@ -110,3 +110,12 @@ def optimizer_of(
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True, fused=fused or None)
     return torch.optim.AdamW(groups, lr=training.lr, fused=fused or None)
+
+
+def parts(batch: torch.Tensor, count: int, least: int) -> tuple[torch.Tensor, ...]:
+    """The batch in `count` parts that are computed one after another, or in fewer where one would have less than `least`.
+
+    >>> [len(part) for part in parts(torch.arange(10), 4, 2)], [len(part) for part in parts(torch.arange(5), 4, 2)]
+    ([3, 3, 2, 2], [3, 2])
+    """
+    return batch.tensor_split(max(1, min(count, len(batch) // least)))

@@ -30,7 +30,7 @@ from edgekd.training.mixing import mixed
 from edgekd.training.objective import Objective
 from edgekd.training.schedule import Training, rate
 from edgekd.training.selection import Answers, selected
-from edgekd.training.state import Load, TrainingState, optimizer_of
+from edgekd.training.state import Load, TrainingState, optimizer_of, parts
 
 CHUNK = 512
 """Samples augmented together: part of what a view is."""
@@ -145,15 +145,6 @@ def batches(count: int, size: int, seed: int, least: int = 2) -> Iterator[torch.
     for batch in order.split(size):
         if len(batch) >= min(max(least, 2), size, count):
             yield batch
-
-
-def parts(batch: torch.Tensor, count: int, least: int) -> tuple[torch.Tensor, ...]:
-    """The batch in `count` parts that are computed one after another, or in fewer where one would have less than `least`.
-
-    >>> [len(part) for part in parts(torch.arange(10), 4, 2)], [len(part) for part in parts(torch.arange(5), 4, 2)]
-    ([3, 3, 2, 2], [3, 2])
-    """
-    return batch.tensor_split(max(1, min(count, len(batch) // least)))
 
 
 def fastest_layout(model: nn.Module, inputs: torch.Tensor) -> torch.memory_format:
