@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from project import made, rewritten
 
-from edgekd import api
+from edgekd import __version__, api
 from edgekd.errors import UserError
-from edgekd.pipeline import searches
+from edgekd.farm import Failure
+from edgekd.latency.table import Kind
+from edgekd.pipeline import searches, spread, variants
+from edgekd.pipeline.again import request_of
 from edgekd.pipeline.plan import Plan
 from edgekd.recipe import load
 from edgekd.report import markdown, tried
 from edgekd.report.figures import Search
+from edgekd.search.evolution import Candidate
+from edgekd.search.similarity import suits, teachers_view
 
 RECIPE = """\
 [student]
@@ -130,11 +136,35 @@ def test_a_wrong_recipe_is_said_before_any_work(recipe: Path, sets: list[str], m
 
 
 def test_one_that_cannot_be_exported_or_opened_costs_no_other(done: Plan, recipe: Path, tmp_path: Path) -> None:
-    from edgekd.pipeline import variants
-
     made = variants.variants(done, "student", "search", tmp_path)
     assert made.own == {"width": 8} and [kind.name for kind in made.kinds] == ["float32 on null"]
     found: Any = made.race([{"width": 8}, {"width": 0}], "two")
     rows, failed = found
     assert list(failed) == [1] and failed[1].startswith("float32 on null: ")
     assert [len(row) for row in rows] == [1, 0]
+
+
+def test_another_process_makes_the_plan_again_and_scores_and_races_the_same(done: Plan, tmp_path: Path) -> None:
+    """What a machine of a Ray cluster is sent to do (tests/test_farm.py sends it there), here in this process."""
+    scoring, racing = request_of(done, "student"), request_of(done, "student", "search")
+    inputs, targets = (part[:16] for part in done.roots.data().train)
+    seen = teachers_view(done.roots.teacher(done.entry("teacher").path), inputs)
+    one = spread._score(scoring, "search", "student", {"width": 4}, (seen, inputs, targets), __version__)
+    assert isinstance(one, Candidate)
+    make = partial(variants.variants(done, "student", "search", tmp_path).make, {"width": 4})
+    assert one.score == pytest.approx(suits(seen, make, inputs, targets), abs=1e-6)
+    assert one.parameters == sum(p.numel() for p in done.roots.student_with({"width": 4}).parameters())
+    rows, failed = spread._race(racing, "search", "student", [{"width": 8}], "own", __version__)
+    assert not failed and [list(row) for row in rows] == [[Kind("null", "float32")]]
+    told = {row["arguments"]["width"]: row for row in done.entry("search").facts["search"]["candidates"]}
+    assert rows[0][Kind("null", "float32")].seconds == pytest.approx(told[8]["seconds"], rel=1e-6)
+    other = spread._race(racing, "search", "student", [], "", "0.0")
+    assert isinstance(other, Failure) and "is there, 0.0 here" in other.message
+    stale = spread._race({**racing, "keys": {"search": "0"}}, "search", "student", [], "", __version__)
+    assert (
+        isinstance(stale, Failure) and stale.message == "search: what the recipe reads has changed since it was started"
+    )
+    lost = spread._race(
+        {**racing, "store": str(done.store.folder / "elsewhere")}, "search", "student", [], "", __version__
+    )
+    assert isinstance(lost, Failure) and lost.user and 'a machine of the cluster does not find "' in lost.message
