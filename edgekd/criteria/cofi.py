@@ -82,7 +82,7 @@ class Cofi:
             lambda branch: torch.tensor(float(branch not in gone)),
         )
         reached = float(left) / size.whole
-        facts = {"masks": history, "density": {**added.facts(), "reached": reached}}
+        facts: dict[str, Any] = {"masks": history, "density": {**added.facts(), "reached": reached}}
         if abs(reached - self.density) > TOLERANCE:
             facts["note"] = f"cofi: {reached:.0%} of the weights are left, {self.density:.0%} were asked for: {HINT}"
         return keep, gone, facts

@@ -28,8 +28,8 @@ def target(progress: float, density: float, rising: float) -> float:
 def pull(size: torch.Tensor, wanted: float, multipliers: torch.Tensor) -> torch.Tensor:
     """λ₁ (s − t) + λ₂ (s − t)², for multipliers [2]: Xia et al. 2022, arXiv 2204.00408, section 3.1, after Wang et al. 2020.
 
-    >>> float(pull(torch.tensor(0.7), 0.5, torch.tensor([1.0, 10.0])))  # 0.2 + 10 · 0.04
-    0.6000...
+    >>> round(float(pull(torch.tensor(0.7), 0.5, torch.tensor([1.0, 10.0]))), 4)  # 0.2 + 10 · 0.04
+    0.6
     """
     over = size - wanted
     return multipliers[0] * over + multipliers[1] * over.square()
