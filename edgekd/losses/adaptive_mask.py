@@ -13,6 +13,9 @@ from edgekd.training.features import aligned, regressor, wide
 
 __all__ = ["AdaptiveMask"]
 
+SMALL = 1e-6
+"""A mask whose sum is below this has closed: large features drive its sigmoid to zero, and it may not be divided by."""
+
 
 class _Masks(nn.Module):
     """Cross-attention of teacher on student, and what selects channels and positions of it."""
@@ -68,7 +71,7 @@ class AdaptiveMask:
         error = (ours - theirs).square()
         total = torch.zeros((), dtype=error.dtype)
         for masks, errors in zip(state(ours.detach(), theirs), (error.mean(1), error.mean(2)), strict=True):
-            masked = (masks * errors[:, None]).sum(2) / masks.sum(2)
+            masked = (masks * errors[:, None]).sum(2) / masks.sum(2).clamp(min=SMALL)
             total = total + masked.mean() + self.diversity * _alike(masks) / 2
         return total
 
@@ -77,6 +80,6 @@ def _alike(masks: torch.Tensor) -> torch.Tensor:
     """The mean Dice coefficient of two of the masks [batch, masks, parts]."""
     products = masks @ masks.transpose(1, 2)
     lengths = products.diagonal(dim1=1, dim2=2)
-    dice = 2 * products / (lengths[:, :, None] + lengths[:, None, :])
+    dice = 2 * products / (lengths[:, :, None] + lengths[:, None, :]).clamp(min=SMALL)
     count = masks.shape[1]
     return dice[:, *torch.triu_indices(count, count, 1)].mean()

@@ -76,3 +76,19 @@ def test_masks_learn_but_give_the_student_no_gradient() -> None:
 def test_features_of_different_kinds_are_refused() -> None:
     with pytest.raises(UserError, match=r'adaptive_mask: the student\'s "block" gives .* "layer" gives'):
         AdaptiveMask(student="block", teacher="layer").projector(torch.zeros(2, 3), torch.zeros(2, 3, 4, 4))
+
+
+def test_masks_that_large_features_close_give_no_nan() -> None:
+    """σ(−1e4) is 0 in float32: such a mask has nothing to divide by, and the others and the student still learn."""
+    torch.manual_seed(0)
+    student, teacher = torch.rand(2, 4, 3, 3, requires_grad=True), 1e4 + torch.rand(2, 4, 3, 3)
+    loss = AdaptiveMask()
+    state = loss.state(student, teacher, 2)
+    with torch.no_grad():
+        state.value.weight.fill_(1e4)
+        state.channels[:3], state.positions[:3] = -1.0, -1.0
+    value = loss(student, teacher, state=state)
+    value.backward()
+    gradients = [student.grad, *(p.grad for p in state.parameters())]
+    assert torch.isfinite(value) and all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
+    assert float(student.grad.abs().sum()) > 0
