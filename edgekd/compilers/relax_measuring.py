@@ -52,6 +52,8 @@ def _own_processes() -> Any:
     from tvm.support import popen_pool
 
     class Worker(popen_pool.PopenWorker):  # type: ignore[misc]  # without types
+        _proc: Any
+
         def _start(self) -> None:
             if self._proc is not None:
                 return
