@@ -1,4 +1,4 @@
-"""Put cheaper blocks in place of the student's own: trained one by one, scored one by one, chosen together by measured time."""
+"""Put cheaper blocks in place of the student's own: trained and scored one by one, chosen together by measured time."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from project import new_project
+from torch import nn
 
 from edgekd import api
 from edgekd.errors import UserError
@@ -69,7 +70,8 @@ def test_the_block_is_replaced_by_what_was_measured_to_be_faster(done: Plan) -> 
     assert row["timed"][ORT.name]["high"] < 1 and told["measured"] < told["whole"]
     (edit,) = done.student("puzzle").edits
     assert list(edit["blocks"]) == ["4"] and edit["blocks"]["4"]["use"] in ("separable", "conv")
-    assert done.student("puzzle").network()[4][0].in_channels == 48
+    replaced = next(m for m in done.student("puzzle").network()[4].modules() if isinstance(m, nn.Conv2d))
+    assert replaced.in_channels == 48
     assert done.reference.name == "student"
 
 
