@@ -22,6 +22,7 @@ from edgekd.commands.targets import targets_app
 from edgekd.errors import EdgekdError, UserError
 
 INTERRUPTED = 130
+KINDS = "losses, criteria, observers, sources, teachers, backends, stages, targets or calibration"
 EXAMPLES = """\b
 Examples:
   edgekd new mynet                          a commented recipe and Python file
@@ -188,13 +189,7 @@ def plan(
 
 @app.command("list")
 def list_(
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="WHAT",
-            help="losses, criteria, observers, sources, teachers, backends, stages, targets or calibration",
-        ),
-    ] = None,
+    what: Annotated[str | None, typer.Argument(metavar="WHAT", help=KINDS)] = None,
     name: Annotated[str | None, typer.Argument(help="one of them: its formula, source and fields")] = None,
     as_json: Json = False,
     plugin: Plugins = None,

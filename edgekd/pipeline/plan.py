@@ -228,12 +228,12 @@ class Plan:
     def _stage(self, name: str, use: str, stage: Stage, before: str, grid: str) -> None:
         with_teacher = "teacher" in stage.reads and "teacher" in self.steps
         calibration = find_calibration(stage.calibration, self.recipe.folder) if stage.calibration else None
-        shown = self._calibration(name, calibration, before) if calibration is not None else ""
+        shown = self._calibration(name, calibration, before) if calibration else ""
         timed = [tables.step(self, name, before, stage.weighed)] if stage.priced else []
         timed += [layer_times.step(self, name, before, grid, stage.timed)] if stage.timed else []
-        measured = [self.add(step.label, step) for step in timed]
         calibrated = shown or ("samples" if self.of_file else "")
-        inputs = (before, *(["teacher"] if with_teacher else []), *([calibrated] if calibrated else []), *measured)
+        asked = [name for name, is_read in (("teacher", with_teacher), (calibrated, calibrated)) if is_read]
+        inputs = (before, *asked, *(self.add(step.label, step) for step in timed))
         files = {f"{folder}/{n}": digest.of_source(registry.file_of(folder, n)) for _, folder, n in stage.names()}
         if calibration is not None:
             files["observer"] = digest.of_source(registry.file_of("observers", calibration.observer))

@@ -182,9 +182,7 @@ class Prune(Training, Stage):
             inputs,
             context.channel_multiple,
             derive(context.seed, "prune gates"),
-            lambda added: self._train(
-                network, student, context, replace(self, epochs=criterion.epochs), "prune: gates", added
-            ),
+            lambda added: self._train(network, student, context, replace(self, epochs=criterion.epochs), added),
         )
         removed = {part: outputs for branch in gone for part, outputs in branch.removed.items()}
         keep = {name: channels for name, channels in keep.items() if name not in {branch.name for branch in gone}}
