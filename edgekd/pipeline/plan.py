@@ -48,10 +48,7 @@ COMPRESS = ("prune", "puzzle")  # stages that make a float student smaller
 
 
 class Plan:
-    """Steps by name, in order; `entries` holds the results that are there, filled as the plan is run.
-
-    `ray`: the address of a cluster whose machines reach the devices and search; empty: this one does.
-    """
+    """Steps by name, in order; `entries` holds the results that are there. `ray`: the address of a cluster that works, if any."""
 
     def __init__(
         self, recipe: Loaded, store: Store, progress: Progress, compile_timeout: float = COMPILE_TIMEOUT, ray: str = ""

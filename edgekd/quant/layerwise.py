@@ -125,9 +125,9 @@ def _timed(
 
     best, tried = meet(layers, budget.bytes, times.quantized, allowed, measure)
     for one in tried:
-        whole = sum(layer.choices[i] == 8 for layer, i in zip(layers, one.chosen, strict=True))
+        count = sum(layer.choices[i] == 8 for layer, i in zip(layers, one.chosen, strict=True))
         there = f"predicted {format_seconds(one.predicted)}, measured {format_seconds(one.measured)}"
-        context.progress.say(f"  quantize: {whole} of {len(layers)} layers quantized: {there}")
+        context.progress.say(f"  quantize: {count} of {len(layers)} layers quantized: {there}")
     plan, facts = told(layers, best.chosen, budget)
     latency = {
         "budget": budget.latency,

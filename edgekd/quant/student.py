@@ -32,8 +32,8 @@ def prepared(student: Student, edit: Mapping[str, Any]) -> nn.Module:
 def program(student: Student, edit: Mapping[str, Any]) -> GraphModule:
     """The quantized program: integer weights, and quantize/dequantize pairs unless it is of weights alone."""
     if edit["edit"] == "quantize_weights":
-        graph = weight_only.traced(student.network(), student.example(2))
-        return weight_only.with_integers(graph, weight_only.layers(graph, edit["bits"], edit["group"]))
+        traced = weight_only.traced(student.network(), student.example(2))
+        return weight_only.with_integers(traced, weight_only.layers(traced, edit["bits"], edit["group"]))
     graph = prepared(student, edit)
     assert isinstance(graph, GraphModule)
     return weight_only.narrowed(convert(graph), Precision.from_json(edit["precision"]))
