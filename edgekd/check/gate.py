@@ -121,8 +121,7 @@ def check(asked: Asked, progress: Progress) -> Result:
     candidate = open_side(asked.candidate, asked.target)
     if asked.baseline.suffix == ".json":
         return _stored(asked, candidate)
-    target = asked.target or (candidate.target.get("name") if (asked.baseline / "bundles").is_dir() else None)
-    baseline = open_side(asked.baseline, target)
+    baseline = baseline_of(asked, candidate)
     notes = comparable(candidate, baseline, here=asked.device is None)
     started = time.perf_counter()
     scratch = Path(tempfile.mkdtemp(prefix="edgekd-check-"))
@@ -131,6 +130,12 @@ def check(asked: Asked, progress: Progress) -> Result:
             return _measured(asked, candidate, baseline, notes, scratch, progress, started, device)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def baseline_of(asked: Asked, candidate: Side) -> Side:
+    """The baseline's bundle; of several in a folder that for the candidate's target. Raises UserError."""
+    target = asked.target or (candidate.target.get("name") if (asked.baseline / "bundles").is_dir() else None)
+    return open_side(asked.baseline, target)
 
 
 @contextmanager

@@ -176,7 +176,8 @@ def parity(outputs: np.ndarray, golden: np.ndarray | None, within: Mapping[str, 
     note = f"largest difference {difference:.3g}, allowed {absolute:g}"
     if same < top1 or not math.isfinite(difference):
         return judge("parity", 1.0, 1e9, tolerance, f"the same class for {same:.0%} of the golden inputs; {note}")
-    return judge("parity", 1.0, difference / absolute, tolerance, note)
+    times = difference / absolute if absolute else 1e9 * (difference > 0)  # constant outputs: nothing is allowed
+    return judge("parity", 1.0, times, tolerance, note)
 
 
 def agreement(outputs: np.ndarray, others: np.ndarray, tolerance: float | None) -> Gate:

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekd.check.gate import Asked, Result, Verdict, check
+from edgekd.check.gate import Asked, Result, Verdict, baseline_of, check
 from edgekd.check.gates import read_share, read_tolerances
 from edgekd.check.pair import comparable, open_side
 from edgekd.check.session import MAX_SECONDS
@@ -117,7 +117,7 @@ def run(asked: Sequence[Asked], progress: Progress, each: Each | None = None) ->
     for one in asked:
         candidate = open_side(one.candidate, one.target)
         if one.baseline.suffix != ".json":
-            comparable(candidate, open_side(one.baseline, one.target), here=one.device is None)
+            comparable(candidate, baseline_of(one, candidate), here=one.device is None)
     shared = [replace(one, rule=replace(one.rule, alpha=ALPHA / len(asked))) for one in asked]
     results = corrected((each or in_turn)(shared, progress))
     verdicts = [result.verdict for result in results]

@@ -88,6 +88,8 @@ def test_parity_and_agreement() -> None:
     assert near.state == "pass" and near.candidate == pytest.approx(0.5, rel=1e-3)
     assert gates.parity(golden + np.float32([0.2, 0.0]), golden, within, None).state == "regressed"
     assert gates.parity(golden + np.float32([0.2, 0.0]), golden, within, 2.0).state == "pass"
+    assert gates.parity(golden, golden, {"absolute": 0.0}, None).candidate == 0.0
+    assert gates.parity(golden + np.float32(1e-6), golden, {"absolute": 0.0}, None).state == "regressed"
     flipped = gates.parity(golden[:, ::-1], golden, {"absolute": 100.0}, None)
     assert flipped.state == "regressed" and "same class for 0%" in flipped.note
     assert gates.parity(golden * np.nan, golden, within, None).state == "regressed"

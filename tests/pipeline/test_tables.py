@@ -158,5 +158,5 @@ def test_a_student_of_other_arguments_has_a_table_of_its_own(done: Plan, recipe:
         origin = {**done.student("student").origin, "instead": instead}
         (folder / "student.json").write_text(json.dumps(origin))
         plan.entries["student"] = replace(done.entry("student"), path=folder)
-        found[instead.get("width")] = tables._structure(plan, "student")
+        found[instead.get("width")] = tables.structure(plan, "student")
     assert found[None] == found[8] != found[12]
