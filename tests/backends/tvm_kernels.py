@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("tvm")
 from tvm import relax
 from tvm.script import tirx as T  # its name in every TVM script
 from tvm.target import Target

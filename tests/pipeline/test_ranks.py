@@ -31,7 +31,7 @@ def planned(recipe: Path, store: Path, *sets: str) -> Plan:
 
 
 def test_how_it_is_computed_is_in_the_key_and_who_computes_it_is_not(tmp_path: Path) -> None:
-    recipe = new_project(tmp_path / "keyed")
+    recipe = new_project(tmp_path / "ranked_keys")
     first, shared, parts, mixed = (
         {name: step.key for name, step in planned(recipe, tmp_path / "store", *sets).steps.items()}
         for sets in ([], ["train.devices=2"], ["train.accumulate=2"], ["train.precision=bf16-mixed"])
