@@ -14,6 +14,8 @@
 #include "tvm_api.hpp"
 #include "views.hpp"
 
+#include <dlfcn.h>
+
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -145,6 +147,10 @@ class Runtime {
         EDGEKD_TVM(TensorFromDLPack);
         EDGEKD_TVM(ErrorMoveFromRaised);
 #undef EDGEKD_TVM
+        // Kernels that raise look for this library's functions among what all libraries share; without it that ends the process.
+        Dl_info about{};
+        if (dladdr(reinterpret_cast<void*>(api_.ErrorMoveFromRaised), &about) != 0)
+            dlopen(about.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
         tvm::Version found{};
         api_.GetVersion(&found);
         version_ = std::to_string(found.major) + '.' + std::to_string(found.minor) + '.' + std::to_string(found.patch);
