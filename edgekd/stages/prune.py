@@ -147,6 +147,8 @@ class Prune(Training, Stage):
         }
         facts |= {"groups": widths, "whole": plan["whole"], "before": before}
         facts |= {"removed": sorted(plan["removed"])} if plan["removed"] else {}
+        if "note" in facts:
+            context.progress.say(f"  {facts['note']}")
         replay(network, {"edit": "prune", **narrow})
         facts["pruned"] = {**size(network, student.example()), "validation": _validation(network, context)}
         if self.epochs:
