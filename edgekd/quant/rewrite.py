@@ -137,7 +137,7 @@ def biases_to_int32(model: onnx.ModelProto) -> None:
             index.add(f"{name}_scale", step),
             index.add(f"{name}_zero", np.zeros(step.shape, np.int32)),
         ]
-        dequantize = helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], axis=0)
+        dequantize = helper.make_node("DequantizeLinear", inputs, [f"{inputs[0]}_dequantized"], axis=0)
         position = list(model.graph.node).index(node)
         node.input[2] = dequantize.output[0]
         model.graph.node.insert(position, dequantize)

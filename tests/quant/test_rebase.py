@@ -283,3 +283,20 @@ def test_a_bias_beside_a_weight_of_one_scale_keeps_its_values(shape: list[int]) 
     biases_to_int32(changed)
     assert np.array_equal(run(changed, x), run(made, x))
     assert (TensorProto.INT32 in types(changed).values()) == (len(shape) == 1)
+
+
+def test_two_layers_may_read_one_bias() -> None:
+    """As the exporter leaves them where both biases hold the same values."""
+    made = linear(np.array([0.25 * 0.5 * 7, -0.25 * 0.125 * 1000], np.float32))
+    first, y = made.graph.node[-1], made.graph.output[0].name
+    assert first.op_type == "Gemm"
+    second = made.graph.node.add()
+    second.CopyFrom(first)
+    first.output[0], second.output[0] = "first", "second"
+    made.graph.node.append(helper.make_node("Add", ["first", "second"], [y]))
+    rebased, x = rebase(made), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    assert (
+        list(types(rebased).values()).count(TensorProto.INT32)
+        == list(types(made).values()).count(TensorProto.INT32) + 4
+    )
+    assert np.array_equal(run(strip(rebased), x), run(made, x))
