@@ -154,11 +154,9 @@ def delegated(facts: Mapping[str, Any]) -> float | None:
 
 def _reformats(facts: Mapping[str, Any]) -> float | None:
     kernels = facts.get("kernels")
-    return (
-        None
-        if kernels is None
-        else float(sum(n for kind, n in kernels.items() if kind.split()[0].lower() in REFORMATS))
-    )
+    if kernels is None:
+        return None
+    return float(sum(count for kind, count in kernels.items() if kind.split()[0].lower() in REFORMATS))
 
 
 def parity(outputs: np.ndarray, golden: np.ndarray | None, within: Mapping[str, Any], tolerance: float | None) -> Gate:
