@@ -76,6 +76,23 @@ def test_a_watched_network_computes_what_it_does_unwatched() -> None:
     assert torch.equal(network(x), plain(x)), "unwatched again"
 
 
+def test_a_channel_of_one_value_has_a_variance_of_zero() -> None:
+    """As behind units that never fire, of which trained networks have some."""
+    net = nn.Sequential(nn.BatchNorm2d(2)).eval()
+    x = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 3.0
+    x.requires_grad_()
+    with watched(net) as taken:
+        net(x)
+        ((_, found),) = taken()
+    assert found.variance[1] == 0 and float(found.variance[0].detach()) == pytest.approx(
+        float(x[:, 0].detach().var(correction=0)), rel=1e-5
+    )
+    gap = distance(found, torch.zeros(2), torch.ones(2))
+    gap.backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None and bool(torch.isfinite(x.grad).all())
+
+
 def test_vectors_have_moments_too() -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
     with watched(network) as taken:
