@@ -104,6 +104,7 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
             known = [layer_name(n) for n in nodes if n.target in WEIGHTED]
             raise UserError(f'no layer "{unknown[0]}" whose weights could get bits', hint=nearest(unknown[0], known))
         self.takers, self.floats = self._in_float(nodes)
+        self.floats |= self._alone(nodes)
         for node in nodes:
             if node.op != "call_function" or Q_ANNOTATION_KEY in node.meta or not _is_float(node):
                 continue
@@ -151,6 +152,22 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
                 takers.add(node)
         before, behind = nearest_layers(nodes, WEIGHTED)
         return takers, takers | {n for n in nodes if n.target not in WEIGHTED and (before[n] or behind[n]) & layers}
+
+    def _alone(self, nodes: list[Node]) -> set[Node]:
+        """Operators that no chain of others joins to a layer: a pair around them costs a pass and buys no integer product.
+
+        The mask that attention adds to its scores is one: numbers of −6e4 beside ones of 5 leave 8 bits nothing of the latter.
+        """
+        named = {*self.grid.operators, *self.grid.shared}
+        there = {n for n in nodes if (self.kind_of.get(n.target) in named or n.target is BATCH_NORM) and _is_float(n)}
+        joined = {n for n in there if n.target in WEIGHTED}
+        edge = list(joined)
+        while edge:
+            node = edge.pop()
+            near = there.intersection((*node.all_input_nodes, *node.users)) - joined
+            joined |= near
+            edge += near
+        return there - joined
 
     def validate(self, model: GraphModule) -> None:
         """Every annotated weight is a constant of the graph by construction; nothing else can be wrong."""
