@@ -26,7 +26,8 @@ class Grid:
 
     `operators` compute on integers and own their output's range; `shared` only move values, so that their output keeps
     their input's scale and zero point; `fused` are absorbed into the operator before them. `float_logits` leaves the output
-    of a linear layer that ends the network unquantized: the integer product is scaled to float directly.
+    of a linear layer unquantized that ends the network or that only float operators read: the integer product is scaled to
+    float directly. A transformer needs that: what its layers add to the residual stream has outliers that 8 bits cannot hold.
     """
 
     name: str

@@ -154,20 +154,27 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         return takers, takers | {n for n in nodes if n.target not in WEIGHTED and (before[n] or behind[n]) & layers}
 
     def _alone(self, nodes: list[Node]) -> set[Node]:
-        """Operators that no chain of others joins to a layer: a pair around them costs a pass and buys no integer product.
+        """Operators whose integers nobody would multiply: a pair around them costs a pass and a rounding, and buys nothing.
 
-        The mask that attention adds to its scores is one: numbers of −6e4 beside ones of 5 leave 8 bits nothing of the latter.
+        What computes without weights is kept where a chain of the grid's operators leads from it to a layer or out of the
+        network; what only moves values, where such a chain joins it to a layer. So the sums of a transformer, which its norms
+        read, stay in float, and so does its mask, beside whose −6e4 the scores would have no level of 8 bits left.
         """
         named = {*self.grid.operators, *self.grid.shared}
         there = {n for n in nodes if (self.kind_of.get(n.target) in named or n.target is BATCH_NORM) and _is_float(n)}
         joined = {n for n in there if n.target in WEIGHTED}
+        useful = joined | {n for n in nodes if n.op == "output"}
+        for node in reversed(nodes):
+            if node in there and not useful.isdisjoint(node.users):
+                useful.add(node)
         edge = list(joined)
         while edge:
             node = edge.pop()
             near = there.intersection((*node.all_input_nodes, *node.users)) - joined
             joined |= near
             edge += near
-        return there - joined
+        moving = {*self.grid.shared} - {"dropout"}  # which moves nothing: it is the identity here
+        return {n for n in there if n not in (joined if self.kind_of.get(n.target) in moving else useful)}
 
     def validate(self, model: GraphModule) -> None:
         """Every annotated weight is a constant of the graph by construction; nothing else can be wrong."""
@@ -180,7 +187,11 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         if weighted and not _is_constant(node.args[1]):
             return
         last = node if kind in self.grid.fused else self._end(node)
-        keeps_float = kind == "linear" and self.grid.float_logits and _ends_network(last)
+        keeps_float = (
+            kind == "linear"
+            and self.grid.float_logits
+            and (_ends_network(last) or (last is node and self._read_in_float(node)))
+        )
         keeps_float = keeps_float or self._only_float_layers_read(last)
         for absorbed in () if last is node else _between(node, last):
             _mark(absorbed, {}, None)
@@ -195,6 +206,11 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         _mark(node, wanted, output if last is node else None)
         if last is not node:
             _mark(last, {}, output)
+
+    def _read_in_float(self, node: Node) -> bool:
+        """Whether whatever reads the node computes in float."""
+        named = {*self.grid.operators, *self.grid.shared}
+        return all(user in self.floats or self.kind_of.get(user.target) not in named for user in node.users)
 
     def _only_float_layers_read(self, node: Node) -> bool:
         return bool(node.users) and self.takers.issuperset(node.users)

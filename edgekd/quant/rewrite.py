@@ -112,16 +112,17 @@ def own_zero_points(model: onnx.ModelProto) -> None:
 
 
 def biases_to_int32(model: onnx.ModelProto) -> None:
-    """A float bias of an integer Conv or Gemm becomes int32 behind a DequantizeLinear of scale s_x · s_w.
+    """A float bias of an integer Conv, Gemm or MatMul becomes int32 behind a DequantizeLinear of scale s_x · s_w.
 
     `edgekd.quant.fold.settle_weights` made each bias a whole multiple of that scale, so the values stay; a bias that is
-    not, or that does not fit, is left as it is.
+    not, or that does not fit, is left as it is. A MatMul's is in the addition behind it.
     """
     index = Index(model)
     for node in list(model.graph.node):
-        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
+        reader, place = _biased(index, node)
+        if reader is None:
             continue
-        bias = index.array(node.input[2])
+        bias = index.array(reader.input[place])
         scales = [_scale(index, node.input[i]) for i in (0, 1)]
         if bias is None or bias.dtype != np.float32 or scales[0] is None or scales[1] is None or scales[0].size != 1:
             continue
@@ -131,20 +132,33 @@ def biases_to_int32(model: onnx.ModelProto) -> None:
         whole = np.rint(bias.astype(np.float64) / step)
         if np.abs(whole).max() >= 2**31 or not np.allclose(whole.astype(np.float32) * step, bias, rtol=1e-6, atol=0):
             continue
-        name = node.input[2]
+        name = reader.input[place]
         inputs = [
             index.add(f"{name}_s32", whole.astype(np.int32)),
             index.add(f"{name}_scale", step),
             index.add(f"{name}_zero", np.zeros(step.shape, np.int32)),
         ]
         dequantize = helper.make_node("DequantizeLinear", inputs, [f"{inputs[0]}_dequantized"], axis=0)
-        position = list(model.graph.node).index(node)
-        node.input[2] = dequantize.output[0]
+        position = list(model.graph.node).index(reader)
+        reader.input[place] = dequantize.output[0]
         model.graph.node.insert(position, dequantize)
 
 
+def _biased(index: Index, node: NodeProto) -> tuple[NodeProto | None, int]:
+    """The node that adds a layer's bias, and which of its inputs that is."""
+    if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
+        return node, 2
+    reader = index.only_reader(node.output[0]) if node.op_type == "MatMul" else None
+    if reader is None or reader.op_type != "Add":
+        return None, 0
+    return reader, 1 - list(reader.input).index(node.output[0])
+
+
 def _scale(index: Index, name: str) -> Array | None:
+    """The scale of the DequantizeLinear that makes a tensor, or whose transposed output it is."""
     maker = index.maker.get(name)
+    if maker is not None and maker.op_type == "Transpose":
+        maker = index.maker.get(maker.input[0])
     return index.array(maker.input[1]) if maker is not None and maker.op_type == "DequantizeLinear" else None
 
 

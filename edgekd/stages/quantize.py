@@ -232,6 +232,8 @@ class Quantize(Stage):
             facts["equalized"] = equalize(prepared)
         if self.smooth:
             facts["smoothed"] = smooth(prepared, batches)
+            if not facts["smoothed"]:
+                context.progress.say("  smooth: no layer norm that only linear layers read, so nothing was moved")
         round_alone(prepared, precision.grouped)
         with context.progress.task("calibrate"):
             calibrate(prepared, batches)

@@ -91,7 +91,9 @@ class _Normalised(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         _, mean, rate = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
         ctx.save_for_backward(x, scale, mean)
-        variance = torch.where(rate > 0, rate**-2, 0.0)  # for a channel of one value torch says a rate of 0, not infinity
+        variance = torch.where(
+            rate > 0, rate**-2, 0.0
+        )  # for a channel of one value torch says a rate of 0, not infinity
         return torch.addcmul(shift, x, scale), mean, variance
 
     @staticmethod

@@ -57,6 +57,41 @@ INTEGER = {
 MOVES = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten"}
 
 
+def test_layers_of_tokens_whose_sums_are_in_float_run_on_integers(tmp_path: Path) -> None:
+    """[n, length, width]: torch exports a product and an addition. Behind one stands a ReLU, behind the other a float sum."""
+
+    class FeedForward(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down, self.norm = nn.Linear(8, 16), nn.Linear(16, 8), nn.LayerNorm(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.norm(
+                x + nn.functional.dropout(self.down(self.up(x).relu()), training=self.training)
+            )
+            return found
+
+    torch.manual_seed(0)
+    x = torch.randn(20, 4, 8)
+    prepared = prepare(FeedForward().eval(), x[:1], AFFINE, "minmax", False)
+    calibrate(prepared, [x])
+    program = convert(prepared)
+    export_onnx(program, x[:1], tmp_path / "s8.onnx")
+    path = tmp_path / "u8.onnx"
+    onnx.save(strip(rebase(onnx.load(tmp_path / "s8.onnx"))), path)
+    session(path, tmp_path / "optimized.onnx")
+    kernels = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert {kind: count for kind, count in kernels.items() if kind not in MOVES} == {
+        "QGemm": 2,
+        "SkipLayerNormalization": 1,
+    }
+    opened = session(path)
+    (name,) = [port.name for port in opened.get_inputs()]
+    found = np.concatenate([opened.run(None, {name: row[None].numpy()})[0] for row in x])
+    with torch.no_grad():
+        assert np.abs(found - program(x).numpy()).max() < 0.02
+
+
 @pytest.mark.parametrize(("name", "qat"), [("residual", True), ("mobile", False), ("odd", True)])
 def test_onnx_runtime_computes_on_integers_what_torch_says(
     name: str, qat: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]

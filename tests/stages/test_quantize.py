@@ -62,6 +62,23 @@ def test_qat_learns_from_the_teacher(tmp_path: Path) -> None:
     assert bool((fake.argmax(1) == program.argmax(1)).float().mean() > 0.98)
 
 
+def test_pruned_and_quantized_it_is_trained_once(tmp_path: Path) -> None:
+    """Channels go without recovery; training with fake quantization is the recovery."""
+    context, inputs, targets = tiny_context(tmp_path), *tiny_data().validation
+    whole, narrow, out = (tmp_path / name for name in ("whole", "narrow", "out"))
+    narrow.mkdir(), out.mkdir()
+    student = tiny_saved(whole, trained=True)
+    pruning = {"ratio": 0.4, "epochs": 0, "samples": 64}
+    before = registry.build("stages", "prune", pruning).run(student, context, narrow)["before"]
+    qat = {"epochs": 6, "batch": 32, "lr": 1e-2, "losses": [KL]}
+    stage = registry.build("stages", "quantize", {"observer": "minmax", "qat": qat})
+    facts = stage.run(Student(narrow, student.factory), context, out)
+    found = Student(out, student.factory)
+    assert [edit["edit"] for edit in found.edits] == ["prune", "quantize"]
+    score = accuracy(logits_of(found.module(), inputs).numpy(), targets.numpy())
+    assert score > facts["calibrated"] + 0.05 and score >= before["validation"] - 0.1
+
+
 def test_every_loss_on_logits_trains_a_fake_quantized_graph() -> None:
     """In one objective, with a gradient to the graph from each."""
     names = [n for n in registry.names("losses") if registry.constant("losses", n, "wants") in ("labels", "logits")]
