@@ -2,29 +2,32 @@
 
     apt-get install dataset-fashion-mnist
     pip install magika silero-vad    # for `files`; one that is not installed is left out, and said to be
-    .venv/bin/python benchmarks/quantization.py [--minutes 90] [--seeds 0 1 2 3 4] [--parts grid qat files imagenet reviews]
+    .venv/bin/python benchmarks/quantization.py [--minutes 90] [--seeds 0 1 2 3 4] [--parts grid qat control files imagenet reviews]
 
 The student of examples/fashion is distilled once on the whole set. `grid`: {uniform noise, Gaussian noise, bn_statistics, genie,
 64 chosen real images, 512 real ones} × {W8A8, W4A8, W4A4, W2A4} × {min-max, AdaRound, block reconstruction}. `qat`: W4A4 trained
-by labels, by the teacher, by both. `files`: ONNX files as they come, float and int8 raced, and agreement. `imagenet`: MobileNetV2
-with its real weights, `reviews`: MiniLM-L6 (quantization_imagenet.py and quantization_text.py tell what to install). Rows that
-a bar names have every seed, all others the first; the corners of the grid come before its middle. What is not done within the
-minutes is not in the table, which says so; every step is kept in a store, so the next run goes on there. `--smoke` tries it.
+by labels, by the teacher, by both. `control`: the fewest layers left in float for an allowed drop. `files`: ONNX files as they
+come, float and int8 raced, and agreement. `imagenet`: MobileNetV2 with its real weights, `reviews`: MiniLM-L6
+(quantization_imagenet.py and quantization_text.py tell what to install). Rows that a bar names have every seed, all others the
+first; the corners of the grid come before its middle. What is not done within the minutes is not in the table, which says so;
+every step is kept in a store, so the next run goes on there. A part that is not asked for stays as an earlier run published
+it. `--smoke` tries all.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from published import machine, publish
+from published import RESULTS, machine, publish
 from quantization_files import files
 from quantization_imagenet import imagenet
 from quantization_imagenet import table as imagenet_table
@@ -47,7 +50,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "real-512": {"source": "data", "count": 512},
 }
 BITS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4), "W2A4": (2, 4)}
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "min-max": {"observer": "minmax"},
     "AdaRound": {"observer": "mse", "reconstruction": {"use": "adaround", "iterations": 2000}},
     "block": {"observer": "mse", "reconstruction": {"use": "block", "iterations": 2000}},
@@ -59,7 +62,11 @@ NAMED = [
 ]
 """Rows that the bars compare: every seed."""
 LABELS, TEACHER = {"use": "cross_entropy"}, {"use": "kl", "temperature": 2.0}
-PARTS = ["grid", "qat", "files", "imagenet", "reviews"]
+PARTS = ["grid", "qat", "control", "files", "imagenet", "reviews"]
+NOTHING: dict[str, Any] = {"grid": {}, "asked": 0, "left": 0, "qat": {}, "control": {}, "files": {}}
+NOTHING |= {"imagenet": {"why": "not asked for"}, "reviews": {"why": "not asked for"}}
+ALLOWED = (0.0, 0.002, 0.005, 0.01)
+"""How far the metric may fall, as a share of one; in `control`."""
 QAT = {"labels": [LABELS], "teacher": [TEACHER], "labels + teacher": [LABELS, TEACHER]}
 
 
@@ -99,6 +106,43 @@ def grid(seeds: list[int]) -> Iterator[tuple[str, str, str, int]]:
     for row in dict.fromkeys([*corners, *rest]):
         if row not in NAMED:
             yield (*row, seeds[0])
+
+
+def control(seeds: list[int], end: float, width: int, full: bool) -> dict[str, Any]:
+    """What was left in float with min-max ranges, by seed, of "W4A4, 0.005": layers, and the drop on validation and test."""
+    rows: dict[str, Any] = {}
+    for seed, bits, allowed in ((s, b, a) for s in seeds for b in BITS for a in ALLOWED):
+        if time.monotonic() > end:
+            break
+        stage = {"observer": "minmax", "weights": BITS[bits][0], "activations": BITS[bits][1]}
+        stage |= {"max_drop": allowed, "sensitivity": 64}
+        found = example("control", stage, "real-512", seed, width, full)
+        told = found["control"]
+        row = {"layers": len(told["reverted"]), "tried": told["tried"], "before": told["expected"] - told["before"]}
+        row |= {"validation": told["expected"] - told["after"], "test": (found["float"] - found["test"]) / 100}
+        rows.setdefault(f"{bits}, {allowed}", []).append(row)
+        print(f"control, {bits}, {allowed:g} allowed, seed {seed}: {row['layers']} in float", flush=True)
+    return rows
+
+
+def control_table(rows: dict[str, Any]) -> list[str]:
+    """What `control` found, as Markdown, with its bar."""
+    if not rows:
+        return []
+    every = [(row, float(name.split(", ")[1])) for name, runs in rows.items() for row in runs]
+    within = sum(row["validation"] <= allowed + 1e-9 for row, allowed in every)
+    lines = [
+        f"Accuracy control: {within} of {len(every)} runs found a plan within the allowed drop on validation; min-max, real-512.",
+        "",
+        "| bits, allowed points | drop before | layers in float | drop on validation | on test |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in rows.items():
+        bits, allowed = name.split(", ")
+        drops = [spread([100 * run[key] for run in runs]) for key in ("before", "validation", "test")]
+        kept = spread([run["layers"] for run in runs])
+        lines.append(f"| {bits}, {100 * float(allowed):g} | {drops[0]} | {kept} | {drops[1]} | {drops[2]} |")
+    return [*lines, ""]
 
 
 def spread(values: list[float]) -> str:
@@ -157,6 +201,7 @@ def page(found: dict[str, Any]) -> str:
                 f"| {name} | {spread([r['test'] for r in runs])} | {spread([r['validation'] for r in runs])} |"
             )
         lines.append("")
+    lines += control_table(found["control"])
     if found["files"]:
         lines += ["| ONNX file | int8 | agreement or fidelity | int8 against float | chosen |", "|---|---|---|---|---|"]
         for name, row in found["files"].items():
@@ -182,10 +227,10 @@ def main() -> None:
     if args.smoke:
         args.width, args.epochs, args.seeds = 4, 1, [0]
         for method in ("AdaRound", "block"):
-            METHODS[method]["reconstruction"]["iterations"] = 20  # type: ignore[index]  # a table
+            METHODS[method]["reconstruction"]["iterations"] = 20
     full, end = not args.smoke, time.monotonic() + 60 * args.minutes
     WORK.mkdir(parents=True, exist_ok=True)
-    if {"grid", "qat"} & set(args.parts):
+    if {"grid", "qat", "control"} & set(args.parts):
         trained(args.width, args.epochs, full)
     rows: dict[str, list[dict[str, Any]]] = {}
     asked = list(grid(args.seeds)) if "grid" in args.parts else []
@@ -208,17 +253,21 @@ def main() -> None:
             stage = {"weights": 4, "activations": 4, "observer": "mse", "qat": training}
             qat.setdefault(name, []).append(example("qat", stage, "real-512", seed, args.width, full))
             print(f"QAT by {name}, seed {seed}: {qat[name][-1]['test']:.2f}", flush=True)
-    found = {
+    made: dict[str, Any] = {"grid": rows, "asked": len(asked), "left": len(asked) - done} if asked else {}
+    made |= {"qat": qat} if "qat" in args.parts else {}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "control": lambda: control(args.seeds[:1] if args.smoke else args.seeds, end, args.width, full),
+        "files": lambda: files(WORK, end, args.smoke),
+        "imagenet": lambda: imagenet(WORK, end, args.seeds[:3], args.smoke),
+        "reviews": lambda: reviews(WORK, end, args.smoke),
+    }
+    made |= {name: part() for name, part in parts.items() if name in args.parts}
+    earlier = RESULTS / "quantization.json"
+    found: dict[str, Any] = {
+        **NOTHING,
+        **(json.loads(earlier.read_text("utf-8")) if earlier.is_file() and not args.smoke else {}),
+        **made,
         "setting": {"width": args.width, "epochs": args.epochs, "full": full, "seeds": args.seeds},
-        "grid": rows,
-        "qat": qat,
-        "files": files(WORK, end, args.smoke) if "files" in args.parts else {},
-        "imagenet": imagenet(WORK, end, args.seeds[:3], args.smoke)
-        if "imagenet" in args.parts
-        else {"why": "not asked for"},
-        "reviews": reviews(WORK, end, args.smoke) if "reviews" in args.parts else {"why": "not asked for"},
-        "asked": len(asked),
-        "left": len(asked) - done,
         "machine": machine(),
         "versions": {name: version(name) for name in ("torch", "torchao", "onnxruntime", "numpy")},
     }

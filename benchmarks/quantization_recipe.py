@@ -31,6 +31,8 @@ def quantized(
 ) -> tuple[dict[str, Any], Path]:
     """One quantized student, scored in percent, on validation and test, and its outputs' file; from the store if it is there.
 
+    With `max_drop` in the stage also "control": what its accuracy control found.
+
     `head`: the recipe's tables before its one stage; `calibration`: fields of a calibration recipe, without seed and observer.
     """
     source = {**calibration, "seed": seed, "observer": "mse"}
@@ -54,4 +56,6 @@ def quantized(
         "calibration_seconds": plan.entries["calibration for quantize"].seconds,
         "seconds": plan.entries["quantize"].seconds,
     }
+    if "max_drop" in stage:
+        scored["control"] = plan.entries["quantize"].facts["control"]
     return scored, plan.entries["judge quantize, program"].path / "outputs.npz"
