@@ -177,7 +177,7 @@ def test_where_there_is_no_room(place: Path, monkeypatch: pytest.MonkeyPatch, tm
     ("arguments", "says"),
     [
         (["--fix", "onnxruntime"], 'the backend "onnxruntime" has no environment of its own'),
-        (["--fix", "onxruntime"], 'no backends named "onxruntime"'),
+        (["--fix", "onxruntime"], 'no backend named "onxruntime"'),
         (["onnxruntime"], "backends are named for --fix"),
     ],
 )

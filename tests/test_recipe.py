@@ -108,8 +108,14 @@ def test_mistakes_are_named_with_line_and_hint(folder: Path, old: str, new: str,
 
 
 def test_files_that_are_not_there(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"weights: .*teacher.safetensors does not exist"):
-        load(edited(folder, 'factory = "net:teacher"', 'factory = "net:teacher"\nweights = "teacher.safetensors"'))
+    changed = edited(folder, 'factory = "net:teacher"', 'factory = "net:teacher"\nweights = "teacher.safetensors"')
+    with pytest.raises(UserError, match=r"weights: .*teacher.safetensors does not exist") as caught:
+        load(changed)
+    assert caught.value.hint == "paths are relative to the recipe"
+    (folder / "teachers.safetensors").touch()
+    with pytest.raises(UserError, match=r"weights: .*teacher.safetensors does not exist") as caught:
+        load(changed)
+    assert caught.value.hint == 'did you mean "teachers.safetensors"?'
     with pytest.raises(UserError, match="No such file"):
         load(folder / "other.toml")
     (folder / "bad.toml").write_text("[student\n")

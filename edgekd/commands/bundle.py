@@ -35,7 +35,7 @@ def measure(
         int, typer.Option(help="throughput: samples a call, of an engine whose batch is dynamic", min=1)
     ] = 1,
     sustained: Annotated[
-        str, typer.Option(help='one bundle without a pause for so long: "5 min"', metavar="TIME")
+        str, typer.Option(help='one bundle without a pause for so long: "5 min", "2 h"', metavar="TIME")
     ] = "",
     svg: Annotated[Path | None, typer.Option(help="sustained: draw it into this file", metavar="FILE")] = None,
     device: Annotated[

@@ -154,7 +154,7 @@ def test_a_loss_without_a_gradient_is_named() -> None:
 def test_an_unknown_loss_and_a_loss_that_wants_nonsense_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match='no losses named "kll"\nhint: did you mean "kl"'):
+    with pytest.raises(UserError, match='no loss named "kll"\nhint: did you mean "kl"'):
         objective({"use": "kll"})
     plugin = tmp_path / "odd.py"
     plugin.write_text(
