@@ -182,8 +182,8 @@ def plan(
     from rich.table import Column, Table
 
     printed = Table(Column("step", no_wrap=True), Column(no_wrap=True), "reads", box=None, pad_edge=False)
-    for row in rows:
-        printed.add_row(str(row["step"]), "cached" if row["cached"] else "to do", ", ".join(row["reads"]))  # type: ignore[arg-type]
+    for name, step in planned.steps.items():
+        printed.add_row(name, "cached" if hits[name] else "to do", step.told_reads)
     console().print(printed)
 
 
