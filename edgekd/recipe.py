@@ -229,7 +229,10 @@ def load(path: Path, overrides: Sequence[str] = (), of_file: Mapping[str, Any] |
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        hint = "edgekd new NAME writes one to start from" if isinstance(error, FileNotFoundError) else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError | IsADirectoryError):
+            held = sorted((path if path.is_dir() else path.parent).glob("*.toml"))
+            hint = f"there is {held[0]}" if held else "edgekd new NAME writes one to start from"
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", hint=hint) from None
     try:
         raw = tomllib.loads(text)

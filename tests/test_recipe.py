@@ -116,8 +116,10 @@ def test_files_that_are_not_there(folder: Path) -> None:
     with pytest.raises(UserError, match=r"weights: .*teacher.safetensors does not exist") as caught:
         load(changed)
     assert caught.value.hint == 'did you mean "teachers.safetensors"?'
-    with pytest.raises(UserError, match="No such file"):
-        load(folder / "other.toml")
+    for wrong in (folder / "other.toml", folder):
+        with pytest.raises(UserError, match="No such file|Is a directory") as caught:
+            load(wrong)
+        assert caught.value.hint == f"there is {folder / 'recipe.toml'}"
     (folder / "bad.toml").write_text("[student\n")
     with pytest.raises(UserError, match="not TOML"):
         load(folder / "bad.toml")

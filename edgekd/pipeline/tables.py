@@ -43,7 +43,7 @@ def target_of(plan: Plan) -> Target:
         if isinstance(target.reach, Local) and not target.unmeasured:
             return target
     reasons = "; ".join(f"{t.name}: {t.unmeasured or 'a table is measured on this machine only'}" for t in plan.targets)
-    hint = "add a target that this machine is; or prune by `ratio`, choose bits by size"
+    hint = "add one that is this machine, as is host; or prune by `ratio`, choose bits by size"
     raise UserError(f"no target's latency can be measured here: {reasons}", hint=hint)
 
 
