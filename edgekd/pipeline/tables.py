@@ -161,15 +161,7 @@ def _bench(plan: Plan, before: str, target: Target, groups: list[Group], work: P
     def program(widths: Widths, precision: str, out: Path) -> None:
         write_narrowed(student, groups, widths, precision, grid, out)
 
-    return Bench(
-        program=program,
-        target=target.model_dump(mode="json"),
-        threads=plan.values.targets.threads,
-        measure=plan.values.measure,
-        work=work,
-        progress=plan.progress,
-        timeout=plan.compile_timeout,
-    )
+    return Bench.of(plan, target, work, program)
 
 
 def _groups(plan: Plan, before: str) -> tuple[list[Group], Space]:
