@@ -44,8 +44,8 @@ class Adapted(Teacher):
     def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
         return self.teacher.shapes(self._resized(inputs), named)
 
-    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
-        return self.teacher.partial(self._resized(inputs), name)
+    def partial(self, inputs: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        return self.teacher.partial(self._resized(inputs), names)
 
     def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
         return self._mapped(self.teacher.onwards(self._resized(inputs), name, features))

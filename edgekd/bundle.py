@@ -126,7 +126,8 @@ def read_manifest(file: Path, public_key: Path | None = None) -> dict[str, Any]:
     try:
         text = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        hint = "a bundle is a folder that `edgekd compile` writes: out/bundles/host"
+        beside = sorted(folder.glob(f"bundles/*/{MANIFEST}")) or sorted(folder.parent.glob(f"*/{MANIFEST}"))
+        hint = f"there is {beside[0].parent}" if beside else "`edgekd compile` writes bundles: out/bundles/host"
         raise UserError(f"{folder}: not a bundle: no {MANIFEST}", hint=hint) from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None

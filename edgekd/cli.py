@@ -11,12 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd.commands.bundle import cmake_dir, keygen, measure, sign, verify
-from edgekd.commands.check import EPILOG, check
+from edgekd.commands.bundle import MEASURE_EPILOG, cmake_dir, keygen, measure, sign, verify
+from edgekd.commands.check import EPILOG as CHECK_EPILOG
+from edgekd.commands.check import check
 from edgekd.commands.devices import devices_app
+from edgekd.commands.doctor import EPILOG as DOCTOR_EPILOG
 from edgekd.commands.doctor import doctor
 from edgekd.commands.package import package
 from edgekd.commands.store import Json, Quiet, StoreOpt, console, store_app
+from edgekd.commands.table import EPILOG as TABLE_EPILOG
 from edgekd.commands.table import table
 from edgekd.commands.targets import targets_app
 from edgekd.errors import EdgekdError, UserError
@@ -182,8 +185,8 @@ def plan(
     from rich.table import Column, Table
 
     printed = Table(Column("step", no_wrap=True), Column(no_wrap=True), "reads", box=None, pad_edge=False)
-    for row in rows:
-        printed.add_row(str(row["step"]), "cached" if row["cached"] else "to do", ", ".join(row["reads"]))  # type: ignore[arg-type]
+    for name, step in planned.steps.items():
+        printed.add_row(name, "cached" if hits[name] else "to do", step.told_reads)
     console().print(printed)
 
 
@@ -208,14 +211,14 @@ def list_(
         print(listing.page(found) if isinstance(found, dict) else listing.table(found))
 
 
-app.command()(doctor)
-app.command()(measure)
+app.command(epilog=DOCTOR_EPILOG)(doctor)
+app.command(epilog=MEASURE_EPILOG)(measure)
 app.command()(verify)
 app.command()(sign)
 app.command()(keygen)
 app.command()(package)
-app.command()(table)
-app.command(epilog=EPILOG)(check)
+app.command(epilog=TABLE_EPILOG)(table)
+app.command(epilog=CHECK_EPILOG)(check)
 
 
 @app.command()

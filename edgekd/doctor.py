@@ -43,7 +43,8 @@ def make_environments(names: Sequence[str], progress: Progress) -> None:
         backend = open_backend(name)
         if backend.environment is None:
             if names:
-                raise UserError(f'the backend "{name}" has no environment of its own', hint=backend.missing())
+                hint = backend.missing() or "it is installed: there is nothing to fix"
+                raise UserError(f'the backend "{name}" has no environment of its own', hint=hint)
         elif cure := backend.missing(to_open=True):
             if names:
                 raise UserError(f'the backend "{name}" is not installed', hint=f"{cure}; then again")
@@ -51,23 +52,30 @@ def make_environments(names: Sequence[str], progress: Progress) -> None:
             backend.fix(progress)
 
 
-def examine() -> list[Check]:
-    """Look at the packages, the backends, the machine and the store. Imports no runtime."""
+def examine(names: Sequence[str] = ()) -> list[Check]:
+    """Look at the packages, the backends, the machine and the store, or at these backends alone. Imports no runtime.
+
+    Raises UserError for a backend that edgekd does not know.
+    """
+    if names:
+        return [_backend(name) for name in names]
     checks = []
     for module, use in NEEDED.items():
         package = module.replace("_", "-")
         there = find_spec(module) is not None
         found = f"{package_version(package)}: can {use}" if there else f"missing: cannot {use}"
         checks.append(Check(package, there, found, "" if there else f"pip install {package}"))
-    for name in registry.names("backends"):
-        backend = open_backend(name)
-        cure = backend.missing()
-        versions = ", ".join(f"{k} {v}" for k, v in backend.versions().items())
-        kind = "backend, compiles only" if backend.compile_only else "backend"
-        if backend.on_device:
-            kind = f"backend, compiles on the device, which needs {backend.on_device}"
-        checks.append(Check(name, not cure, f"{kind}: {'not installed' if cure else versions or 'built in'}", cure))
-    return [*checks, *_machine(), _store()]
+    return [*checks, *map(_backend, registry.names("backends")), *_machine(), _store()]
+
+
+def _backend(name: str) -> Check:
+    backend = open_backend(name)
+    cure = backend.missing()
+    versions = ", ".join(f"{k} {v}" for k, v in backend.versions().items())
+    kind = "backend, compiles only" if backend.compile_only else "backend"
+    if backend.on_device:
+        kind = f"backend, compiles on the device, which needs {backend.on_device}"
+    return Check(name, not cure, f"{kind}: {'not installed' if cure else versions or 'built in'}", cure)
 
 
 def _machine() -> list[Check]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from edgekd import bundle
+from edgekd.backend import read_json
 from edgekd.errors import UserError
 from edgekd.latency.race import race
 from edgekd.latency.sustained import Sustained, sustain
@@ -15,6 +16,7 @@ from edgekd.latency.throughput import Throughput, throughput
 from edgekd.pipeline.measure import advancing, summary
 from edgekd.progress import Progress
 from edgekd.reach import Remote
+from edgekd.report.words import between
 from edgekd.target import Target
 from edgekd.units import format_joules, format_seconds
 
@@ -24,16 +26,18 @@ def race_bundles(
     *,
     seconds: float,
     processes: int,
-    threads: int,
+    threads: int | None,
     seed: int,
     quiet: bool = False,
     device: Target | None = None,
 ) -> dict[str, Any]:
     """Race the engines of these bundles, here or on the target's device; latencies and ratios by bundle path.
 
-    Raises UserError for a bundle that was changed, or two that take different inputs.
+    `threads`: None is as many as they were compiled for. Raises UserError for a bundle that was changed, or two that take
+    different inputs.
     """
     engines, progress = _engines(bundles), Progress(quiet=quiet)
+    threads = _threads(engines, threads)
     with ExitStack() as stack:
         held = None
         if device is not None and isinstance(device.reach, Remote):
@@ -60,12 +64,13 @@ def throughput_of(
     batch: int,
     seconds: float,
     processes: int,
-    threads: int,
+    threads: int | None,
     seed: int,
     quiet: bool = False,
 ) -> dict[str, Throughput]:
-    """Samples a second of each bundle's engine, by bundle path. Raises UserError as `race_bundles` does."""
+    """Samples a second of each bundle's engine, by bundle path. `threads` and errors as of `race_bundles`."""
     engines = _engines(bundles)
+    threads = _threads(engines, threads)
     with Progress(quiet=quiet).task("measure the throughput", total=1.0) as task:
         return throughput(
             engines,
@@ -79,9 +84,10 @@ def throughput_of(
         )
 
 
-def sustained_of(folder: Path, *, seconds: float, threads: int, seed: int, quiet: bool = False) -> Sustained:
+def sustained_of(folder: Path, *, seconds: float, threads: int | None, seed: int, quiet: bool = False) -> Sustained:
     """One bundle's engine, run without a pause. Raises UserError for a bundle that was changed, or too short a time."""
     (engine,) = _engines([folder]).values()
+    threads = _threads({"": engine}, threads)
     with Progress(quiet=quiet).task(f"run {folder} without a pause", total=1.0) as task:
         return sustain(engine, seconds=seconds, threads=threads, seed=seed, on_progress=advancing(task))
 
@@ -100,8 +106,13 @@ def _engines(bundles: Iterable[Path]) -> dict[str, Path]:
     return {name: folder / "engine" for name, folder in zip(names, folders, strict=True)}
 
 
+def _threads(engines: Mapping[str, Path], asked: int | None) -> int:
+    """As many as asked for, else as the engines were compiled for."""
+    return asked or max(int(read_json(engine / "engine.json").get("threads", 1)) for engine in engines.values())
+
+
 def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A printable row for each bundle, the ratio being to the first one's latency."""
+    """A printable row for each bundle, the ratio being to the first one's latency; nothing where something was not measured."""
     rows = []
     names, joules = list(found["latency"]), found["energy"]["joules"]
     for name in names:
@@ -111,11 +122,11 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 name,
                 format_seconds(took["median"]),
-                f"{format_seconds(took['low'])} to {format_seconds(took['high'])}",
+                between(took["low"], took["high"]),
                 *(format_seconds(took[key]) if took[key] else "too few" for key in ("p90", "p99")),
                 str(took["count"]),
-                format_joules(joules[name]) if joules[name] is not None else "-",
-                f"{ratio['point']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" if ratio else "1",
+                format_joules(joules[name]) if joules[name] is not None else "",
+                f"{ratio['point']:.3f} ({ratio['low']:.3f}–{ratio['high']:.3f})" if ratio else "",
             )
         )
     return rows

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars with time left on a terminal, a line a stage elsewhere, nothing when quiet."""
+"""Progress on stderr: bars with time left on a terminal, elsewhere a line a stage and one a minute, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -17,14 +17,24 @@ from edgekd.units import format_seconds
 Tell = Callable[[Mapping[str, Any]], None]
 """Sends what there is to show to the process that shows it: values of JSON, which `Echo` reads."""
 TELL_SECONDS = 0.5
+SAY_SECONDS = 60.0
+"""Between the lines of a task where there is no terminal to show a bar on."""
 
 
 class Task:
     """One piece of long work, `total` units of it. `note` is shown beside the bar (a loss, a count)."""
 
-    def __init__(self, label: str, total: float | None, bars: RichProgress | None, tell: Tell | None = None) -> None:
-        self.label, self.total, self.note = label, total, ""
+    def __init__(
+        self,
+        label: str,
+        total: float | None,
+        bars: RichProgress | None = None,
+        tell: Tell | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.label, self.total, self.note, self.done = label, total, "", 0.0
         self._bars, self._tell, self._untold, self._told = bars, tell, 0.0, 0.0
+        self._say, self._said = say, time.monotonic()
         self._id = bars.add_task(label, total=total, note="") if bars else None
 
     def advance(self, amount: float = 1.0, note: str | None = None) -> None:
@@ -32,6 +42,10 @@ class Task:
         if self._bars is not None and self._id is not None:
             self._bars.update(self._id, advance=amount, note=self.note)
         self._untold += amount
+        self.done += amount
+        if self._say is not None and self.total and time.monotonic() - self._said >= SAY_SECONDS:
+            self._say(f"  {self.label:<28} {self.done / self.total:>10.0%}  {self.note}".rstrip())
+            self._said = time.monotonic()
         if self._tell is not None and time.monotonic() - self._told >= TELL_SECONDS:
             self.flush()
 
@@ -65,7 +79,7 @@ class Progress:
         started = time.perf_counter()
         if self._tell is not None:
             self._tell({"task": label, "total": total})
-            task = Task(label, total, None, self._tell)
+            task = Task(label, total, tell=self._tell)
             try:
                 yield task
                 task.flush()
@@ -87,7 +101,7 @@ class Progress:
                 task = Task(label, total, bars)
                 yield task
         else:
-            task = Task(label, total, None)
+            task = Task(label, total, say=self.say)
             yield task
         note = f"  {task.note}" if task.note else ""
         self.say(f"  {label:<28} {format_seconds(time.perf_counter() - started):>10}{note}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +104,12 @@ class Loaded:
                 raise self.error([name, "factory"], "is missing")
             self._check_arguments(section, None, lambda key, *said, name=name: self.error([name, key], *said))
         if values.student.weights is not None and not self.file(values.student.weights).is_file():
-            raise self.error(["student", "weights"], f"{self.file(values.student.weights)} does not exist")
+            raise self.error(["student", "weights"], *absent(self.file(values.student.weights)))
         if values.teacher is not None:
             self._check_teacher(values.teacher, lambda key, *said: self.error(["teacher", key], *said))
         for name in values.data.files:
             if not self.file(name).exists():
-                raise self.error(["data", "files"], f"{self.file(name)} does not exist")
+                raise self.error(["data", "files"], *absent(self.file(name)))
         self._check_processing()
         try:
             key = ["data", "metric"]
@@ -168,7 +169,7 @@ class Loaded:
             own = kind not in ("network", "function")
             self._check_arguments(section, registry.parameters("teachers", section.use) if own else None, error)
         if section.weights is not None and not self.file(section.weights).is_file():
-            raise error("weights", f"{self.file(section.weights)} does not exist")
+            raise error("weights", *absent(self.file(section.weights)))
         for number, member in enumerate(section.members, 1):
             self._check_teacher(
                 member, lambda key, said, *hint, n=number: error("members", f"teacher {n}: {key}: {said}", *hint)
@@ -199,11 +200,18 @@ class Loaded:
             raise self.wrong_setting(error) from None
         for file in files.values():
             if not file.is_file():
-                raise self.error(["preprocessing", "tokenizer"], f"{file} does not exist")
+                raise self.error(["preprocessing", "tokenizer"], *absent(file))
         try:
             tokenizer.resolve(self.values.preprocessing, files)
         except UserError as error:
             raise self.error(["preprocessing", "tokenizer"], error.message, hint=error.hint) from None
+
+
+def absent(file: Path) -> tuple[str, str]:
+    """What is said of a file that a recipe names and that is not there; the hint names one beside it, if one is near."""
+    beside = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    near = get_close_matches(file.name, beside, n=1)
+    return f"{file} does not exist", nearest(file.name, near) if near else "paths are relative to the recipe"
 
 
 def trainable() -> list[str]:
@@ -221,7 +229,10 @@ def load(path: Path, overrides: Sequence[str] = (), of_file: Mapping[str, Any] |
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        hint = "edgekd new NAME writes one to start from" if isinstance(error, FileNotFoundError) else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError | IsADirectoryError):
+            held = sorted((path if path.is_dir() else path.parent).glob("*.toml"))
+            hint = f"there is {held[0]}" if held else "edgekd new NAME writes one to start from"
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", hint=hint) from None
     try:
         raw = tomllib.loads(text)

@@ -21,7 +21,16 @@ from typing import Any
 
 from edgekd.errors import UserError, nearest
 
-FOLDERS = ("stages", "losses", "criteria", "observers", "sources", "teachers", "backends")
+FOLDERS = {
+    "stages": "stage",
+    "losses": "loss",
+    "criteria": "criterion",
+    "observers": "observer",
+    "sources": "source",
+    "teachers": "teacher",
+    "backends": "backend",
+}
+"""What one file of each is called."""
 NOTHING = (tokenize.ENCODING, tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE)
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 _plugins: dict[str, dict[str, Path]] = {}
@@ -67,7 +76,7 @@ def file_of(folder: str, name: str) -> Path:
         spec = importlib.util.find_spec(_installed(folder)[name].partition(":")[0])
         if spec and spec.origin:
             return Path(spec.origin)
-    raise UserError(f'no {folder} named "{name}"', hint=nearest(name, names(folder)))
+    raise UserError(f'no {FOLDERS[folder]} named "{name}"', hint=nearest(name, names(folder)))
 
 
 def find(folder: str, name: str) -> Any:
@@ -115,7 +124,7 @@ def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
     known = [f.name for f in fields(kind) if f.init]
     for key in values:
         if key not in known:
-            raise UserError(f'{folder} "{name}" has no field "{key}"', hint=nearest(key, known))
+            raise UserError(f'the {FOLDERS[folder]} "{name}" has no field "{key}"', hint=nearest(key, known))
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -123,7 +132,7 @@ def build(folder: str, name: str, values: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f'{folder} "{name}": {field}: {first["msg"]}') from None
+        raise UserError(f'the {FOLDERS[folder]} "{name}": {field}: {first["msg"]}') from None
 
 
 def fields_of(folder: str, name: str) -> list[str]:

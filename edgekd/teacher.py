@@ -42,9 +42,12 @@ class Teacher(ABC):
         """{module: the shape of what it gives}, as `edgekd.training.features.shapes`. Raises UserError if this kind has none."""
         raise self._black_box()
 
-    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
-        """The output of the module called `name` alone; nothing behind it is computed. Raises UserError if this kind has none."""
-        raise self._black_box()
+    def partial(self, inputs: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The outputs of the modules called `names` alone; what is behind the last of them need not be computed.
+
+        Raises UserError if this kind has none.
+        """
+        return self.features(inputs, names)[1]
 
     def onwards(self, inputs: torch.Tensor, name: str, features: torch.Tensor) -> torch.Tensor:
         """Logits where the module called `name` gives `features`, to which gradients flow. Raises UserError if this kind has none."""

@@ -7,7 +7,7 @@ import re
 Seconds = float
 Bytes = int
 
-SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 BYTES = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
 
 
@@ -45,9 +45,11 @@ def parse_bytes(text: str) -> Bytes:
 def format_seconds(seconds: Seconds) -> str:
     """Three significant digits in the unit that fits.
 
-    >>> format_seconds(0.0001234), format_seconds(0.0123), format_seconds(75)
-    ('123 µs', '12.3 ms', '1 min 15 s')
+    >>> format_seconds(0.0001234), format_seconds(0.0123), format_seconds(75), format_seconds(7380)
+    ('123 µs', '12.3 ms', '1 min 15 s', '2 h 3 min')
     """
+    if seconds >= 3599.5:
+        return f"{int(seconds + 30) // 3600} h {int(seconds + 30) // 60 % 60} min"
     if seconds >= 59.95:
         return f"{int(seconds + 0.5) // 60} min {int(seconds + 0.5) % 60} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):

@@ -45,6 +45,8 @@ TASKS = {
 }
 TAIL_LINES, TAIL_BYTES = 12, 16_384
 LINE_BYTES = 512 * 2**20
+ENDING_S = 5.0
+"""How long a worker may take to end once its output is closed."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -78,17 +80,8 @@ def call(
     that. An interrupt here ends the worker before it goes on.
     """
     path, doing = TASKS.get(function, (function, f"running {function}"))
-    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as said:
-        asked.write(json.dumps({"function": path, "request": dict(request), "parent": os.getpid()}).encode())
-        asked.seek(0)
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgekd.worker"],
-            stdin=asked,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env=environment_with(env or {}),
-            start_new_session=True,
-        )
+    with tempfile.TemporaryFile() as said:
+        child = started(path, request, env or {}, said)
         assert child.stdout is not None
         answer: dict[str, Any] = {}
         try:
@@ -100,19 +93,42 @@ def call(
                         on_progress(message["progress"])
                 else:
                     answer = message
-            code = child.wait(timeout=5 if answer else None)
+            code = exit_code(child)
         except TimeoutError:
             raise WorkerError(
                 f"timeout: no result after {timeout:g} s while {doing}", reason="timeout", stderr=_tail(said)
             ) from None
-        except subprocess.TimeoutExpired:
-            code = 0  # it has answered; that its threads do not end is not the caller's concern
         finally:
             end(child)
         return judged(answer, code, doing, said)
 
 
-def environment_with(extra: Mapping[str, str]) -> dict[str, str]:
+def started(
+    function: str, request: Mapping[str, Any], env: Mapping[str, str], said: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """A worker that was asked for `function` ("module:function"), in a session of its own; its stderr goes to `said`."""
+    with tempfile.TemporaryFile() as asked:
+        asked.write(json.dumps({"function": function, "request": dict(request), "parent": os.getpid()}).encode())
+        asked.seek(0)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "edgekd.worker"],
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=_environment_with(env),
+            start_new_session=True,
+        )
+
+
+def exit_code(child: subprocess.Popen[bytes]) -> int | None:
+    """Of a worker whose output is closed; None where it goes on all the same."""
+    try:
+        return child.wait(timeout=ENDING_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _environment_with(extra: Mapping[str, str]) -> dict[str, str]:
     merged = {**os.environ, **extra}
     root = str(Path(__file__).resolve().parent.parent)
     merged["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [merged.get("PYTHONPATH")])])
@@ -164,7 +180,7 @@ def parsed(line: bytes, doing: str, said: IO[bytes]) -> dict[str, Any]:
     return message
 
 
-def judged(answer: Mapping[str, Any], code: int, doing: str, said: IO[bytes]) -> dict[str, Any]:
+def judged(answer: Mapping[str, Any], code: int | None, doing: str, said: IO[bytes]) -> dict[str, Any]:
     """The result in `answer`, or the error that it or the exit code tells of. A result sent before a crash counts."""
     if "result" in answer:
         return dict(answer["result"])
@@ -174,6 +190,12 @@ def judged(answer: Mapping[str, Any], code: int, doing: str, said: IO[bytes]) ->
             raise UserError(error["message"], hint=error["hint"])
         message = error["message"] if error["kind"] == "edgekd" else f"failed while {doing}: {error['message']}"
         raise WorkerError(message, reason="failed", stderr=error["trace"], hint=error["hint"])
+    if code is None:
+        raise WorkerError(
+            f"the worker closed its output with no result while {doing}, and goes on",
+            reason="exited",
+            stderr=_tail(said),
+        )
     if code < 0:
         try:
             name = signal.Signals(-code).name

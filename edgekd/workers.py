@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from edgekd.errors import EdgekdError, UserError
-from edgekd.worker import Progress, WorkerError, end, environment_with, judged, parsed
+from edgekd.worker import Progress, WorkerError, end, exit_code, judged, parsed, started
 
 GRACE = 10.0
 """Seconds that the others have, once one has failed, to say what they know of it."""
@@ -30,11 +28,12 @@ class _Member:
     said: IO[bytes]
     held: bytearray = field(default_factory=bytearray)
     answer: dict[str, Any] = field(default_factory=dict)
+    closed: bool = False
     code: int | None = None
 
     @property
     def failed(self) -> bool:
-        return "error" in self.answer or (self.code is not None and not self.answer)
+        return "error" in self.answer or (self.closed and not self.answer)
 
     def take(self, doing: str) -> list[dict[str, Any]] | None:
         """What it sent since: messages of progress; None once it has ended."""
@@ -68,15 +67,15 @@ def call_all(
         members: list[_Member] = []
         for request, environment in zip(requests, environments, strict=True):
             said = stack.enter_context(tempfile.TemporaryFile())
-            members.append(_Member(_started(function, request, environment, said), said))
+            members.append(_Member(started(function, request, environment, said), said))
             stack.callback(end, members[-1].child)
         _listen(members, doing, on_progress)
         failures: list[tuple[bool, int, EdgekdError]] = []
         results: list[dict[str, Any]] = []
         for number, member in enumerate(members):
             try:
-                if member.answer or member.code is not None:
-                    results.append(judged(member.answer, member.code or 0, "training", member.said))
+                if member.answer or member.closed:
+                    results.append(judged(member.answer, member.code, "training", member.said))
             except EdgekdError as error:
                 failures.append((LOST in error.message, number, error))
     if not failures:
@@ -92,22 +91,6 @@ def call_all(
     raise EdgekdError(message, hint=hint)
 
 
-def _started(
-    function: str, request: Mapping[str, Any], environment: Mapping[str, str], said: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    with tempfile.TemporaryFile() as asked:
-        asked.write(json.dumps({"function": function, "request": dict(request), "parent": os.getpid()}).encode())
-        asked.seek(0)
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgekd.worker"],
-            stdin=asked,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env=environment_with(environment),
-            start_new_session=True,
-        )
-
-
 def _listen(members: Sequence[_Member], doing: str, on_progress: Progress) -> None:
     """Until all have ended, or `GRACE` seconds after one failed."""
     until: float | None = None
@@ -121,7 +104,7 @@ def _listen(members: Sequence[_Member], doing: str, on_progress: Progress) -> No
                 told = member.take(doing) if member in ready else []
                 if told is None or (member not in ready and member.child.poll() is not None):
                     selector.unregister(member.child.stdout)
-                    member.code = member.child.wait()
+                    member.closed, member.code = True, exit_code(member.child)
                 elif member is members[0]:
                     for message in told:
                         on_progress(message)

@@ -177,10 +177,16 @@ def test_where_there_is_no_room(place: Path, monkeypatch: pytest.MonkeyPatch, tm
     ("arguments", "says"),
     [
         (["--fix", "onnxruntime"], 'the backend "onnxruntime" has no environment of its own'),
-        (["--fix", "onxruntime"], 'no backends named "onxruntime"'),
-        (["onnxruntime"], "backends are named for --fix"),
+        (["--fix", "onxruntime"], 'no backend named "onxruntime"'),
+        (["onxruntime"], 'no backend named "onxruntime"'),
     ],
 )
 def test_a_wrong_name_is_the_users_mistake(arguments: list[str], says: str, place: Path) -> None:
     found = CliRunner().invoke(app, ["doctor", *arguments])
     assert isinstance(found.exception, UserError) and says in found.exception.message
+
+
+def test_doctor_looks_at_the_backends_that_are_named() -> None:
+    said = CliRunner().invoke(app, ["doctor", "tensorrt", "null"])
+    assert said.exit_code == 0, said.output
+    assert [line.split()[1] for line in said.stdout.splitlines() if line[:2] in ("ok", "no")] == ["tensorrt", "null"]

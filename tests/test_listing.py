@@ -32,7 +32,7 @@ def test_one_loss_tells_formula_source_and_fields() -> None:
 
 
 def test_what_there_is_not_is_said_with_the_nearest() -> None:
-    with pytest.raises(UserError, match='no losses named "tiad"\nhint: did you mean "taid"'):
+    with pytest.raises(UserError, match='no loss named "tiad"\nhint: did you mean "taid"'):
         listing.entry("losses", "tiad")
     with pytest.raises(UserError, match='nothing called "loses" to list\nhint: did you mean "losses"'):
         listing.rows("loses")

@@ -108,10 +108,18 @@ def test_mistakes_are_named_with_line_and_hint(folder: Path, old: str, new: str,
 
 
 def test_files_that_are_not_there(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"weights: .*teacher.safetensors does not exist"):
-        load(edited(folder, 'factory = "net:teacher"', 'factory = "net:teacher"\nweights = "teacher.safetensors"'))
-    with pytest.raises(UserError, match="No such file"):
-        load(folder / "other.toml")
+    changed = edited(folder, 'factory = "net:teacher"', 'factory = "net:teacher"\nweights = "teacher.safetensors"')
+    with pytest.raises(UserError, match=r"weights: .*teacher.safetensors does not exist") as caught:
+        load(changed)
+    assert caught.value.hint == "paths are relative to the recipe"
+    (folder / "teachers.safetensors").touch()
+    with pytest.raises(UserError, match=r"weights: .*teacher.safetensors does not exist") as caught:
+        load(changed)
+    assert caught.value.hint == 'did you mean "teachers.safetensors"?'
+    for wrong in (folder / "other.toml", folder):
+        with pytest.raises(UserError, match="No such file|Is a directory") as caught:
+            load(wrong)
+        assert caught.value.hint == f"there is {folder / 'recipe.toml'}"
     (folder / "bad.toml").write_text("[student\n")
     with pytest.raises(UserError, match="not TOML"):
         load(folder / "bad.toml")

@@ -36,7 +36,7 @@ def test_names_are_files() -> None:
 
 
 def test_an_unknown_name_gives_the_nearest() -> None:
-    with pytest.raises(UserError, match='no losses named "kk"'):
+    with pytest.raises(UserError, match='no loss named "kk"'):
         registry.file_of("losses", "kk")
     with pytest.raises(UserError) as caught:
         registry.file_of("losses", "cross_entropi")
@@ -47,7 +47,7 @@ def test_an_unknown_name_gives_the_nearest() -> None:
 
 def test_values_are_checked() -> None:
     assert registry.build("losses", "kl", {"temperature": 2}).temperature == 2.0
-    with pytest.raises(UserError, match='has no field "temprature"') as caught:
+    with pytest.raises(UserError, match='the loss "kl" has no field "temprature"') as caught:
         registry.build("losses", "kl", {"temprature": 2.0})
     assert "temperature" in caught.value.hint
     with pytest.raises(UserError, match="temperature"):

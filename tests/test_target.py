@@ -201,7 +201,7 @@ def test_bad_files_name_the_field(tmp_path: Path, text: str, message: str) -> No
 
 def test_calibration_names_what_exists(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('source = "dta"\ncount = 4\n')
-    with pytest.raises(UserError, match='no sources named "dta"'):
+    with pytest.raises(UserError, match='no source named "dta"'):
         find_calibration("mine.toml", tmp_path)
     (tmp_path / "mine.toml").write_text('source = "data"\ncount = 0\n')
     with pytest.raises(UserError, match="count"):

@@ -66,7 +66,7 @@ def test_bad_arrays_are_user_errors_and_leave_no_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='no backends named "onxruntime"') as caught:
+    with pytest.raises(UserError, match='no backend named "onxruntime"') as caught:
         worker.call("compile", {"backend": "onxruntime"}, timeout=60)
     assert caught.value.hint == 'did you mean "onnxruntime"?'
 

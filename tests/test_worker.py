@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from edgekd import worker
-from edgekd.errors import UserError
+from edgekd.errors import EdgekdError, UserError
 from edgekd.worker import WorkerError
+from edgekd.workers import call_all
 
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
 
@@ -125,6 +126,15 @@ def test_a_crash_is_seen_though_a_forked_child_holds_the_channel() -> None:
     assert wait_until_gone(*pids)
 
 
+def test_a_worker_that_closes_its_output_unanswered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ENDING_S", 0.2)
+    pids: list[int] = []
+    with pytest.raises(WorkerError, match="closed its output with no result while running .*, and goes on") as caught:
+        ask("close_and_go_on", timeout=None, on_progress=lambda p: pids.extend(p["pids"]))
+    assert caught.value.reason == "exited"
+    assert wait_until_gone(*pids)
+
+
 def test_an_error_in_the_progress_function_ends_the_worker() -> None:
     pids: list[int] = []
 
@@ -160,3 +170,11 @@ def test_a_worker_ends_with_its_parent(how: signal.Signals) -> None:
         for pid in pids:
             if not gone(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_nor_is_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ENDING_S", 0.2)
+    with pytest.raises(
+        EdgekdError, match="together: process 1 of 1 failed: the worker closed its output with no result"
+    ):
+        call_all("worker_functions:close_and_go_on", [{}], [HERE], "together", lambda progress: None)

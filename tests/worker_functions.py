@@ -77,3 +77,10 @@ def fork_and_die(request: dict[str, Any], progress: Any) -> dict[str, Any]:
 
 def much(request: dict[str, Any], progress: Any) -> dict[str, Any]:
     return {"values": [0.000123456] * request["count"]}
+
+
+def close_and_go_on(request: dict[str, Any], progress: Any) -> dict[str, Any]:
+    progress({"pids": [os.getpid()]})
+    os.closerange(3, 64)  # the answer channel is one of these
+    time.sleep(600)
+    return {}

@@ -97,12 +97,15 @@ def read_tolerances(given: Sequence[str]) -> dict[str, float]:
         name, _, value = text.partition("=")
         if name not in SIGNALS:
             raise UserError(f'--allow {text}: no signal called "{name}"', hint=nearest(name, SIGNALS))
-        found[name] = math.nan if value == "off" else read_share(value, f"--allow {text}", least=0.0)
+        share = SIGNALS[name].kind == "growth"
+        found[name] = math.nan if value == "off" else read_share(value, f"--allow {text}", least=0.0, share=share)
     return found
 
 
-def read_share(text: str, where: str, least: float = math.ulp(0.0)) -> float:
+def read_share(text: str, where: str, least: float = math.ulp(0.0), *, share: bool = True) -> float:
     """A share from "5%" or "0.05". Raises UserError if it is none, or less than `least`.
+
+    Of a `share` so is 1 or more without a "%", which allows twice as much: whoever writes "5" means 5%.
 
     >>> read_share("5%", "--tolerance"), read_share("0.1", "--tolerance")
     (0.05, 0.1)
@@ -114,6 +117,8 @@ def read_share(text: str, where: str, least: float = math.ulp(0.0)) -> float:
     if not (math.isfinite(value) and value >= least):
         wanted = "of at least 0" if least == 0 else "above 0"
         raise UserError(f'{where}: "{text}" is not a share {wanted}', hint='write it like "5%" or "0.05"')
+    if share and value >= 1 and "%" not in text:
+        raise UserError(f'{where}: "{text}" is {value:.0%}', hint=f'write "{text.strip()}%", or "{value:.0%}"')
     return value
 
 

@@ -44,7 +44,7 @@ def read(path: Path) -> list[Asked]:
     try:
         found = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist", hint="a suite is a TOML file of [[check]] tables") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
     tables = found.pop("check", None)

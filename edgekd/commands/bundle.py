@@ -10,8 +10,17 @@ from typing import Annotated
 
 import typer
 
-from edgekd.commands.store import Json, Quiet, console
+from edgekd.commands.store import Json, Quiet, console, show
+from edgekd.errors import UserError
 
+MEASURE_EPILOG = """\b
+Examples:
+  edgekd measure out/bundles/host                     its latency, here and now
+  edgekd measure out/bundles/host other/bundles/host  two of the same task, as a ratio
+  edgekd measure out/bundles/host --streams 2         samples a second
+  edgekd measure out/bundles/host --sustained "5 min" --svg warm.svg
+  edgekd measure out/bundles/host --device pi.toml    on a device
+"""
 PublicKey = Annotated[Path | None, typer.Option(help="the key that must have signed it: KEY.pub", metavar="FILE")]
 
 
@@ -26,16 +35,18 @@ def cmake_dir(asked: bool) -> None:
 
 def measure(
     bundles: Annotated[list[Path], typer.Argument(help="bundles to race, interleaved", metavar="BUNDLE")],
-    seconds: Annotated[float, typer.Option(help="an engine, in all processes together")] = 2.0,
-    processes: Annotated[int, typer.Option(help="fresh processes")] = 3,
-    threads: Annotated[int, typer.Option(help="pinned thread count")] = 1,
+    seconds: Annotated[float, typer.Option(help="an engine, in all processes together", min=0.01)] = 2.0,
+    processes: Annotated[int, typer.Option(help="fresh processes", min=1)] = 3,
+    threads: Annotated[
+        int | None, typer.Option(help="cores to pin to; default: what they were compiled for", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the order of the rounds")] = 0,
     streams: Annotated[int, typer.Option(help="throughput: so many calls at once, in samples a second", min=0)] = 0,
     batch: Annotated[
         int, typer.Option(help="throughput: samples a call, of an engine whose batch is dynamic", min=1)
     ] = 1,
     sustained: Annotated[
-        str, typer.Option(help='one bundle without a pause for so long: "5 min"', metavar="TIME")
+        str, typer.Option(help='one bundle without a pause for so long: "5 min", "2 h"', metavar="TIME")
     ] = "",
     svg: Annotated[Path | None, typer.Option(help="sustained: draw it into this file", metavar="FILE")] = None,
     device: Annotated[
@@ -50,11 +61,11 @@ def measure(
     --streams their throughput; with --sustained one engine's latency as the device gets warm.
     """
     if device and (sustained or streams):
-        from edgekd.errors import UserError
-
         raise UserError(
             "--device races bundles there; --streams and --sustained measure on this machine", hint="one of them"
         )
+    if threads and not device and threads > (cores := os.cpu_count() or 1):
+        raise UserError(f"--threads {threads}: this machine has {cores} cores", hint="leave it out")
     if sustained:
         _sustained(bundles, sustained, threads, seed, svg, as_json=as_json, quiet=quiet)
         return
@@ -73,35 +84,27 @@ def measure(
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    from rich.table import Table
-
-    heads = ("bundle", "median", "95% interval", "p90", "p99", "calls", "energy", "ratio to the first")
-    table = Table(*heads, box=None, pad_edge=False)
-    for row in rows_of(found):
-        table.add_row(*row)
-    console().print(table)
+    show(("bundle", "median", "95% interval", "p90", "p99", "calls", "energy", "ratio to the first"), rows_of(found))
     print(f"energy: {said(found['energy'])}")
 
 
-def _throughput(bundles: list[Path], options: dict[str, int | float], *, as_json: bool, quiet: bool) -> None:
+def _throughput(bundles: list[Path], options: dict[str, int | float | None], *, as_json: bool, quiet: bool) -> None:
     from edgekd.measure import throughput_of
 
-    found = throughput_of(bundles, quiet=quiet, **options)  # type: ignore[arg-type]  # seconds is a float, the others are ints
+    found = throughput_of(bundles, quiet=quiet, **options)  # type: ignore[arg-type]  # seconds is a float, threads may be None, the others are ints
     if as_json:
         print(json.dumps({name: one.to_json() for name, one in found.items()}, indent=1))
         return
-    from rich.table import Table
-
-    table = Table("bundle", "samples a second", "95% interval", "at once", box=None, pad_edge=False)
-    for name, one in found.items():
-        table.add_row(name, f"{one.mean:,.0f}", f"{one.low:,.0f} to {one.high:,.0f}", f"{one.streams} × {one.batch}")
-    console().print(table)
+    rows = [
+        (name, f"{one.mean:,.0f}", f"{one.low:,.0f} to {one.high:,.0f}", f"{one.streams} × {one.batch}")
+        for name, one in found.items()
+    ]
+    show(("bundle", "samples a second", "95% interval", "at once"), rows)
 
 
 def _sustained(
-    bundles: list[Path], time: str, threads: int, seed: int, svg: Path | None, *, as_json: bool, quiet: bool
+    bundles: list[Path], time: str, threads: int | None, seed: int, svg: Path | None, *, as_json: bool, quiet: bool
 ) -> None:
-    from edgekd.errors import UserError
     from edgekd.measure import sustained_of
     from edgekd.units import format_seconds, parse_seconds
 
@@ -125,14 +128,12 @@ def _sustained(
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
         return
-    from rich.table import Table
-
-    table = Table("from", "median", "calls", "chip", "clock", box=None, pad_edge=False)
+    rows = []
     for window in found.windows:
-        heat = "–" if window.temperature is None else f"{window.temperature:.0f} °C"
-        clock = "–" if window.frequency is None else f"{window.frequency / 1e9:.2f} GHz"
-        table.add_row(format_seconds(window.start), format_seconds(window.median), f"{window.calls:,}", heat, clock)
-    console().print(table)
+        heat = "" if window.temperature is None else f"{window.temperature:.0f} °C"
+        clock = "" if window.frequency is None else f"{window.frequency / 1e9:.2f} GHz"
+        rows.append((format_seconds(window.start), format_seconds(window.median), f"{window.calls:,}", heat, clock))
+    show(("from", "median", "calls", "chip", "clock"), rows)
     ratio = found.ratio(seed)
     said = f"the last {format_seconds(seconds / len(found.windows))} take {ratio.point:.3f}× the first's median"
     console().print(f"{said} ({ratio.low:.3f} to {ratio.high:.3f})")

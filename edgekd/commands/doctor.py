@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from typing import Annotated
 
 import typer
 
-from edgekd.commands.store import Json, Quiet
-from edgekd.errors import UserError
+from edgekd.commands.store import WIDE, Json, Quiet
 
-Names = Annotated[list[str] | None, typer.Argument(help="with --fix: only these backends", metavar="[BACKEND]...")]
+EPILOG = """\b
+Examples:
+  edgekd doctor                 everything
+  edgekd doctor openvino tvm    these backends
+  edgekd doctor --fix litert    what it compiles with, in a folder of its own
+"""
+Names = Annotated[list[str] | None, typer.Argument(help="only these", metavar="BACKEND")]
 Fix = Annotated[bool, typer.Option("--fix", help="install what backends need in an environment of its own")]
 
 
@@ -23,17 +31,23 @@ def doctor(backends: Names = None, fix: Fix = False, as_json: Json = False, quie
     """
     from edgekd.doctor import examine, make_environments
 
-    if backends and not fix:
-        raise UserError("backends are named for --fix", hint=f"edgekd doctor --fix {' '.join(backends)}")
     if fix:
         from edgekd.progress import Progress
 
         make_environments(backends or [], Progress(quiet=quiet))
-    checks = examine()
+    checks = examine(backends or [])
     if as_json:
         print(json.dumps([vars(one) for one in checks], indent=1))
         return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
     for one in checks:
-        print(f"{'ok ' if one.good else 'no '} {one.what:<14} {one.found}")
-        if one.cure:
-            print(f"{'':18} hint: {one.cure}")
+        for text, head in (
+            (one.found, f"{'ok ' if one.good else 'no '} {one.what:<14} "),
+            (one.cure, f"{'':19}hint: "),
+        ):
+            if text:
+                print(
+                    textwrap.fill(
+                        text, max(width, 40), initial_indent=head, subsequent_indent=" " * 19, break_on_hyphens=False
+                    )
+                )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+WIDE = 10_000
 StoreHelp = "folder of finished results; default: the user's cache"
 StoreOpt = Annotated[Path | None, typer.Option("--store", help=StoreHelp, envvar="EDGEKD_STORE")]
 Json = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout")]
@@ -58,10 +61,24 @@ def store_gc(
 
 
 def console() -> Any:
-    """stdout for a table: folded to a terminal's width, whole where it goes elsewhere."""
+    """stdout for a table: folded to the width of a terminal, or to $COLUMNS; whole where it goes elsewhere."""
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    whole = not sys.stdout.isatty()
+    return Console(soft_wrap=whole, width=WIDE if whole and "COLUMNS" not in os.environ else None)
+
+
+def show(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, without the columns in which nothing stands. The first holds names, which fold; the others stay whole."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    columns = [(head, cells) for head, *cells in zip(heads, *rows, strict=True) if any(cells)]
+    for number, (head, _) in enumerate(columns):
+        table.add_column(head, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*row)
+    console().print(table)
 
 
 def _bytes(folder: Path) -> int:

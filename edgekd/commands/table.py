@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekd.commands.store import Json, Quiet, StoreOpt
+from edgekd.commands.store import Json, Quiet, StoreOpt, show
 
 if TYPE_CHECKING:
     from edgekd.latency.table import Kind, Table
+
+HEADS = ("group", "channels", "measured", "of the whole", "predicted", "size", "memory", "")
+EPILOG = """\b
+Examples:
+  edgekd table recipe.toml                            of the recipe's first target that is this machine
+  edgekd table recipe.toml --backend onnxruntime      one runtime: as many engines fewer
+  edgekd table recipe.toml --set measure.seconds=0.5 --out table
+"""
 
 
 def table(
@@ -86,29 +94,20 @@ def _copy(entry: Path, out: Path, files: tuple[str, ...]) -> None:
 
 
 def _show(table: Table) -> None:
-    from rich.table import Column
-    from rich.table import Table as Printed
-
-    from edgekd.commands.store import console
     from edgekd.units import format_bytes, format_seconds
 
     for kind in table.rows:
         predictor, idle = table.predictor(kind), table.idle(kind)
-        printed = Printed(Column("group", no_wrap=True), Column("channels", justify="right"), Column("measured", justify="right"),
-                          Column("of the whole", justify="right"), Column("predicted", justify="right"), Column("size", justify="right"),
-                          Column("memory", justify="right"), Column(""),
-                          box=None, pad_edge=False)  # fmt: skip
+        rows: list[tuple[str, ...]] = []
         for group in table.space.narrowable:
             for width, row in table.alone(kind, group)[:-1]:
                 predicted = predictor.predicted({**table.space.whole, group: width})
-                note = "buys no time" if group in idle else ""
-                share = f"{row.share:.3f} ({row.low:.3f} to {row.high:.3f})"
-                bytes_ = (format_bytes(held) if held else "" for held in (row.bytes, row.memory))
-                printed.add_row(
-                    group, str(width), format_seconds(row.seconds), share, format_seconds(predicted), *bytes_, note
-                )
+                share = f"{row.share:.3f} ({row.low:.3f}–{row.high:.3f})"
+                sizes = (format_bytes(held) if held else "" for held in (row.bytes, row.memory))
+                times = (format_seconds(row.seconds), share, format_seconds(predicted))
+                rows.append((group, str(width), *times, *sizes, "buys no time" if group in idle else ""))
         print(f"\n{_title(table, kind)}")
-        console().print(printed)
+        show(HEADS, rows)
         said = f"{predictor.error(0.5):.1%}, 95% of them {predictor.error(0.95):.1%}"
         print(f"{len(table.plans)} plans measured; predicted against measured, left out: median {said}")
 

@@ -45,7 +45,24 @@ class LinkError(EdgekdError):
         self.reason, self.stderr = reason, stderr
 
 
-class Talk(ABC):
+class _Closed(ABC):
+    """Closed at the end of a `with` block."""
+
+    @final
+    def __enter__(self) -> Self:
+        return self
+
+    @final
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Talk(_Closed):
     """A program that runs on a device: each line that it reads and writes is one JSON object."""
 
     label: str
@@ -82,18 +99,8 @@ class Talk(ABC):
             raise LinkError(f"{self.label}: garbage from the device: {start!r}", reason="garbage")
         return message
 
-    @final
-    def __enter__(self) -> Self:
-        return self
 
-    @final
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Link(ABC):
+class Link(_Closed):
     """An open way to one device. `label` is what messages call it; `lease` may be called from another thread."""
 
     kind: ClassVar[str]
@@ -184,16 +191,6 @@ class Link(ABC):
             lease.stop()
             with suppress(LinkError):  # it expires
                 self.release(holder)
-
-    @final
-    def __enter__(self) -> Self:
-        return self
-
-    @final
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @final

@@ -7,20 +7,11 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
+from edgekd.training.bank import Past
+
 __all__ = ["Recursive"]
-
-
-class _Past(nn.Module):
-    """The last answer to each training sample, [count, classes]; all zero for one not yet seen."""
-
-    answers: torch.Tensor
-
-    def __init__(self, count: int, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("answers", torch.zeros(count, classes))
 
 
 @dataclass(frozen=True)
@@ -40,9 +31,9 @@ class Recursive:
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.35
     anchor: Annotated[float, Field(ge=0, le=1)] = 0.5
 
-    def state(self, student: torch.Tensor, teacher: torch.Tensor, count: int) -> _Past:
+    def state(self, student: torch.Tensor, teacher: torch.Tensor, count: int) -> Past:
         """Room for one answer to each training sample."""
-        return _Past(count, student.shape[1])
+        return Past(count, student.shape[1])
 
     def __call__(
         self,
@@ -51,14 +42,13 @@ class Recursive:
         *,
         labels: torch.Tensor,
         samples: torch.Tensor,
-        state: _Past,
+        state: Past,
     ) -> torch.Tensor:
         """Logits [batch, classes] of both, labels and samples [batch] → mean over the batch, in nats."""
-        p, past = softmax(teacher, dim=1), state.answers[samples].to(teacher.dtype)
-        past = torch.where(past.sum(1, keepdim=True) > 0, past, p)
+        p = softmax(teacher, dim=1)
+        past = state.recalled(samples, p)
         target = torch.lerp(torch.lerp(past, p, self.anchor), one_hot(labels, p.shape[1]).to(p.dtype), self.alpha)
-        if state.training:
-            state.answers[samples] = softmax(student.detach(), dim=1).to(state.answers.dtype)
+        state.keep(samples, student)
         return cross_entropy(student, target)
 
     @staticmethod

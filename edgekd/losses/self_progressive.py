@@ -7,22 +7,12 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
-from torch.nn.functional import cross_entropy, one_hot, softmax
+from torch.nn.functional import cross_entropy, one_hot
 
+from edgekd.training.bank import Past
 from edgekd.training.features import wide
 
 __all__ = ["SelfProgressive"]
-
-
-class _Past(nn.Module):
-    """The last answer to each training sample, [count, classes]; all zero for one not yet seen."""
-
-    answers: torch.Tensor
-
-    def __init__(self, count: int, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("answers", torch.zeros(count, classes))
 
 
 @dataclass(frozen=True)
@@ -38,19 +28,16 @@ class SelfProgressive:
     also: ClassVar[tuple[str, ...]] = ("progress", "samples")
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
 
-    def state(self, student: torch.Tensor, teacher: torch.Tensor, count: int) -> _Past:
+    def state(self, student: torch.Tensor, teacher: torch.Tensor, count: int) -> Past:
         """Room for one answer to each training sample."""
-        return _Past(count, student.shape[1])
+        return Past(count, student.shape[1])
 
     def __call__(
-        self, student: torch.Tensor, teacher: torch.Tensor, *, progress: float, samples: torch.Tensor, state: _Past
+        self, student: torch.Tensor, teacher: torch.Tensor, *, progress: float, samples: torch.Tensor, state: Past
     ) -> torch.Tensor:
         """student: logits [batch, classes]; teacher: targets [batch]; samples [batch] → mean over the batch, in nats."""
         student = wide(student)
         label = one_hot(teacher, student.shape[1]).to(student.dtype)
-        past = state.answers[samples]
-        past = torch.where(past.sum(1, keepdim=True) > 0, past, label)
-        target = torch.lerp(label, past, self.alpha * progress)
-        if state.training:
-            state.answers[samples] = softmax(student.detach(), dim=1)
+        target = torch.lerp(label, state.recalled(samples, label), self.alpha * progress)
+        state.keep(samples, student)
         return cross_entropy(student, target)

@@ -21,11 +21,13 @@ from edgekd.pipeline.measure import advancing
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgekd.pipeline.plan import Plan
     from edgekd.progress import Progress
     from edgekd.pruning.groups import Group
     from edgekd.quant.precision import Precision
     from edgekd.sections import MeasureSection
     from edgekd.student import Student
+    from edgekd.target import Target
 
 
 def space_of(groups: Sequence[Group], multiple: int) -> Space:
@@ -104,6 +106,12 @@ class Bench:
     work: Path
     progress: Progress
     timeout: float
+
+    @classmethod
+    def of(cls, plan: Plan, target: Target, work: Path, program: Callable[[dict[str, Any], str, Path], None]) -> Bench:
+        """With the threads, the measuring and the time limit of a plan."""
+        facts, values = target.model_dump(mode="json"), plan.values
+        return cls(program, facts, values.targets.threads, values.measure, work, plan.progress, plan.compile_timeout)
 
     def engine(self, widths: dict[str, Any], kind: Kind) -> Path:
         """The engine's folder, made now or before a kill. Raises EdgekdError if it cannot be compiled."""

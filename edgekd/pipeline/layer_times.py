@@ -92,12 +92,4 @@ def _bench(plan: Plan, before: str, grid: str, names: Sequence[str], work: Path)
         kind = "float32" if len(floats) == len(names) else precision
         write_timed(student.network(), student, kind, grid, out, mixed)
 
-    return Bench(
-        program=program,
-        target=target.model_dump(mode="json"),
-        threads=plan.values.targets.threads,
-        measure=plan.values.measure,
-        work=work,
-        progress=plan.progress,
-        timeout=plan.compile_timeout,
-    )
+    return Bench.of(plan, target, work, program)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from edgekd.quant.precision import KERNELS
 if TYPE_CHECKING:
     from edgekd.target import Target
 
+MANY = 3
+"""So many more of a kind, behind the first that a step reads, are counted and not named."""
 TORCH = ("torch", "torchao", "torch-pruning")
 """Packages that a student's weights and outputs depend on."""
 
@@ -28,6 +31,19 @@ class Step:
     key: str
     reads: tuple[str, ...]
     make: Callable[[Path], dict[str, Any] | None]
+
+    @property
+    def told_reads(self) -> str:
+        """`reads` for a line: of many alike the first and how many more.
+
+        >>> Step("", "", ("compile a", "compile b", "compile c", "compile d", "target"), lambda out: None).told_reads
+        'compile a and 3 more, target'
+        """
+        told: list[str] = []
+        for _, group in groupby(self.reads, key=lambda name: name.partition(" ")[0]):
+            first, *more = group
+            told += [f"{first} and {len(more)} more"] if len(more) >= MANY else [first, *more]
+        return ", ".join(told)
 
 
 @dataclass(frozen=True)

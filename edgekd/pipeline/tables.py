@@ -43,7 +43,7 @@ def target_of(plan: Plan) -> Target:
         if isinstance(target.reach, Local) and not target.unmeasured:
             return target
     reasons = "; ".join(f"{t.name}: {t.unmeasured or 'a table is measured on this machine only'}" for t in plan.targets)
-    hint = "add a target that this machine is; or prune by `ratio`, choose bits by size"
+    hint = "add one that is this machine, as is host; or prune by `ratio`, choose bits by size"
     raise UserError(f"no target's latency can be measured here: {reasons}", hint=hint)
 
 
@@ -161,15 +161,7 @@ def _bench(plan: Plan, before: str, target: Target, groups: list[Group], work: P
     def program(widths: Widths, precision: str, out: Path) -> None:
         write_narrowed(student, groups, widths, precision, grid, out)
 
-    return Bench(
-        program=program,
-        target=target.model_dump(mode="json"),
-        threads=plan.values.targets.threads,
-        measure=plan.values.measure,
-        work=work,
-        progress=plan.progress,
-        timeout=plan.compile_timeout,
-    )
+    return Bench.of(plan, target, work, program)
 
 
 def _groups(plan: Plan, before: str) -> tuple[list[Group], Space]:

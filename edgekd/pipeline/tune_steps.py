@@ -1,13 +1,13 @@
 """The step that tunes: an engine's kernels searched by measuring them on this machine, where the recipe asks for trials.
 
 What is measured goes into a folder of the store that all programs of a backend on a machine share, since they share kernels: a
-search that was killed goes on, one of a student trained anew finds what it needs. The step's result is the best of them, as they
-were then; compilation reads that, and edgekd.lock holds its digest.
+search that was killed goes on, one of a student trained anew finds what it needs. Where the recipe names a folder to go on from,
+those programs share one that name it too, which begins as a copy. The step's result is the best of them, as they were then;
+compilation reads that, and edgekd.lock holds its digest.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from edgekd.backend import open_backend
 from edgekd.errors import EdgekdError
 from edgekd.pipeline.step import Candidate, Step
 from edgekd.reach import Local
+from edgekd.store import write_whole
 from edgekd.tuner import Tuner
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def add(plan: Plan, candidate: Candidate, fields: Mapping[str, Any], code: Seque
     key = plan.key("tune", [program], asked, [], code, packages=versions)
 
     def make(out: Path) -> dict[str, Any]:
-        work = plan.store.work(f"tuning-{digest.of_json([shared, versions])}")
+        work = plan.store.work(f"tuning-{digest.of_json([shared, versions, *([asked['given']] if given else [])])}")
         return _measured(plan, candidate, given, work, out)
 
     plan.add(name, Step(name, key, (program, "target"), make))
@@ -85,8 +86,9 @@ def _measured(plan: Plan, candidate: Candidate, given: Path | None, work: Path, 
         FileLock(work / "lock"),
         plan.progress.task(candidate.step("tune"), trials) as task,
     ):
-        if given and not any(work.glob("*.json")):
-            shutil.copytree(given, work, dirs_exist_ok=True)
+        for file in filter(Path.is_file, given.iterdir() if given else ()):
+            if not (work / file.name).exists():
+                write_whole(work / file.name, file.read_bytes())
         request = {
             "backend": candidate.backend,
             "program": str(source),

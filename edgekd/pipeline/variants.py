@@ -111,15 +111,7 @@ def _bench(plan: Plan, target: Target, student: Student, make: Callable[[Argumen
     def program(arguments: dict[str, Any], precision: str, out: Path) -> None:
         write_timed(make(arguments).eval(), student, precision, plan.grids[0], out)
 
-    return Bench(
-        program=program,
-        target=target.model_dump(mode="json"),
-        threads=plan.values.targets.threads,
-        measure=plan.values.measure,
-        work=work,
-        progress=plan.progress,
-        timeout=plan.compile_timeout,
-    )
+    return Bench.of(plan, target, work, program)
 
 
 def raced(

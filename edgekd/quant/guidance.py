@@ -39,8 +39,8 @@ class _Both(Teacher):
     def shapes(self, inputs: torch.Tensor, named: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
         return self.first.shapes(inputs, named)
 
-    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
-        return self.first.partial(inputs, name)
+    def partial(self, inputs: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        return self.first.partial(inputs, names)
 
     def embeddings(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.first.embeddings(inputs)

@@ -6,9 +6,18 @@ convolutions in float there.
 
 from __future__ import annotations
 
+import itertools
+
 import onnx
 
-from edgekd.quant.rewrite import biases_to_int32, own_zero_points, reductions_to_pools, s8_to_u8
+from edgekd.quant.rewrite import (
+    biases_to_int32,
+    graphs_within,
+    own_zero_points,
+    read_within,
+    reductions_to_pools,
+    s8_to_u8,
+)
 
 __all__ = ["REWRITES", "rebase", "strip"]
 
@@ -30,34 +39,35 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     small = onnx.ModelProto()
     small.CopyFrom(model)
     strip_unused(small)
-    del small.metadata_props[:], small.graph.value_info[:], small.graph.metadata_props[:]
-    small.doc_string = small.graph.doc_string = ""
-    small.graph.name = "graph"
+    del small.metadata_props[:]
+    small.doc_string = ""
     opset = {entry.domain: entry.version for entry in small.opset_import}
     kept = {value.name for value in [*small.graph.input, *small.graph.output]}
     short: dict[str, str] = {"": "", **{name: name for name in kept}}
-    for tensor in small.graph.initializer:
-        tensor.name = _shorten(tensor.name, short)
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
-    for value in [*small.graph.input, *small.graph.output]:
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for number, node in enumerate(small.graph.node):
-        node.name, node.doc_string = f"n{number}", ""
-        del node.metadata_props[:]
-        _drop_default_attributes(node, opset.get(node.domain, 1))
-        for names in (node.input, node.output):
-            names[:] = [_shorten(name, short) for name in names]
+    numbers = itertools.count()
+    for graph in [small.graph, *graphs_within(small.graph)]:  # a name means the same tensor in all of them
+        del graph.value_info[:], graph.metadata_props[:]
+        graph.name, graph.doc_string = "graph", ""
+        for held in [*graph.initializer, *graph.input, *graph.output]:
+            held.name, held.doc_string = _shorten(held.name, short), ""
+            del held.metadata_props[:]
+        for node in graph.node:
+            node.name, node.doc_string = f"n{next(numbers)}", ""
+            del node.metadata_props[:]
+            _drop_default_attributes(node, opset.get(node.domain, 1))
+            for names in (node.input, node.output):
+                names[:] = [_shorten(name, short) for name in names]
     return small
 
 
 def strip_unused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove, in place, the constants that no node reads."""
-    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    """Remove, in place, the constants that no node reads, nor one of a graph inside a node."""
+    for graph in [model.graph, *graphs_within(model.graph)]:
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        read.update(read_within(graph))
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
     return model
 
 
@@ -81,11 +91,9 @@ def _drop_default_attributes(node: onnx.NodeProto, version: int) -> None:
         defaults = onnx.defs.get_schema(node.op_type, version, node.domain).attributes
     except onnx.defs.SchemaError:
         return
-    kept = []
-    for attribute in node.attribute:
+    for attribute in list(node.attribute):  # in place: a graph in one of those that stay is not copied
         default = defaults[attribute.name].default_value if attribute.name in defaults else None
-        if default is None or default.type != attribute.type or _value(default) != _value(attribute):
+        if default is not None and default.type == attribute.type and _value(default) == _value(attribute):
+            node.attribute.remove(attribute)
+        else:
             attribute.doc_string = ""
-            kept.append(attribute)
-    del node.attribute[:]
-    node.attribute.extend(kept)

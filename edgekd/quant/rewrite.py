@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["biases_to_int32", "own_zero_points", "read_within", "reductions_to_pools", "s8_to_u8"]
+__all__ = ["biases_to_int32", "graphs_within", "own_zero_points", "read_within", "reductions_to_pools", "s8_to_u8"]
 
 Array = NDArray[np.generic]
 
@@ -29,8 +29,7 @@ class Index:
         for node in model.graph.node:
             for name in node.input:
                 self.readers[name].append(node)
-        self.outputs = {value.name for value in model.graph.output}
-        self.outside = self.outputs | set(read_within(model.graph))
+        self.outside = {value.name for value in model.graph.output} | set(read_within(model.graph))
 
     def array(self, name: str) -> Array | None:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
@@ -45,17 +44,22 @@ class Index:
 
     def only_reader(self, name: str) -> NodeProto | None:
         readers = self.readers[name]
-        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+        return readers[0] if len(readers) == 1 and name not in self.outside else None
+
+
+def graphs_within(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside nodes, as of an If or a Loop, at any depth."""
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            yield inner
+            yield from graphs_within(inner)
 
 
 def read_within(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names that graphs inside nodes, as of an If or a Loop, read."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from (name for one in inner.node for name in one.input)
-                yield from (value.name for value in inner.output)
-                yield from read_within(inner)
+    """The names that those graphs read."""
+    for inner in graphs_within(graph):
+        yield from (name for one in inner.node for name in one.input)
+        yield from (value.name for value in inner.output)
 
 
 def s8_to_u8(model: onnx.ModelProto) -> None:

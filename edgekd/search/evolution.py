@@ -203,8 +203,14 @@ def scored(arguments: dict[str, Any], suits: Callable[[Arguments], float], varia
 
 
 def fastest(measured: Mapping[Kind, Measured], whole: Mapping[str, float]) -> dict[str, Any]:
-    """Of a candidate's engines the fastest, in seconds: its share of the own student's, times what that took in the first race."""
+    """Of a candidate's engines the fastest, in seconds: its share of the own student's, times what that took in the first race.
+
+    Why it has none, where it was raced only as kinds of engines that the first race did not have.
+    """
     both = [(kind, one) for kind, one in measured.items() if kind.name in whole]
+    if not both:
+        had, has = (", ".join(sorted(names)) or "none" for names in (whole, (kind.name for kind in measured)))
+        return {"failed": f"the first race had engines of {had}, this one's are of {has}"}
     kind, one = min(both, key=lambda pair: pair[1].share * whole[pair[0].name])
     base = whole[kind.name]
     return {"engine": kind.name, "seconds": one.share * base, "low": one.low * base, "high": one.high * base}

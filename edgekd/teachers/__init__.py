@@ -6,7 +6,7 @@ Each file exports one dataclass, a subclass of `edgekd.teacher.Teacher`, always 
     each(inputs)             → logits of each of several teachers [batch, members, classes]
     features(inputs, names)  → (logits, {name: output of the module called so}); a black box raises UserError
     shapes(inputs, named)    → {name: shape of what the module gives}, in order, for pairing; a black box raises UserError
-    partial(inputs, name)    → output of the module called so, nothing behind it computed; a black box raises UserError
+    partial(inputs, names)   → {name: output of the module called so}, what is behind the last need not be computed; likewise
     onwards(inputs, name, features)  → logits where that module gives `features`, with gradient to them; a black box raises UserError
     embeddings(inputs)       → vectors [tokens, width] of the module that reads the inputs; any other kind raises UserError
 

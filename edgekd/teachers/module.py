@@ -43,9 +43,9 @@ class Module(Teacher):
         return shapes(self.network, inputs, "teacher", named)
 
     @torch.no_grad()
-    def partial(self, inputs: torch.Tensor, name: str) -> torch.Tensor:
-        """The output of the module called `name`. Raises UserError, naming the nearest, for an unknown name."""
-        return upto(self.network, name, inputs, "teacher")
+    def partial(self, inputs: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The outputs of the modules called `names`. Raises UserError, naming the nearest, for an unknown name."""
+        return upto(self.network, names, inputs, "teacher")
 
     @torch.no_grad()
     def embeddings(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -102,7 +102,8 @@ class Objective:
             self.companions.make(dict(self.of.values()), model, lambda: peer(seed, **self.arguments))
             self.companions.eval()
             self._pair(model, inputs)
-            terms = self(model, inputs, targets if targets.is_floating_point() else targets.clamp(min=0))
+            known = self._teacher().outputs(inputs) if self.wants("features") else None  # they are to fit, too
+            terms = self(model, inputs, targets if targets.is_floating_point() else targets.clamp(min=0), known)
             trained = [p for p in model.parameters() if p.requires_grad]
             for name, value in terms.items():
                 if name in self.terms and (not trained or not _reached(value, trained)):
@@ -239,27 +240,24 @@ class Objective:
         hidden = loss.mask(inputs)
         shown = world.own(inputs.masked_fill(hidden, 0))
         with untouched(model), world.forward():
-            ours = upto(model, loss.student, shown, "student")
-        theirs = world.whole(self._teacher().partial(shown, loss.teacher), len(inputs))
+            ours = upto(model, [loss.student], shown, "student")[loss.student]
+        theirs = world.whole(self._teacher().partial(shown, [loss.teacher])[loss.teacher], len(inputs))
         _finite({f'output of "{loss.teacher}" is': theirs})
         return world.whole(ours, len(inputs)), Masked(theirs, inputs, hidden)
 
     def _asked(
-        self,
-        inputs: torch.Tensor,
-        known: torch.Tensor | None,
-        members: torch.Tensor | None,
-        world: World,
-        count: int,
+        self, inputs: torch.Tensor, known: torch.Tensor | None, members: torch.Tensor | None, world: World, count: int
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, dict[str, torch.Tensor]]:
         """The teacher's logits, each member's, and features [count, …]: what is wanted and not known is asked of it."""
         features: dict[str, torch.Tensor] = {}
-        if self.wants("features"):
-            logits, features = self._teacher().features(inputs, self._modules("teacher", ("features",)))
-            known = world.whole(logits, count) if known is None else known
-            features = {name: world.whole(value, count) for name, value in features.items()}
-        elif self.wants("logits") and known is None:
-            known = world.whole(self._teacher().outputs(inputs), count)
+        names = self._modules("teacher", ("features",)) if self.wants("features") else []
+        if known is None and self.wants("logits"):
+            ask = self._teacher()
+            logits, features = ask.features(inputs, names) if names else (ask.outputs(inputs), {})
+            known = world.whole(logits, count)
+        elif names:
+            features = self._teacher().partial(inputs, names)
+        features = {name: world.whole(value, count) for name, value in features.items()}
         if self.wants("members") and members is None:
             members = world.whole(self._teacher().each(inputs), count)
         told = {"logits are": known, "members' logits are": members}

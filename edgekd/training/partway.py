@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch import nn
@@ -16,27 +16,25 @@ class _Reached(Exception):  # noqa: N818  # nothing went wrong: the rest of the 
     pass
 
 
-def upto(network: nn.Module, name: str, inputs: torch.Tensor, whose: str) -> torch.Tensor:
-    """What the module called `name` gives for `inputs`; nothing behind it is computed, unless the network is a graph of operators.
+def upto(network: nn.Module, names: Sequence[str], inputs: torch.Tensor, whose: str) -> dict[str, torch.Tensor]:
+    """What the modules called `names` give for `inputs`; nothing behind the last of them that finishes is computed, unless the
+    network is a graph of operators.
 
     Raises UserError as `capture` does.
     """
 
     def stop(_module: nn.Module, _inputs: object, _output: object) -> None:
-        raise _Reached
+        if all(name in caught for name in names):
+            raise _Reached
 
-    with capture(network, [name], whose) as caught:
-        if traced(network):
-            network(inputs)
-            return caught[name]
-        hook = dict(network.named_modules())[name].register_forward_hook(stop)
-        try:
-            network(inputs)
-        except _Reached:
-            pass
-        finally:
-            hook.remove()
-    return caught[name]
+    with ExitStack() as stack:
+        caught = stack.enter_context(capture(network, names, whose))
+        modules = {} if traced(network) else dict(network.named_modules())
+        for name in names if modules else ():
+            stack.callback(modules[name].register_forward_hook(stop).remove)
+        stack.enter_context(suppress(_Reached))
+        network(inputs)
+    return caught
 
 
 def onwards(network: nn.Module, name: str, inputs: torch.Tensor, features: torch.Tensor, whose: str) -> torch.Tensor:

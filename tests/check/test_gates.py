@@ -53,6 +53,12 @@ def test_tolerances_are_read_and_misspelt_ones_named() -> None:
     for wrong in ("0%", "-5%", "0", "five", "", "nan", "inf", "5%%"):
         with pytest.raises(UserError, match="is not a share above 0"):
             read_share(wrong, "--tolerance")
+    for ask in (lambda: read_share("5", "--tolerance"), lambda: read_tolerances(["bytes=5"])):
+        with pytest.raises(UserError, match='"5" is 500%') as caught:
+            ask()
+        assert caught.value.hint == 'write "5%", or "500%"'
+    assert read_share("500%", "--tolerance") == 5.0
+    assert read_tolerances(["reformats=3", "parity=2"]) == {"reformats": 3.0, "parity": 2.0}
 
 
 def manifest(metric: float | None, top1: float | None, data: str = "d") -> dict[str, Any]:

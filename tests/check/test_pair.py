@@ -10,9 +10,9 @@ import pytest
 from backends.folders import float_model
 from check.bundles import made
 
-from edgekd.check.gate import Asked, check
+from edgekd.check.gate import Asked, baseline_of, check
 from edgekd.check.pair import comparable, find_bundle, open_side
-from edgekd.check.suite import read, read_rule
+from edgekd.check.suite import read, read_rule, run
 from edgekd.check.verdict import Rule
 from edgekd.errors import UserError
 from edgekd.progress import Progress
@@ -67,11 +67,16 @@ def test_damaged_bundles_and_missing_runtimes(tmp_path: Path, monkeypatch: pytes
     assert caught.value.hint == 'did you mean "null"?'
 
 
+def compiled(out: Path, *targets: str) -> Path:
+    """A folder as `edgekd compile` writes it, with a bundle for each target."""
+    (out / "bundles").mkdir(parents=True)
+    for name in targets:
+        made(out.parent / f"{out.name}-{name}", target=name).rename(out / "bundles" / name)
+    return out
+
+
 def test_the_folder_of_a_compile_holds_bundles_by_target(tmp_path: Path) -> None:
-    for name in ("host", "kiosk"):
-        made(tmp_path / name, target=name).rename(tmp_path / f"{name}-bundle")
-        (tmp_path / "out" / "bundles").mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"{name}-bundle").rename(tmp_path / "out" / "bundles" / name)
+    compiled(tmp_path / "out", "host", "kiosk")
     assert find_bundle(tmp_path / "out", "kiosk") == tmp_path / "out" / "bundles" / "kiosk"
     with pytest.raises(UserError, match="2 bundles: host, kiosk") as caught:
         find_bundle(tmp_path / "out", None)
@@ -79,6 +84,18 @@ def test_the_folder_of_a_compile_holds_bundles_by_target(tmp_path: Path) -> None
     with pytest.raises(UserError, match="no bundle for kisok") as caught:
         find_bundle(tmp_path / "out", "kisok")
     assert caught.value.hint == 'did you mean "kiosk"?'
+
+
+def test_a_suite_finds_the_candidates_target_among_the_baselines_bundles(tmp_path: Path) -> None:
+    candidate = made(tmp_path / "new", target="kiosk")
+    old, lacking = compiled(tmp_path / "old", "host", "kiosk"), compiled(tmp_path / "lacking", "host", "board")
+    asked = Asked(candidate, old)
+    assert baseline_of(asked, open_side(candidate, None)).folder == old / "bundles" / "kiosk"
+    measured: list[Asked] = []
+    run([asked], Progress(quiet=True), lambda checks, _: measured.extend(checks) or [])
+    assert [(one.candidate, one.baseline) for one in measured] == [(candidate, old)]
+    with pytest.raises(UserError, match="lacking/bundles holds no bundle for kiosk"):
+        run([asked, Asked(candidate, lacking)], Progress(quiet=True), lambda checks, _: pytest.fail("measured"))
 
 
 def test_remarks_on_what_differs_but_compares(tmp_path: Path) -> None:

@@ -95,5 +95,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "run.svg").read_text().startswith("<svg")
     done = command("measure", tmp_path / "bundle", "--sustained", "long")
     assert done.returncode == 2 and "--sustained" in done.stderr and "Traceback" not in done.stderr
-    said = here("measure", tmp_path / "bundle", "--sustained", "60 min", "--svg", tmp_path / "nowhere" / "run.svg")
+    said = here("measure", tmp_path / "bundle", "--sustained", "1 h", "--svg", tmp_path / "nowhere" / "run.svg")
     assert said.returncode == 2 and "run.svg" in said.stderr, "not after an hour"

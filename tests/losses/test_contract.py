@@ -243,7 +243,7 @@ NUMBERS = [(n, f.name) for n in LOSSES for f in fields(registry.find("losses", n
 @pytest.mark.parametrize(("name", "field"), NUMBERS)
 def test_numbers_out_of_range_are_refused_and_misspelt_fields_named(name: str, field: str) -> None:
     for value in (-1.0, float("nan"), float("inf"), "warm"):
-        with pytest.raises(UserError, match=f'losses "{name}": {field}: '):
+        with pytest.raises(UserError, match=f'the loss "{name}": {field}: '):
             registry.build("losses", name, {field: value})
     with pytest.raises(UserError, match=f'did you mean "{field}"'):
         registry.build("losses", name, {f"{field}x": 1.0})

@@ -59,7 +59,7 @@ def test_logits_of_any_size_give_a_finite_loss() -> None:
 
 @pytest.mark.parametrize("value", [0, -1.0, "warm"])
 def test_a_wrong_temperature_is_said(value: object) -> None:
-    with pytest.raises(UserError, match='losses "kl": temperature: '):
+    with pytest.raises(UserError, match='the loss "kl": temperature: '):
         registry.build("losses", "kl", {"temperature": value})
 
 

@@ -134,7 +134,7 @@ def test_a_teacher_with_weights_is_asked_once_for_all_seeds(tmp_path: Path) -> N
         ('use = "outputs"\nweights = "none.npz"\n', "none.npz does not exist"),
         (
             'use = "ensemble"\nmembers = [{ use = "onyx", weights = "t.onnx" }]\n',
-            'members: teacher 1: use: no teachers named "onyx"',
+            'members: teacher 1: use: no teacher named "onyx"',
         ),
         ('use = "ensemble"\nmembers = [{ use = "onnx" }]\n', 'members: teacher 1: use: "onnx" needs `weights`'),
         ('use = "function"\nfactory = "wrong:rule"\nslop = 1.0\n', "teacher.slop: unknown key"),

@@ -142,10 +142,15 @@ def test_a_search_is_a_step_that_outlives_a_kill_is_pinned_and_can_be_handed_on(
     assert engine["note"] == "7 trials" and STEP not in steps(report), "used without a search"
     before = json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"]
     with (recipe.parent / "tuned" / RECORDS).open("a") as file:
-        file.write('[0,["7"]]\n')
+        file.write('[0,["given"]]\n')
     _, engine, _ = made(recipe, 'targets.tuning="tuned"')
     assert engine["note"] == "8 trials", "another database makes another engine"
     assert json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"] != before
+
+    _, engine, out = made(recipe, 'targets.tuning="tuned"', "targets.tune=9")
+    assert engine["note"] == "9 trials"
+    numbers = [json.loads(line)[1][0] for line in (out / "tuning" / "host" / RECORDS).read_text().splitlines()]
+    assert numbers == [*map(str, range(7)), "given", "8"], "it goes on from what is given, not from the other search"
 
 
 def test_what_cannot_be_tuned_is_said(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,6 @@ def test_no_backend_left_is_refused_before_any_work(recipe: Path, monkeypatch: p
 
 
 def test_a_recipes_own_list_stays_strict(recipe: Path) -> None:
-    with pytest.raises(UserError, match='targets.backends: no backends named "onnxruntim"') as caught:
+    with pytest.raises(UserError, match='targets.backends: no backend named "onnxruntim"') as caught:
         api.prepare(recipe, overrides=['targets.backends=["onnxruntim"]'], store=recipe.parent / "store")
     assert '"onnxruntime"' in caught.value.hint

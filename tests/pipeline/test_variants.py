@@ -126,7 +126,7 @@ def test_where_no_stage_trains_what_was_found_the_searchs_own_training_does(done
         (["student.width=16"], "width = 16, is outside its range: 4, 8"),
         (["search.arguments={ widht = [4, 8] }"], 'quarters_searched:student" has no such argument'),
         (["search.arguments={ width = [] }"], "is no list of values and no range"),
-        (['search.losses=[{ use = "kll" }]'], 'no losses named "kll"'),
+        (['search.losses=[{ use = "kll" }]'], 'no loss named "kll"'),
     ],
 )
 def test_a_wrong_recipe_is_said_before_any_work(recipe: Path, sets: list[str], message: str) -> None:

@@ -175,6 +175,51 @@ def test_short_names_never_meet_a_kept_one() -> None:
     assert (names[0], names[2]) == ("t1", "t2")
 
 
+def branching() -> onnx.ModelProto:
+    """A mean over both spatial axes that the next pair reads, and an If: its branches read it, constants, and hold a further If."""
+
+    def branch(nodes: list[onnx.NodeProto], result: str, constants: dict[str, float]) -> onnx.GraphProto:
+        held = [numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()]
+        output = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+        return helper.make_graph(nodes, "a branch with a long name", [], [output], held)
+
+    then = branch([helper.make_node("Mul", ["mean", "ten"], ["t1"], doc_string="words" * 50)], "t1", {"unread": 7.0})
+    deeper = branch([helper.make_node("Sub", ["mean", "only_read_inside"], ["deepest"])], "deepest", {})
+    nested = helper.make_node("If", ["large"], ["either"], then_branch=deeper, else_branch=copied_graph(deeper, "_"))
+    other = branch([nested, helper.make_node("Add", ["either", "own"], ["t0"])], "t0", {"own": 0.5})
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        *pair("mean", "quantized"),
+        helper.make_node("ReduceMax", ["x", "all_axes"], ["most"], keepdims=0),
+        helper.make_node("Greater", ["most", "ten"], ["large"]),
+        helper.make_node("If", ["large"], ["chosen"], then_branch=then, else_branch=other),
+        helper.make_node("Add", ["quantized", "chosen"], ["y"]),
+    ]
+    floats = {name: np.float32(value) for name, value in {"ten": 10, "only_read_inside": 3, "scale": SCALE}.items()}
+    constants = {**floats, "zero": np.int8(ZERO), "axes": np.array([2, 3]), "all_axes": np.arange(4)}
+    return model(nodes, constants, [1, 2, 3, 3], 2)
+
+
+def copied_graph(graph: onnx.GraphProto, suffix: str) -> onnx.GraphProto:
+    other = onnx.GraphProto()
+    other.CopyFrom(graph)
+    other.node[0].output[0] += suffix
+    other.output[0].name += suffix
+    return other
+
+
+def test_what_graphs_inside_nodes_read_stays_and_keeps_its_value() -> None:
+    made = branching()
+    small, rebased = strip(made), rebase(made)
+    assert small.ByteSize() < 0.7 * made.ByteSize() and b"unread" not in small.SerializeToString()
+    for largest in (4.0, 40.0):  # one branch, then the other
+        x = np.random.default_rng(6).uniform(0, 3, [1, 2, 3, 3]).astype(np.float32)
+        x[0, 1, 2, 0] = largest
+        expected = run(made, x)
+        assert np.array_equal(run(small, x), expected)
+        assert np.array_equal(run(rebased, x), expected) and np.array_equal(run(strip(rebased), x), expected)
+
+
 def s8(shape: list[int], seed: int = 4) -> np.ndarray:
     return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
 

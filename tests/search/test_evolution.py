@@ -133,6 +133,22 @@ def test_the_fastest_engine_is_told_in_the_first_races_seconds() -> None:
     assert fastest(rows, {"float32 on fast": 1.0})["engine"] == "float32 on fast"
 
 
+def test_a_candidate_without_an_engine_of_the_first_race_has_failed_and_ends_nothing(tmp_path: Path) -> None:
+    class Changed(Device):
+        """After the first race the fast kind can no longer be made."""
+
+        def race(self, plans: Sequence[Any], label: str) -> tuple[list[dict[Kind, Measured]], dict[int, str]]:
+            found, failed = super().race(plans, label)
+            kind = SLOW if len(self.races) > 1 else FAST
+            return [{k: one for k, one in rows.items() if k is kind} for rows in found], failed
+
+    found = evolved(tmp_path / "work", Changed(), generations=6)
+    able = [one for one in found if one.arguments["width"] < 12 and one.arguments["depth"] < 4]
+    assert all(one.engine == "float32 on fast" for one in able[:6])
+    why = "the first race had engines of float32 on fast, this one's are of float32 on slow"
+    assert {one.failed for one in able[7:]} == {why} and all(one.seconds is None for one in able[7:])
+
+
 def test_a_small_space_is_tried_whole_and_needs_no_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     device = Device()

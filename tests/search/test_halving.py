@@ -131,7 +131,7 @@ def test_a_loss_that_does_not_exist_is_named_with_the_nearest() -> None:
     stage = registry.build("stages", "distill", {"losses": "auto", "budget": {"epochs": 60, "among": ["kll"]}})
     assert stage.names() == [("budget", "losses", "kll")]
     assert stage.reads == {"data", "teacher"} and "optuna" in stage.packages
-    with pytest.raises(UserError, match='no losses named "kll"') as caught:
+    with pytest.raises(UserError, match='no loss named "kll"') as caught:
         stage.check()
     assert '"kl"' in caught.value.hint
 

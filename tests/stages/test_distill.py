@@ -167,10 +167,10 @@ def test_its_fields_name_the_losses(tmp_path: Path) -> None:
         ({"losses": []}, "distill: losses: there is none"),
         ({"losses": [{"weight": 1}]}, "distill: losses: an entry has no `use`"),
         ({"losses": [{"use": "kl", "weight": 0}]}, 'distill: losses: weight of "kl" is 0'),
-        ({"losses": [{"use": "kl"}], "epochs": 0}, 'stages "distill": epochs: .*greater than or equal to 1'),
-        ({"losses": [{"use": "kl"}], "optimizer": "lion"}, 'stages "distill": optimizer: .*adamw'),
+        ({"losses": [{"use": "kl"}], "epochs": 0}, 'the stage "distill": epochs: .*greater than or equal to 1'),
+        ({"losses": [{"use": "kl"}], "optimizer": "lion"}, 'the stage "distill": optimizer: .*adamw'),
         ({"losses": [{"use": "kl"}], "epoch": 3}, 'has no field "epoch"\nhint: did you mean "epochs"'),
-        ({}, 'stages "distill": losses: Field required'),
+        ({}, 'the stage "distill": losses: Field required'),
     ],
 )
 def test_a_wrong_field_is_said_before_any_work(fields: dict[str, Any], message: str) -> None:
@@ -180,7 +180,7 @@ def test_a_wrong_field_is_said_before_any_work(fields: dict[str, Any], message: 
 
 @pytest.mark.parametrize(
     ("loss", "message"),
-    [({"use": "kl", "temperature": 0}, 'losses "kl": temperature: '), ({"use": "kll"}, 'no losses named "kll"')],
+    [({"use": "kl", "temperature": 0}, 'the loss "kl": temperature: '), ({"use": "kll"}, 'no loss named "kll"')],
 )
 def test_check_builds_the_losses(loss: dict[str, Any], message: str) -> None:
     stage = registry.build("stages", "distill", {"losses": [loss]})
@@ -231,7 +231,7 @@ class Nobody(Module):
     [
         ({"losses": [{"use": "kl"}], "arguments": {"width": 9}}, "distill: arguments: they make a new student"),
         ({"losses": [{"use": "cross_entropy"}], "teacher": "student"}, "distill: teacher: no loss asks a teacher"),
-        ({"losses": [{"use": "kl"}], "teacher": "pupil"}, 'stages "distill": teacher: .*student'),
+        ({"losses": [{"use": "kl"}], "teacher": "pupil"}, 'the stage "distill": teacher: .*student'),
     ],
 )
 def test_a_wrong_chain_is_said_before_any_work(fields: dict[str, Any], message: str) -> None:

@@ -120,6 +120,23 @@ def test_the_teacher_is_asked_only_for_what_is_not_known() -> None:
     objective({"use": "cross_entropy"})(tiny_student(), INPUTS, TARGETS)
 
 
+def test_for_features_alone_the_teacher_runs_no_further_than_the_last_of_them() -> None:
+    teacher, ran = tiny_student(16, 7), []
+    for name in ("stem", "block", "down", "head"):
+        teacher.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    losses = [{"use": "attention_map", "student": "block", "teacher": "block"}, {"use": "kl"}]
+    both, student = objective(*losses, teacher=teacher), tiny_student().eval()
+    online = both(student, INPUTS, TARGETS)
+    assert ran == ["stem", "block", "down", "head"]
+    ran.clear()
+    given = both(student, INPUTS, TARGETS, tiny_student(16, 7).eval()(INPUTS).detach())
+    assert ran == ["stem", "block"]
+    assert all(torch.equal(given[name], online[name]) for name in ("attention_map", "kl"))
+    ran.clear()
+    alone = objective(losses[0], teacher=teacher)(student, INPUTS, TARGETS)
+    assert ran == ["stem", "block"] and torch.equal(alone["attention_map"], online["attention_map"])
+
+
 def test_projectors_are_drawn_from_the_seed_and_learn() -> None:
     made = [objective(HINT, HINT) for _ in range(3)]
     before = torch.get_rng_state()
@@ -143,6 +160,8 @@ def test_wrong_names_of_modules_are_said_with_the_nearest() -> None:
 def test_a_teacher_of_other_classes_is_said_with_both_shapes() -> None:
     with pytest.raises(UserError, match=r"teacher gives logits \[6, 5\], the student \[6, 4\]"):
         objective({"use": "kl"}, teacher=TinyNet(8, classes=5)).prepare(tiny_student(), INPUTS, TARGETS, 0)
+    with pytest.raises(UserError, match=r"teacher gives logits \[6, 5\], the student \[6, 4\]"):
+        objective(HINT, teacher=TinyNet(8, classes=5)).prepare(tiny_student(), INPUTS, TARGETS, 0)
 
 
 def test_a_loss_without_a_gradient_is_named() -> None:
@@ -154,7 +173,7 @@ def test_a_loss_without_a_gradient_is_named() -> None:
 def test_an_unknown_loss_and_a_loss_that_wants_nonsense_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match='no losses named "kll"\nhint: did you mean "kl"'):
+    with pytest.raises(UserError, match='no loss named "kll"\nhint: did you mean "kl"'):
         objective({"use": "kll"})
     plugin = tmp_path / "odd.py"
     plugin.write_text(

@@ -28,12 +28,14 @@ class Twice(nn.Module):
 def test_up_to_a_module_nothing_behind_it_is_computed() -> None:
     network, called = tiny_student().eval(), []
     network.down.register_forward_hook(lambda *_: called.append("down"))
-    assert torch.equal(upto(network, "block", INPUTS, "student"), network.block(network.stem(INPUTS)))
+    found = upto(network, ["block", "stem"], INPUTS, "student")
+    assert torch.equal(found["stem"], network.stem(INPUTS))
+    assert torch.equal(found["block"], network.block(found["stem"])), "whichever of several is named last"
     assert not called
     network(INPUTS)
     assert called == ["down"]  # and nothing of it is left
     with pytest.raises(UserError, match='the student has no module "blok"\nhint: did you mean "block"'):
-        upto(network, "blok", INPUTS, "student")
+        upto(network, ["blok"], INPUTS, "student")
 
 
 def test_onwards_the_first_call_gives_what_is_put_in() -> None:
@@ -59,8 +61,8 @@ def test_running_statistics_are_as_before_and_gradients_still_flow() -> None:
 
 def test_a_teacher_runs_in_part_and_a_black_box_does_not() -> None:
     network = tiny_student(16, 7)
-    found = Adapted(Module(network), resize=(12, 12)).partial(INPUTS, "block")
+    found = Adapted(Module(network), resize=(12, 12)).partial(INPUTS, ["block"])["block"]
     assert torch.equal(found, network.block(network.stem(INPUTS)))
     assert not found.requires_grad
     with pytest.raises(UserError, match="a Function gives logits only"):
-        Function(lambda x: x).partial(INPUTS, "block")
+        Function(lambda x: x).partial(INPUTS, ["block"])
