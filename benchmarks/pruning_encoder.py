@@ -1,13 +1,13 @@
 """CoFi against uniform pruning of an encoder at one measured latency. Writes results/pruning_encoder.json and results/pruning_encoder.md.
 
-    .venv/bin/python benchmarks/pruning_encoder.py [--speeds 2 4 8] [--seeds 0 1 2] [--gates 5] [--epochs 3] [--minutes 60] [--smoke]
+    .venv/bin/python benchmarks/pruning_encoder.py [--speeds 2 4 8] [--seeds 0 1 2] [--gates 4] [--epochs 3] [--minutes 60] [--smoke]
 
 MiniLM of six layers is fine-tuned on short movie reviews (how to get both: benchmarks/pruning_encoder_nets.py). It is the teacher, and
 the student that is pruned to a share of its own latency on ONNX Runtime. CoFi learns which layers, heads, channels and width of the
 stream go, held to that latency, and then recovers. Uniform pruning takes the same share of each by magnitude: the least of a row of
 shares whose engine was measured to keep the latency; it trains as many epochs as CoFi does in all. Both may measure 5% above, as any
-budget here. What was pruned is raced against the whole student. Every step is kept in a store, so a run that was stopped goes on where it was;
-speeds come one after another, so the highest is left where time is short.
+budget here. In the end all that was pruned to one speed is raced at once, beside the whole student. Every step is kept in a store, so a
+run that was stopped goes on where it was; speeds come one after another, so the highest is left where time is short.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 
 from distillation_recipe import CE, Row, made
 from paired import gain, shown, spread
-from published import machine, publish
 from pruning_encoder_nets import LENGTH, prepare
+from published import machine, publish
 from quantization_recipe import ran
 
 from edgekd import api, digest
@@ -38,7 +38,7 @@ from edgekd.store import write_whole
 from edgekd.toml import dumps
 
 WORK = Path(__file__).resolve().parent.parent / "out" / "benchmark-pruning-encoder"
-SIZES, FEW = (2000, 500, 1000), (64, 20, 30)
+SIZES, FEW = (1600, 400, 1000), (64, 20, 30)
 """Reviews to train on, to validate and to test with; in a smoke run."""
 METHODS = ("uniform", "cofi")
 RATIOS = [step / 24 for step in range(4, 23)]
@@ -133,7 +133,7 @@ def uniform(plan: Plan, ratios: Sequence[float]) -> dict[float, float]:
 
 
 def row(bench: Bench, folder: str, speed: float, method: str, seed: int, shares: dict[float, float]) -> Found:
-    """Accuracies in percent, seconds and bytes of engine and of the whole one; or why the latency cannot be kept."""
+    """Accuracies in percent, the edits that make the student, and what was predicted; or why the latency cannot be kept."""
     found: Found = {"speed": speed, "method": method, "seed": seed}
     try:
         plan = bench.plan(folder, seed, bench.stage(method, 1 / speed, shares))
@@ -142,30 +142,42 @@ def row(bench: Bench, folder: str, speed: float, method: str, seed: int, shares:
         if "cannot" not in error.message:
             raise
         return {**found, "refused": error.message}
-    edits = plan.student("prune").edits
-    (whole, pruned), _ = race_edited(plan, "student", [[], edits], f"{method} at {speed:g}x")
-    (kind,) = whole
-    facts = plan.entry("prune").facts
-    sizes = plan.entry("judge prune").facts
+    facts, judged = plan.entry("prune").facts, plan.entry("judge prune").facts
+    told = facts.get("latency", {})
     return {
         **found,
-        "test": 100 * sizes["metric"]["test"],
-        "validation": 100 * sizes["metric"]["validation"],
+        "test": 100 * judged["metric"]["test"],
+        "validation": 100 * judged["metric"]["validation"],
         "whole": 100 * plan.entry("judge student").facts["metric"]["test"],
         "cut": 100 * facts["pruned"]["validation"],
-        "seconds": pruned[kind].latency.seconds,
-        "times": 1 / pruned[kind].latency.share,
-        "bytes": pruned[kind].size,
-        "whole_seconds": whole[kind].latency.seconds,
-        "whole_bytes": whole[kind].size,
-        "parameters": sizes["parameters"],
-        "predicted": facts.get("latency", {}).get("predicted"),
-        "measured": facts.get("latency", {}).get("measured"),
+        "parameters": judged["parameters"],
+        **{name: told.get(name) for name in ("allowed", "predicted", "measured")},
         "plans": len(facts.get("plan", {}).get("tried", [])),
-        "layers_gone": len(facts.get("removed", [])),
+        "removed": facts.get("removed", []),
         "groups": facts["groups"],
         "trained_seconds": plan.entry("prune").seconds,
+        "edits": plan.student("prune").edits,
     }
+
+
+def raced(plan: Plan, rows: list[Found], speed: float) -> list[Found]:
+    """The rows of one speed, with seconds, speed and bytes of their engines by one race; those alike are one engine."""
+    mine = of(rows, speed=speed)
+    edits = list({digest.of_json(one["edits"]): one["edits"] for one in mine}.values())
+    found, failed = race_edited(plan, "student", [[], *edits], f"encoders at {speed:g}x") if mine else ([], {})
+    if failed:
+        raise UserError(f"an engine is missing: {failed}")
+    told = []
+    for one in rows:
+        if one in mine:
+            (kind, whole), engine = next(iter(found[0].items())), found[1 + edits.index(one["edits"])]
+            timed = engine[kind]
+            one |= {"seconds": timed.latency.seconds, "times": 1 / timed.latency.share, "bytes": timed.size}
+            one |= {"whole_seconds": whole.latency.seconds, "whole_bytes": whole.size}
+            told.append({name: value for name, value in one.items() if name != "edits"})
+        elif one["speed"] == speed:
+            told.append(one)
+    return told
 
 
 def of(rows: list[Found], **fields: Any) -> list[Found]:
@@ -226,7 +238,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--speeds", type=float, nargs="+", default=[2.0, 4.0, 8.0])
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--gates", type=int, default=5, help="epochs of CoFi's gates")
+    options.add_argument("--gates", type=int, default=4, help="epochs of CoFi's gates")
     options.add_argument("--epochs", type=int, default=3, help="of recovery")
     options.add_argument("--seconds", type=float, default=1.0, help="that each engine is measured")
     options.add_argument("--minutes", type=float, default=60.0, help="nothing is begun after these")
@@ -245,7 +257,8 @@ def main() -> None:
         sys.exit(f"{error}: see benchmarks/pruning_encoder_nets.py")
     bench = Bench(work, layers, args.gates, args.epochs, teacher, args.seconds, ratios)
     taught = bench.taught()
-    shares = uniform(bench.plan(taught["folder"], 0, {"criterion": "magnitude", "ratio": 0.5}), ratios)
+    whole = bench.plan(taught["folder"], 0, {"criterion": "magnitude", "ratio": 0.5})
+    shares = uniform(whole, ratios)
     setting = {name: getattr(args, name) for name in ("speeds", "seeds", "gates", "epochs", "seconds")}
     found: Found = {
         "setting": {**setting, "layers": layers, "reviews": sizes},
@@ -255,15 +268,19 @@ def main() -> None:
         "uniform": shares,
         "rows": [],
     }
-    every = [(speed, method, seed) for speed in args.speeds for seed in args.seeds for method in METHODS]
-    for number, (speed, method, seed) in enumerate(every, 1):
-        if time.monotonic() > end:
-            print(f"{len(every) - number + 1} of {len(every)} are left: start it again", file=sys.stderr)
-            break
-        found["rows"].append(row(bench, taught["folder"], speed, method, seed, shares))
-        print(f"{number} of {len(every)}: {found['rows'][-1]}", file=sys.stderr, flush=True)
+    left = len(args.speeds) * len(args.seeds) * len(METHODS)
+    for speed in args.speeds:
+        rows = []
+        for seed, method in ((seed, method) for seed in args.seeds for method in METHODS if time.monotonic() < end):
+            rows.append(row(bench, taught["folder"], speed, method, seed, shares))
+            left -= 1
+            said = {name: value for name, value in rows[-1].items() if name not in ("edits", "groups")}
+            print(f"{left} are left: {said}", file=sys.stderr, flush=True)
+        found["rows"] += raced(whole, rows, speed)
         if not args.smoke:
             publish("pruning_encoder", found, page(found))
+    if left:
+        print(f"{left} are left: start it again", file=sys.stderr)
     print(page(found))
 
 

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from edgekd import api, cli
 from edgekd.errors import UserError
 from edgekd.latency.table import FILE, PICTURE, RACE, Kind, Table
-from edgekd.pipeline import tables
+from edgekd.pipeline import searches, tables
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import roots
+from edgekd.report.figures import Pruned
 
 RECIPE = """\
 [student]
@@ -82,6 +83,10 @@ def test_the_plan_is_measured_and_both_numbers_are_kept(done: Plan) -> None:
     assert told["predicted"] == pytest.approx(told["measured"], rel=1e-6)
     assert told["measured"] == pytest.approx(table.rows[Kind("null", "float32")][1].seconds, rel=1e-6)
     assert told["measured"] < told["allowed"] < told["whole"]
+    shown = Pruned.model_validate(searches.pruned(done, next(v for v in done.versions if v.name == "prune")))
+    assert [limit.quantity for limit in shown.limits] == ["latency", "size", "memory"] and shown.plans == 1
+    assert shown.limits[0].measured == told["measured"] and shown.engine == "float32 on null"
+    assert searches.pruned(done, next(v for v in done.versions if v.name == "student")) is None
     row = table.rows[Kind("null", "float32")][1]
     assert facts["size"]["measured"] == row.bytes and 0 < row.bytes < 1000, (
         "of device.json, which is all that the engine is"
