@@ -9,6 +9,7 @@ can go; the mean over the words is classified as it is. The texts are reviews of
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,10 @@ def reviewer(layers: int) -> nn.Module:
     return Reviewer(layers)
 
 
-def begun(layers: int) -> dict[str, Tensor]:
-    """The package's weights under the names of `Reviewer`, and a head of zeros."""
+def begun(layers: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of quantization_text.py's net under the names of `Reviewer`, and a head of zeros."""
     found = {"head.weight": torch.zeros(2, WIDTH), "head.bias": torch.zeros(2)}
-    for name, tensor in weights().items():
+    for name, tensor in tensors.items():
         parts = name.split(".")
         if parts[0] == "layers" and int(parts[1]) >= layers:
             continue
@@ -104,7 +105,7 @@ def prepare(folder: Path, sizes: tuple[int, int, int], layers: int) -> None:
     if len(short) < sum(sizes):
         raise ValueError(f"{len(short)} reviews of at most {LENGTH} pieces, {sum(sizes)} are needed")
     labels = np.array([classes.index(found[drawn[i]]) for i in short], np.int64)
-    save_file(begun(layers), folder / "begun.safetensors")
+    save_file(begun(layers, weights()), folder / "begun.safetensors")
     write_arrays(folder / "reviews.npz", ids=ids[short, :LENGTH], labels=labels, sizes=np.array(sizes))
 
 

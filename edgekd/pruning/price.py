@@ -13,7 +13,6 @@ relative errors: what `edgekd.latency.predictor` does for widths, for the few te
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -135,8 +134,8 @@ class Price:
         for kind, seconds in taken.items():
             there = np.isfinite(seconds)
             known, y = rows[there], np.asarray(seconds, float)[there]
-            found.append(solve(known, y))
-            left_out = [_unseen(known, y, index) for index in range(len(y))]
+            found.append(_fitted(known, y))
+            left_out = [_unseen(known, y, index) for index in range(1, len(y))]
             self.error[kind] = [float(np.quantile(np.abs(left_out), share)) for share in (0.5, 1.0)]
         self._coefficients = torch.tensor(np.array(found), dtype=torch.float32)
 
@@ -152,8 +151,13 @@ class Price:
         return f"Price({self._coefficients.tolist()})"
 
 
+def _fitted(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The coefficients, by which the whole student takes what it was measured to take: all others were raced against it."""
+    found = solve(rows, y)
+    return np.asarray(found * y[0] / (rows[0] @ found))
+
+
 def _unseen(rows: np.ndarray, y: np.ndarray, index: int) -> float:
     """The relative error of one plan, predicted from the others."""
     others = np.arange(len(y)) != index
-    error = float(rows[index] @ solve(rows[others], y[others]) / y[index] - 1)
-    return error if math.isfinite(error) else 0.0
+    return float(rows[index] @ _fitted(rows[others], y[others]) / y[index] - 1)

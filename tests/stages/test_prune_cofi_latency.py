@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -132,7 +132,7 @@ def test_wrong_budgets_are_said_before_any_work(fields: dict[str, Any], message:
 
 
 def on_onnxruntime(student: Student, edits: Sequence[Edit]) -> float:
-    """The median of an encoder's engine, seconds, as ONNX Runtime runs it now."""
+    """What an encoder's engine takes at least, seconds, as ONNX Runtime runs it now."""
     import onnxruntime as ort
 
     path = student.path / "timed.onnx"
@@ -142,17 +142,18 @@ def on_onnxruntime(student: Student, edits: Sequence[Edit]) -> float:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed, taken = {"ids": given.numpy()}, []
-    for _ in range(60):
+    for _ in range(100):
         begun = time.perf_counter()
         session.run(None, feed)
         taken.append(time.perf_counter() - begun)
-    return median(taken[10:])
+    return min(taken)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_on_onnxruntime_what_stays_is_measured_to_be_faster(tmp_path: Path, student: Student) -> None:
-    device = Device(student, on_onnxruntime)
-    smaller, facts = pruned(tmp_path, device, budget={"latency": "0.6x"})
+def test_on_onnxruntime_what_stays_is_measured_to_be_faster(tmp_path: Path) -> None:
+    device = Device(saved(tmp_path / "in", partial(Torch, layers=1)), on_onnxruntime)
+    criterion = {**FIELDS["criterion"], "epochs": 2}
+    smaller, facts = pruned(tmp_path, device, budget={"latency": "0.6x"}, criterion=criterion)
     told = facts["latency"]
     assert told["measured"] <= 1.05 * told["allowed"] == pytest.approx(1.05 * 0.6 * told["whole"])
     assert facts["pruned"]["parameters"] < facts["before"]["parameters"]
