@@ -111,9 +111,6 @@ class Held:
             raise EdgekdError(message, hint=f"allow more, {SPARED['latency']}")
         best = max(kept, key=lambda one: one.shift)
         gates.shift = best.shift
-        for one in tried:
-            both = f"predicted {format_seconds(one.predicted)}, measured {format_seconds(one.measured)}"
-            self._say(f"  prune: plan for latency {self._budget.latency}: {both}")
         table = {kind: {"error": {"median": e[0], "largest": e[1]}} for kind, e in self.price.error.items()}
         latency = {
             "budget": self._budget.latency,
@@ -153,7 +150,10 @@ class Held:
         if not rows[1]:
             raise EdgekdError(f"prune: the plan cannot be compiled: {failed[1]}", hint="another backend")
         kind = min(rows[1], key=lambda one: self._taken(rows[1], one))
-        return Attempt(shift, plan, self.price.of(plan), self._taken(rows[1], kind), kind.name)
+        predicted, measured = self.price.of(plan), self._taken(rows[1], kind)
+        both = f"predicted {format_seconds(predicted)}, measured {format_seconds(measured)}"
+        self._say(f"  prune: plan for latency {self._budget.latency}: {both}")
+        return Attempt(shift, plan, predicted, measured, kind.name)
 
     def _taken(self, row: Mapping[Kind, Timed], kind: Kind) -> float:
         """Seconds; for a budget that is told as a share of the whole student's, by its share of that. Infinite without an engine."""

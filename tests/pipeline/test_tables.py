@@ -71,6 +71,14 @@ def test_the_table_is_planned_before_the_stage_that_reads_it(recipe: Path) -> No
         api.prepare(recipe, overrides=by_ratio, store=recipe.parent / "store", quiet=True)
 
 
+def test_a_criterion_that_learns_races_engines_in_place_of_a_table(recipe: Path) -> None:
+    learned = ['prune.criterion={ use = "cofi" }', 'prune.budget={ latency = "0.5x" }']
+    plan = api.prepare(recipe, overrides=learned, store=recipe.parent / "store", quiet=True)
+    assert "latency table for prune" not in plan.steps and plan.recipe.stages[0].races
+    other = api.prepare(recipe, overrides=[*learned, "measure.seconds=0.06"], store=recipe.parent / "store", quiet=True)
+    assert other.steps["prune"].key != plan.steps["prune"].key, "how long is measured is part of what it came from"
+
+
 def test_the_plan_is_measured_and_both_numbers_are_kept(done: Plan) -> None:
     table = Table.read(done.entry("latency table for prune").path / FILE)
     assert table.space.widths == {"0": (8,), "4": (8, 16)}
