@@ -18,6 +18,7 @@ from edgekd import registry
 from edgekd.blocks.budget import Timed
 from edgekd.errors import UserError
 from edgekd.latency.table import Kind, Measured
+from edgekd.pipeline.bench import noise
 from edgekd.stages.prune import Prune
 from edgekd.student import Edit, Student, replay
 from edgekd.teachers.module import Module
@@ -80,6 +81,13 @@ def pruned(folder: Path, device: Device, **fields: Any) -> tuple[Student, dict[s
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
     return saved(tmp_path_factory.mktemp("student"), Torch)
+
+
+def test_what_int8_engines_of_texts_are_calibrated_on_are_words_of_any_vocabulary(student: Student) -> None:
+    found = noise(student)
+    assert found.dtype == torch.int64 and found.shape == (2, 6) and set(found.unique().tolist()) == {0, 1}
+    with torch.no_grad():
+        assert torch.isfinite(student.network()(found)).all()
 
 
 @pytest.mark.parametrize(("latency", "slower"), [("0.5x", 1.0), ("75 us", 1.3)])
