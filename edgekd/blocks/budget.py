@@ -11,8 +11,7 @@ from pydantic import ConfigDict
 
 from edgekd.blocks.programme import Plan, Programme, Resource, UnreachableError
 from edgekd.errors import UserError
-from edgekd.pruning.budget import allowed_seconds
-from edgekd.units import format_bytes, format_seconds, parse_bytes
+from edgekd.pruning.budget import EXAMPLES, SPARED, allowed, shown
 
 if TYPE_CHECKING:
     from edgekd.latency.table import Kind, Measured
@@ -21,34 +20,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockBudget:
-    """`latency`: "0.5x", of what the whole student's fastest engine takes, or "1.2 ms"; `size`: "200 kB", of that engine."""
+    """`latency`: "1.2 ms", or "0.5x" of what the whole student's fastest engine takes. And, of that engine, `size`: "200 kB" of its
+    files; `memory`: "60 MB", the most that a new process held up to its first result, the runtime included; or a share of the
+    whole student's least, "0.9x". One engine has to keep all of them.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     latency: str
     size: str | None = None
+    memory: str | None = None
 
     def __post_init__(self) -> None:
-        self.seconds(1.0)
-        try:
-            self.bytes()
-        except ValueError as error:
-            raise UserError(f"budget.size: {error}", hint='size = "200 kB"') from None
+        for quantity in self.given:
+            self.allowed(quantity, 1.0)
 
-    def seconds(self, whole: float) -> float:
-        """Seconds that are allowed, where the whole student takes `whole`. Raises UserError for what is no such budget."""
-        return allowed_seconds(self.latency, whole, below=1.0)
+    @property
+    def given(self) -> dict[str, str]:
+        """{"latency": "0.5x"}: what it limits, as it is written."""
+        return {quantity: text for quantity in EXAMPLES if (text := getattr(self, quantity)) is not None}
 
-    def bytes(self) -> float:
-        """Bytes that are allowed; infinite where they are not limited. Raises ValueError for another form."""
-        return math.inf if self.size is None else parse_bytes(self.size)
+    def allowed(self, quantity: str, whole: float) -> float:
+        """Seconds or bytes that are allowed, where the whole student takes `whole`. Raises UserError for what is no such limit."""
+        return allowed(quantity, self.given[quantity], whole, below=1.0)
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What one kind of engine of a student takes: its latency, with its share of the whole student's, and its bytes."""
+    """What one kind of engine of a student takes: its latency, with its share of the whole student's and, where it was measured, the
+    memory of a process, and the bytes of its files.
+    """
 
     latency: Measured
     size: int
+
+    def of(self, quantity: str) -> float:
+        """Seconds, or bytes; infinite where it was not measured."""
+        bytes_ = self.size if quantity == "size" else self.latency.memory
+        return self.latency.seconds if quantity == "latency" else math.inf if bytes_ is None else float(bytes_)
 
 
 @dataclass(frozen=True)
@@ -75,23 +83,26 @@ def programme(
 
     Raises UserError for a budget that asks for nothing, and where no option of any block buys time.
     """
-    fastest = min(one.latency.seconds for one in whole.values())
-    allowed = budget.seconds(fastest)
-    if allowed >= fastest:
-        message = f"the whole student takes {format_seconds(fastest)}: a budget of {budget.latency} asks for nothing"
-        raise UserError(f"puzzle: {message}", hint='a lower one, as "0.5x"; or leave the stage out')
-    latency, size = {}, {}
-    for kind, one in whole.items():
-        seconds = tuple(
-            (0.0, *(a.timed[kind].latency.seconds - one.latency.seconds if a.bought(kind) else math.inf for a in of))
-            for of in blocks
-        )
-        latency[kind.name] = Resource(one.latency.seconds, seconds)
-        saved = tuple(
-            (0.0, *(float(a.timed[kind].size - one.size) if kind in a.timed else math.inf for a in of)) for of in blocks
-        )
-        if math.isfinite(budget.bytes()):
-            size[kind.name] = Resource(one.size, saved, budget.bytes())
+    wholes = wholes_of(whole, budget)
+    most = {quantity: budget.allowed(quantity, one) for quantity, one in wholes.items()}
+    if most["latency"] >= wholes["latency"]:
+        message = f"the whole student takes {shown('latency', wholes['latency'])}"
+        hint = 'a lower one, as "0.5x"; or leave the stage out'
+        raise UserError(f"puzzle: {message}: a budget of {budget.latency} asks for nothing", hint=hint)
+    resources = {
+        kind.name: {
+            quantity: Resource(
+                one.of(quantity),
+                tuple(
+                    (0.0, *(a.timed[kind].of(quantity) - one.of(quantity) if a.bought(kind) else math.inf for a in of))
+                    for of in blocks
+                ),
+                limit,
+            )
+            for quantity, limit in most.items()
+        }
+        for kind, one in whole.items()
+    }
     losses = tuple((0.0, *(a.loss for a in of)) for of in blocks)
     why = [[_left_out(a, whole) for a in of] for of in blocks]
     if all(reason for of in why for reason in of):
@@ -103,7 +114,17 @@ def programme(
         raise UserError(
             f"puzzle: no alternative to any block buys measured time: {said[:300]}", hint="leave the stage out"
         )
-    return Programme(losses, latency, size, allowed), why
+    return Programme(losses, resources), why
+
+
+def wholes_of(whole: Mapping[Kind, Timed], budget: BlockBudget) -> dict[str, float]:
+    """What the whole student takes of each quantity that is limited: the least of its engines. Raises UserError for what no engine
+    tells.
+    """
+    found = {quantity: min(one.of(quantity) for one in whole.values()) for quantity in budget.given}
+    if silent := next((quantity for quantity, value in found.items() if not math.isfinite(value)), ""):
+        raise UserError(f"puzzle: budget.{silent}: it was not measured", hint="name another backend")
+    return found
 
 
 def _left_out(one: Option, whole: Mapping[Kind, Timed]) -> str:
@@ -131,39 +152,60 @@ def planned(
     latency that can be reached and the metric there, where the budget cannot be met.
     """
     found, why = programme(blocks, whole, budget)
-    fastest = min(one.latency.seconds for one in whole.values())
+    wholes = wholes_of(whole, budget)
+    most = {quantity: budget.allowed(quantity, one) for quantity, one in wholes.items()}
 
     def tell(plan: Plan) -> None:
-        progress.say(f"  puzzle: plan for {budget.latency} ({format_seconds(found.allowed)}):")
+        progress.say(f"  puzzle: plan for {budget.latency} ({shown('latency', most['latency'])}):")
         for name, of, index in zip(names, blocks, plan, strict=True):
             said = f"{of[index - 1].name}, KL {of[index - 1].loss:.4f}" if index else "as it is"
             progress.say(f"    {name:<28} {said}")
-        progress.say(f"    predicted {format_seconds(found.predicted(plan))}")
+        progress.say(f"    predicted {shown('latency', found.seconds(plan))}")
 
-    def timed(plan: Plan) -> tuple[float, int]:
-        kinds = measure(plan)
-        kind = min(kinds, key=lambda one: kinds[one].latency.share * whole[one].latency.seconds)
-        one = kinds[kind]
+    def taken(plan: Plan) -> dict[str, dict[str, float]]:
         relative = budget.latency.strip().endswith("x")
-        return one.latency.share * whole[kind].latency.seconds if relative else one.latency.seconds, one.size
+        rows = {}
+        for kind, one in measure(plan).items():
+            rows[kind.name] = {quantity: one.of(quantity) for quantity in ("latency", "size", *most)}
+            if relative:
+                rows[kind.name]["latency"] = one.latency.share * whole[kind].latency.seconds
+        return rows
 
     try:
-        best, tried = found.meet(timed, tell)
+        best, tried = found.meet(taken, tell)
     except UnreachableError as error:
-        least = f"{format_seconds(error.seconds)} ({error.seconds / fastest:.2f}x), where the metric is {score_at(error.plan):.4g}"
-        asked = f"budget.latency {budget.latency}" + (f" within {format_bytes(budget.bytes())}" if budget.size else "")
-        message = f"puzzle: {asked} cannot be met: the least latency to be reached is {least} before distillation"
-        raise UserError(message, hint="allow more, or choose a smaller student") from None
+        name = error.quantity
+        others = " and ".join(f"{other} {text}" for other, text in budget.given.items() if other != name)
+        asked = f"budget.{name} {budget.given[name]}" + (f" beside {others}" if others else "")
+        least = f"{shown(name, error.least)} ({error.least / wholes[name]:.2f}x), where the metric is {score_at(error.plan):.4g}"
+        message = f"puzzle: {asked} cannot be met: the least {name} to be reached is {least} before distillation"
+        hint = SPARED["memory"] if name == "memory" else "or choose a smaller student"
+        raise UserError(message, hint=f"allow more, {hint}") from None
     for one in tried:
-        both = f"predicted {format_seconds(one.predicted)}, measured {format_seconds(one.measured)}"
-        progress.say(f"  puzzle: {both}, {format_bytes(one.size)}, sum of KL {one.loss:.4f}")
+        both = "; ".join(
+            f"{name}: predicted {shown(name, value)}, measured {shown(name, one.measured[name])}"
+            for name, value in one.predicted.items()
+        )
+        progress.say(f"  puzzle: {both}; {shown('size', one.measured['size'])}, sum of KL {one.loss:.4f}")
     facts = {
-        "budget": budget.latency,
-        "allowed": found.allowed,
-        "whole": fastest,
-        "predicted": best.predicted,
-        "measured": best.measured,
-        "size": best.size,
+        "budget": ", ".join(
+            [budget.latency, *(f"{name} {text}" for name, text in budget.given.items() if name != "latency")]
+        ),
+        "allowed": most["latency"],
+        "whole": wholes["latency"],
+        "predicted": best.predicted["latency"],
+        "measured": best.measured["latency"],
+        "size": best.measured["size"],
+        "limits": {
+            name: {
+                "budget": budget.given[name],
+                "allowed": most[name],
+                "whole": wholes[name],
+                "predicted": best.predicted[name],
+                "measured": best.measured[name],
+            }
+            for name in most
+        },
         "loss": best.loss,
         "tried": [one.to_json() for one in tried],
         "kinds": [kind.name for kind in whole],

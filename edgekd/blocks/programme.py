@@ -2,7 +2,8 @@
 
     minimise  Σ_b Σ_a loss_ba x_ba    subject to  fixed + Σ_b Σ_a cost_ba x_ba ≤ limit  for each resource,  Σ_a x_ba = 1,  x binary
 
-The loss of an alternative was measured with it alone in its block's place, and so was its cost: latency as a compiled engine.
+The loss of an alternative was measured with it alone in its block's place, and so was its cost, as a compiled engine: latency, and
+bytes of its files or of the process that runs it.
 That both add up is the assumption of the method (Bercovich et al. 2024, Puzzle, arXiv 2411.19146, its mixed-integer programme);
 what comes of it is compiled and measured, and the programme is corrected by what that shows. Solved by HiGHS (Huangfu, Hall
 2018, doi 10.1007/s12532-017-0130-5) to proven optimality.
@@ -19,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import EdgekdError
+from edgekd.pruning.allocation import OFF, TOLERANCE, TRIES
 
-TOLERANCE = 0.05
-TRIES = 4
 RESOLUTION = 1e6
 """The largest loss in units of the objective: HiGHS takes two plans for equal within 10⁻⁶."""
 LEAST = 0.01
@@ -32,11 +32,11 @@ Plan = tuple[int, ...]
 
 
 class UnreachableError(EdgekdError):
-    """No plan keeps the budget. `seconds` is the least latency, of the plan `plan`."""
+    """No plan keeps the limit on `quantity`, beside the others. `least` of it is what the plan `plan` takes."""
 
-    def __init__(self, seconds: float, plan: Plan) -> None:
-        super().__init__(f"the least latency that can be reached is {seconds} s")
-        self.seconds, self.plan = seconds, plan
+    def __init__(self, quantity: str, least: float, plan: Plan) -> None:
+        super().__init__(f"the least {quantity} that can be reached is {least:g}")
+        self.quantity, self.least, self.plan = quantity, least, plan
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,16 @@ def choose(losses: Sequence[Sequence[float]], resources: Sequence[Resource]) -> 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A plan that was compiled: seconds as predicted and as measured, bytes as measured, and its loss as the programme has it."""
+    """A plan that was compiled: by quantity as predicted and as measured, of the kind of engine that keeps the limits best.
+
+    `over`: the worst of what was measured, as a share of what is accepted; `loss` as the programme has it.
+    """
 
     plan: Plan
-    predicted: float
-    measured: float
-    size: int
+    kind: str
+    predicted: Mapping[str, float]
+    measured: Mapping[str, float]
+    over: float
     loss: float
 
     def to_json(self) -> dict[str, Any]:
@@ -112,63 +116,92 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Programme:
-    """`latency` of each kind of engine, `size` in bytes where that is limited, and `losses` [block][alternative], in nats."""
+    """`resources` of each kind of engine by quantity: "latency" in seconds, "size" and "memory" in bytes where these are limited;
+    one kind has to keep all. `losses` [block][alternative], in nats.
+    """
 
     losses: tuple[tuple[float, ...], ...]
-    latency: Mapping[str, Resource]
-    size: Mapping[str, Resource]
-    allowed: float
+    resources: Mapping[str, Mapping[str, Resource]]
 
     def loss(self, plan: Plan) -> float:
         return sum(losses[index] for losses, index in zip(self.losses, plan, strict=True))
 
-    def predicted(self, plan: Plan) -> float:
-        """Seconds of the plan's fastest engine."""
-        return min(max(one.of(plan), LEAST * one.fixed) for one in self.latency.values())
+    def predicted(self, plan: Plan, kind: str, quantity: str) -> float:
+        """What an engine of this kind is predicted to take."""
+        one = self.resources[kind][quantity]
+        return max(one.of(plan), LEAST * one.fixed)
+
+    def seconds(self, plan: Plan) -> float:
+        """Seconds of the plan's fastest engine, as predicted."""
+        return min(self.predicted(plan, kind, "latency") for kind in self.resources)
 
     def meet(
-        self, measure: Callable[[Plan], tuple[float, int]], tell: Callable[[Plan], None]
+        self, measure: Callable[[Plan], Mapping[str, Mapping[str, float]]], tell: Callable[[Plan], None]
     ) -> tuple[Attempt, list[Attempt]]:
-        """The best plan that was measured to keep the budget, and all that were tried. `measure` gives seconds and bytes.
+        """The best plan that was measured to keep the limits, and all that were tried. `measure` gives what each kind takes.
 
-        `tell(plan)` is called before a plan is measured. Where one misses its prediction by more than 5%, the predictions are
+        `tell(plan)` is called before a plan is measured. Where one misses a prediction by more than 5%, predictions of that kind are
         corrected by that factor and the programme is solved again, at most three times. Raises UnreachableError where no plan
-        keeps the budget, or was measured to.
+        keeps the limits, or was measured to.
         """
         tried: list[Attempt] = []
-        factor = 1.0
+        factors = {kind: dict.fromkeys(of, 1.0) for kind, of in self.resources.items()}
 
         def attempt(plan: Plan) -> Attempt:
             tell(plan)
-            seconds, size = measure(plan)
-            tried.append(Attempt(plan, self.predicted(plan), seconds, size, self.loss(plan)))
+            made = []
+            for kind, taken in measure(plan).items():
+                predicted = {quantity: self.predicted(plan, kind, quantity) for quantity in self.resources[kind]}
+                if not all(map(math.isfinite, predicted.values())):
+                    continue  # it has an alternative that buys this kind no time
+                factors[kind] = {quantity: taken[quantity] / one for quantity, one in predicted.items()}
+                over = max(self._over(kind, quantity, taken[quantity]) for quantity in predicted)
+                made.append(Attempt(plan, kind, predicted, taken, over, self.loss(plan)))
+            if not made:
+                raise EdgekdError(f"the plan {plan} could not be measured as any kind that it was made for")
+            tried.append(min(made, key=lambda one: one.over))
             return tried[-1]
 
         while len(tried) < TRIES:
-            plans = [plan for kind in self.latency if (plan := self._solved(kind, self.allowed / factor)) is not None]
+            plans = [plan for kind in self.resources if (plan := self._solved(kind, factors[kind])) is not None]
             fresh = [plan for plan in plans if plan not in [one.plan for one in tried]]
             if not fresh:
                 break
             now = attempt(min(fresh, key=self.loss))
-            factor = now.measured / now.predicted
-            if abs(factor - 1) <= TOLERANCE and self._kept(now):
+            if self._kept(now) and all(abs(factor - 1) <= OFF for factor in factors[now.kind].values()):
                 break
         if not any(map(self._kept, tried)):
-            least = min((one.least() for one in self.latency.values()), key=self.predicted)
+            kind, quantity, least = self._tightest()
             if tried and least not in [one.plan for one in tried]:
                 attempt(least)
             if not any(map(self._kept, tried)):
-                fastest = min(tried, key=lambda one: one.measured, default=None)
-                seconds = fastest.measured if fastest else self.predicted(least)
-                raise UnreachableError(seconds, fastest.plan if fastest else least)
+                if not tried:
+                    raise UnreachableError(quantity, self.predicted(least, kind, quantity), least)
+                nearest = min(tried, key=lambda one: one.over)
+                own = self.resources[nearest.kind]
+                worst = max(own, key=lambda q: self._over(nearest.kind, q, nearest.measured[q]))
+                raise UnreachableError(worst, nearest.measured[worst], nearest.plan)
         return min(filter(self._kept, tried), key=lambda one: one.loss), tried
 
-    def _solved(self, kind: str, seconds: float) -> Plan | None:
-        latency = self.latency[kind]
-        limits = [Resource(latency.fixed, latency.costs, seconds), *([self.size[kind]] if kind in self.size else [])]
+    def _solved(self, kind: str, factors: Mapping[str, float]) -> Plan | None:
+        limits = [
+            Resource(one.fixed, one.costs, one.limit / factors[name]) for name, one in self.resources[kind].items()
+        ]
         return choose(self.losses, limits)
 
+    def _over(self, kind: str, quantity: str, value: float) -> float:
+        return value / (self.resources[kind][quantity].limit * (1 + TOLERANCE[quantity]))
+
+    def _tightest(self) -> tuple[str, str, Plan]:
+        """Of the kind that comes nearest to its limits, the quantity that is furthest from its own, and the plan that takes least."""
+
+        def over(kind: str, quantity: str) -> float:
+            return self._over(kind, quantity, self.predicted(self.resources[kind][quantity].least(), kind, quantity))
+
+        worst = {kind: max(of, key=lambda quantity: over(kind, quantity)) for kind, of in self.resources.items()}
+        kind = min(worst, key=lambda kind: over(kind, worst[kind]))
+        return kind, worst[kind], self.resources[kind][worst[kind]].least()
+
     def _kept(self, one: Attempt) -> bool:
-        limit = max((size.limit for size in self.size.values()), default=math.inf)
-        faster = one.measured < min(latency.fixed for latency in self.latency.values())
-        return faster and one.measured <= self.allowed * (1 + TOLERANCE) and one.size <= limit
+        faster = one.measured["latency"] < min(of["latency"].fixed for of in self.resources.values())
+        return faster and one.over <= 1

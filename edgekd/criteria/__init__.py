@@ -19,4 +19,5 @@ which takes a step for each batch and gives {group: scores}. Its fields `steps` 
 
 One that needs "training" changes the weights as well: in place of `__call__` it has `train(network, groups, branches, …)`, told by
 `edgekd.pruning.scoring.Trainer`, which says what is kept and which residual branches go. Its field `epochs` says how long.
+Under a budget of latency it is given what that costs and how to measure it (`edgekd.pruning.held`).
 """

@@ -1,4 +1,4 @@
-"""CoFi: gates of layers, heads, channels and the residual stream's width, learned with the weights until the size is met."""
+"""CoFi: gates of layers, heads, channels and the residual stream, learned with the weights to a size or a latency."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgekd.errors import UserError
 if TYPE_CHECKING:
     from edgekd.pruning.branches import Branch
     from edgekd.pruning.groups import Group
+    from edgekd.pruning.held import Held
     from edgekd.training.added import Added
 
 __all__ = ["Cofi"]
@@ -35,7 +36,9 @@ class Cofi:
     each step. Gates and multipliers are learned at the rate `lr`. Then as many gates stay as are expected to, with their values
     multiplied into the weights; the rest is cut away, and the stage goes on to recovery.
 
-    `density` is the share of the weights to be kept: the prune stage fills it in from `ratio`.
+    `density` is the share of the weights to be kept: the prune stage fills it in from `ratio`. Under a `budget` of latency s is the
+    expected share of the whole student's latency instead, by the engines of some two dozen students pruned in various ways, and
+    what stays is then compiled, measured and corrected, before the weights take their gates' values.
     Source: Xia, Zhong, Chen 2022, arXiv 2204.00408, sections 3.1 and 3.2, on the gates of Louizos et al. 2018, arXiv 1712.01312. There
     hidden gates scale the stream itself, here the weights that read it, which is the same for a gate of 0 and needs no change
     to a user's forward pass; their layers lose the norm behind a branch that goes, here it stays.
@@ -58,9 +61,11 @@ class Cofi:
         multiple: int,
         seed: int,
         fit: Callable[[Added], dict[str, Any]],
+        held: Held | None = None,
     ) -> tuple[dict[str, list[int]], list[Branch], dict[str, Any]]:
         """({group: channels to keep}, branches to take out, facts). `network` is trained in place and left whole, its gates in
-        its weights. `fit(added)` trains it on the stage's losses and what `added` makes of each batch.
+        its weights. `fit(added)` trains it on the stage's losses and what `added` makes of each batch; `held`: the latency that
+        what stays must keep, `density` being its share of the whole network's.
 
         Raises UserError for a network without branches.
         """
@@ -73,16 +78,21 @@ class Cofi:
             message = "cofi: the student has no attention or feed-forward layers in a residual stream that could go"
             raise UserError(message, hint='criterion = "teacher_gap", for networks that are no encoders')
         gates, size = Gates(groups, branches, multiple, seed), Size(groups, branches)
-        added = Lagrangian(gates, size, self.density, self.rising, self.lr, self.layerwise, repr(self))
+        cost, settings = (size, repr(self)) if held is None else (held.price, f"{self!r} {held.price!r}")
+        added = Lagrangian(gates, cost, self.density, self.rising, self.lr, self.layerwise, settings)
         with added.watching(network, inputs), gated(network, gates):
-            history = fit(added)
+            facts: dict[str, Any] = {"masks": fit(added)}
+            facts |= held.settle(gates) if held else {}
         keep, gone = gates.keep(), gates.gone()
         left = size.expected(
             lambda group: torch.tensor([float(c in keep[group.name]) for c in range(group.channels)]),
             lambda branch: torch.tensor(float(branch not in gone)),
         )
         reached = float(left) / size.whole
-        facts: dict[str, Any] = {"masks": history, "density": {**added.facts(), "reached": reached}}
+        if held is not None:
+            facts["latency"]["expected"] = added.facts()["expected"] * held.price.whole
+            return keep, gone, {**facts, "density": {"reached": reached}}
+        facts["density"] = {**added.facts(), "reached": reached}
         if abs(reached - self.density) > TOLERANCE:
             facts["note"] = f"cofi: {reached:.0%} of the weights are left, {self.density:.0%} were asked for: {HINT}"
         return keep, gone, facts

@@ -73,7 +73,7 @@ def fit(space: Space, plans: Sequence[Mapping[str, int]], taken: Sequence[float]
     folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
     errors = [_left_out(rows * (order <= most), y, folds) for most in (0, 1, 2)]
     best = min((0, 1, 2), key=lambda most: float((errors[most] ** 2).sum()))
-    return _predictor(space, _solve(rows * (order <= best), y), tuple(errors[best].tolist()))
+    return _predictor(space, solve(rows * (order <= best), y), tuple(errors[best].tolist()))
 
 
 def _blocks(widths: Array) -> Array:
@@ -91,7 +91,7 @@ def _smooth(space: Space, plans: Sequence[Mapping[str, int]]) -> Array:
     return np.vstack([*shares.values(), *(shares[a] * shares[b] for a, b in space.meets)]).T
 
 
-def _solve(rows: Array, y: Array) -> Array:
+def solve(rows: Array, y: Array) -> Array:
     """min ‖rows x / y − 1‖², x ≥ 0. [columns], in seconds; a column of zeros gets none."""
     from scipy.optimize import nnls
 
@@ -106,7 +106,7 @@ def _left_out(rows: Array, y: Array, folds: NDArray[np.int_]) -> Array:
     for fold in range(FOLDS):
         out = folds == fold
         if out.any() and not out.all():
-            errors[out] = rows[out] @ _solve(rows[~out], y[~out]) / y[out] - 1
+            errors[out] = rows[out] @ solve(rows[~out], y[~out]) / y[out] - 1
     return errors
 
 

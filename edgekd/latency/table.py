@@ -57,15 +57,15 @@ def measured_by(race: Race, kind: Kind, plans: int) -> list[Measured]:
     """What a race says of the plans' engines, the first being the whole student. Seconds follow from the share, paired by round."""
     whole = engine_name(0, kind)
     seconds = race.runners[whole].latency(race.seed).median
-    found = [Measured(seconds, 1.0, 1.0, 1.0, *_bytes(race.runners[whole]))]
+    found = [Measured(seconds, 1.0, 1.0, 1.0, *bytes_of(race.runners[whole]))]
     for index in range(1, plans):
         name = engine_name(index, kind)
         ratio = race.ratio(name, whole)
-        found.append(Measured(seconds * ratio.point, ratio.point, ratio.low, ratio.high, *_bytes(race.runners[name])))
+        found.append(Measured(seconds * ratio.point, ratio.point, ratio.low, ratio.high, *bytes_of(race.runners[name])))
     return found
 
 
-def _bytes(runner: Runner) -> tuple[int | None, int | None]:
+def bytes_of(runner: Runner) -> tuple[int | None, int | None]:
     """(of the engine's files, at most of a new process)."""
     peaks = [cold.peak for cold in runner.cold_start]
     return runner.facts.get("bytes"), round(statistics.median(peaks)) if peaks else None

@@ -19,6 +19,7 @@ from edgekd.pipeline.engines import compile_engine, plugins, write_program
 from edgekd.pipeline.measure import advancing
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from edgekd.pipeline.plan import Plan
@@ -76,20 +77,26 @@ def write_timed(
 
     `mixed`: what single layers of an int8 program have instead.
     """
-    import torch
-
     from edgekd.quant import weight_only
     from edgekd.quant.grid import named
     from edgekd.quant.precision import Precision
     from edgekd.quant.pt2e import calibrate, convert, prepare
 
     if precision == "int8":
-        example, mixed = student.example(2), mixed or Precision()
-        prepared = prepare(network, example, named(grid), "minmax", qat=False, precision=mixed)
-        noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example.dtype)
-        calibrate(prepared, [noise])
+        mixed = mixed or Precision()
+        prepared = prepare(network, student.example(2), named(grid), "minmax", qat=False, precision=mixed)
+        calibrate(prepared, [noise(student)])
         network = weight_only.narrowed(convert(prepared), mixed)
     write_program(network, student.example(), student.signature, precision, grid, out)
+
+
+def noise(student: Student) -> torch.Tensor:
+    """Two inputs to set ranges with: Gaussian; of integers, which may be words, 0 and 1, which every vocabulary has."""
+    import torch
+
+    example = student.example(2)
+    drawn = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+    return drawn.to(example.dtype) if example.is_floating_point() else (drawn > -1).to(example.dtype)
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ class Plan:
                 pricing=lambda: tables.pricing(self, name, before, self.store.work(key), stage.weighed),
                 times=lambda: layer_times.times(self, name, before, grid, self.store.work(key)),
                 variants=lambda: variants.variants(self, before, name, self.store.work(key)),
-                race=partial(variants.race_edited, self, before),
+                race=partial(variants.race_edited, self, before, weighed=stage.weighed),
                 part_key=lambda of: self.key(f"part of {use}", [before], of, ["data"], code, packages=stage.packages),
                 store=self.store,
                 work=self.store.work(key),

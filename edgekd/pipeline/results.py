@@ -58,6 +58,7 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         if plan.of_file
         else [_calibration(plan, s) for s in plan.trained if s in plan.calibrations],
         "search": [shown for v in plan.told if (shown := searches.of_report(plan, v))],
+        "pruned": [shown for v in plan.told if (shown := searches.pruned(plan, v))],
         "sensitivity": [shown for v in plan.versions if (shown := layers.of_report(plan, v))],
         "plan": [
             {

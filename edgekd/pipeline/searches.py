@@ -1,4 +1,4 @@
-"""What a stage's search tried, as the report tells it. Reads only what the stage kept."""
+"""What a stage's search tried, and what a budget's plan was measured to take, as the report tells it. Reads only what the stage kept."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def of_report(plan: Plan, version: Version) -> dict[str, Any] | None:
     if "puzzle" in facts:
         return _blocks(version.name, facts["puzzle"])
     return _losses(version.name, facts["auto"]) if "auto" in facts else None
+
+
+def pruned(plan: Plan, version: Version) -> dict[str, Any] | None:
+    """The report's part on a stage that pruned under a budget; None of another one."""
+    facts = plan.entries[version.name].facts if version.name in plan.entries else {}
+    if version.stage != "prune" or "plan" not in facts:
+        return None
+    engine = facts["plan"]["engine"]
+    limits = []
+    for quantity in (one for one in ("latency", "size", "memory") if one in facts):
+        error = facts[quantity]["table"][engine]["error"]
+        told = {key: facts[quantity][key] for key in ("budget", "allowed", "whole", "predicted", "measured")}
+        limits.append({"quantity": quantity, **told, "error": error["median"], "largest": error["largest"]})
+    return {"version": version.name, "engine": engine, "plans": len(facts["plan"]["tried"]), "limits": limits}
 
 
 def _students(name: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from edgekd import digest
 from edgekd.backend import read_json
 from edgekd.blocks.budget import Timed
 from edgekd.errors import EdgekdError, UserError
-from edgekd.latency.table import Kind, Measured, engine_name
+from edgekd.latency.table import Kind, Measured, bytes_of, engine_name
 from edgekd.pipeline import tables
 from edgekd.search.space import Arguments, Variants
 
@@ -62,17 +62,20 @@ def variants(plan: Plan, before: str, stage: str, work: Path) -> Variants:
 
 
 def race_edited(
-    plan: Plan, before: str, edits: Sequence[Sequence[Edit]], label: str
+    plan: Plan, before: str, edits: Sequence[Sequence[Edit]], label: str, weighed: bool = False
 ) -> tuple[list[dict[Kind, Timed]], dict[int, str]]:
     """What the engines of the student of the step `before` take with these edits each, and why some have none, as `raced` says.
 
-    Measured once for the student's structure, the edits and this machine; engines are kept until all are measured.
+    Measured once for the student's structure, the edits and this machine; engines are kept until all are measured. `weighed`: with what
+    a new process of each holds.
     """
     from edgekd.student import replay
 
     target, student = tables.target_of(plan), plan.student(before)
     kinds = _counting(plan, target)
-    key = digest.of_json(["edited", tables.structure(plan, before), [list(one) for one in edits], digest_of(plan)])
+    cold_starts = tables.COLD_STARTS if weighed else 0
+    of = [tables.structure(plan, before), [list(one) for one in edits], digest_of(plan)]
+    key = digest.of_json(["edited", *of, *([cold_starts] if weighed else [])])
 
     def make(plain: Arguments) -> nn.Module:
         network = student.unloaded()
@@ -82,7 +85,7 @@ def race_edited(
     def measured(_: Path) -> dict[str, Any]:
         bench = _bench(plan, target, student, make, plan.store.work(key))
         plans = [{"edits": list(one)} for one in edits]
-        found, failed = raced(bench, kinds, plans, label)
+        found, failed = raced(bench, kinds, plans, label, cold_starts)
         rows = []
         for one, row in zip(plans, found, strict=True):
             sizes = {kind: read_json(bench.engine(one, kind) / "engine.json")["bytes"] for kind in row}
@@ -115,7 +118,7 @@ def _bench(plan: Plan, target: Target, student: Student, make: Callable[[Argumen
 
 
 def raced(
-    bench: Bench, kinds: Sequence[Kind], plans: Sequence[Arguments], label: str
+    bench: Bench, kinds: Sequence[Kind], plans: Sequence[Arguments], label: str, cold_starts: int = 0
 ) -> tuple[list[dict[Kind, Measured]], dict[int, str]]:
     """What the engines of each plan take, in one race, and why some plans have none. The first is what the others are shares of.
 
@@ -128,7 +131,7 @@ def raced(
             f"the student's latency cannot be measured: {failed[0]}", hint="name a backend that can compile it"
         )
     engines = {name: path for name, path in engines.items() if any(name.endswith(f" {kind.name}") for kind in left)}
-    race = _race(bench, engines, failed, label)
+    race = _race(bench, engines, failed, label, cold_starts)
     found: list[dict[Kind, Measured]] = []
     for index in range(len(plans)):
         rows = {kind: _measured(race, index, kind) for kind in left if engine_name(index, kind) in race.runners}
@@ -159,11 +162,11 @@ def _compiled(
     return engines, failed
 
 
-def _race(bench: Bench, engines: dict[str, Path], failed: dict[int, str], label: str) -> Race:
+def _race(bench: Bench, engines: dict[str, Path], failed: dict[int, str], label: str, cold_starts: int) -> Race:
     """The race of all engines that can be opened and warmed up; one that cannot is left out, unless it is of the first plan."""
     while True:
         try:
-            return bench.measured(engines, label)
+            return bench.measured(engines, label, cold_starts)
         except EdgekdError as error:
             first = error.message.partition("\n")[0]
             guilty = next((n for n in engines if first.endswith((f"opening {n}", f"warming up {n}"))), None)
@@ -176,7 +179,8 @@ def _race(bench: Bench, engines: dict[str, Path], failed: dict[int, str], label:
 def _measured(race: Race, index: int, kind: Kind) -> Measured:
     whole = engine_name(0, kind)
     seconds = race.runners[whole].latency(race.seed).median
+    held = bytes_of(race.runners[engine_name(index, kind)])
     if not index:
-        return Measured(seconds, 1.0, 1.0, 1.0)
+        return Measured(seconds, 1.0, 1.0, 1.0, *held)
     ratio = race.ratio(engine_name(index, kind), whole)
-    return Measured(seconds * ratio.point, ratio.point, ratio.low, ratio.high)
+    return Measured(seconds * ratio.point, ratio.point, ratio.low, ratio.high, *held)

@@ -112,7 +112,7 @@ def planned(
     wholes = {quantity: min(table.whole(kind, quantity) for kind in kinds) for quantity in budget.given}
     most = {quantity: budget.allowed(quantity, whole) for quantity, whole in wholes.items()}
     if all(most[quantity] >= whole for quantity, whole in wholes.items()):
-        takes = " and ".join(_said(quantity, whole) for quantity, whole in wholes.items())
+        takes = " and ".join(shown(quantity, whole) for quantity, whole in wholes.items())
         asked = ", ".join(budget.given.values())
         message = f"prune: the whole student takes {takes}: a budget of {asked} asks for nothing"
         raise UserError(message, hint='a lower one, as "0.5x"; or leave the stage out')
@@ -136,7 +136,7 @@ def planned(
         best, tried = meet(limits, values, measure, _choose(allocation, pricing, macs_at))
     except UnreachableError as error:
         name = error.quantity
-        least = f"{_said(name, error.least)} ({error.least / wholes[name]:.2f}x)"
+        least = f"{shown(name, error.least)} ({error.least / wholes[name]:.2f}x)"
         message = f"prune: budget.{name} {budget.given[name]} cannot be met: the least {name} to be reached is {least}"
         hint = f"allow more, {SPARED[name]}"
         raise UserError(
@@ -189,12 +189,12 @@ def _of(quantity: str, limits: list[Limit]) -> Limit:
     return next(limit for limit in limits if limit.quantity == quantity)
 
 
-def _said(quantity: str, value: float) -> str:
+def shown(quantity: str, value: float) -> str:
     return format_seconds(value) if quantity == "latency" else format_bytes(value)
 
 
 def _told(one: Attempt, budget: PruneBudget) -> str:
     return "; ".join(
-        f"for {name} {text}: predicted {_said(name, one.predicted[name])}, measured {_said(name, one.measured[name])}"
+        f"for {name} {text}: predicted {shown(name, one.predicted[name])}, measured {shown(name, one.measured[name])}"
         for name, text in budget.given.items()
     )

@@ -64,6 +64,8 @@ class Gates(nn.Module):
         jitter = JITTER * torch.randn(sum(self._sizes), generator=generator)
         self.log_alpha = nn.Parameter(START + jitter)
         self.z = torch.ones(sum(self._sizes))
+        self.shift = 0.0
+        """Added to log α where it is decided which gates stay: above 0 more of them do, in the same order."""
 
     def channels(self, group: Group, of: torch.Tensor | None = None) -> torch.Tensor:
         """`z`, or what `of` says of every gate, for a group: [channels]."""
@@ -99,7 +101,7 @@ class Gates(nn.Module):
         """{group: channels that stay}: as many as are expected not to be 0, rounded; of equal ones the earlier."""
         found = {}
         for group in self.groups:
-            likely = self.channels(group, chance(self.log_alpha))
+            likely = self.channels(group, chance(self.log_alpha + self.shift))
             count = rounded(float(likely.sum()), group.channels, self._steps[group.name])
             order = torch.argsort(likely, descending=True, stable=True)
             found[group.name] = sorted(order[:count].tolist())
@@ -110,7 +112,7 @@ class Gates(nn.Module):
         return [branch for branch in self.branches if not self._stays(branch)]
 
     def _stays(self, branch: Branch) -> bool:
-        return bool(self.branch(branch, chance(self.log_alpha)).detach() >= 0.5)
+        return bool(self.branch(branch, chance(self.log_alpha + self.shift)).detach() >= 0.5)
 
     def _slice(self, name: str, kind: str) -> slice:
         at = self._index[name, kind]

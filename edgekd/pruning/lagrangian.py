@@ -1,4 +1,4 @@
-"""What CoFi adds to a training's losses: the pull towards a size, and the distance of layers from those of the unpruned network."""
+"""What CoFi adds to a training's losses: the pull towards a size or a latency, and how far layers are from the unpruned ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from edgekd.pruning.gates import Gates, chance
 from edgekd.pruning.matching import blocks, chosen, given, layerwise
-from edgekd.pruning.size import Size
+from edgekd.pruning.size import Cost
 from edgekd.training.added import Added
 
 
@@ -36,19 +36,19 @@ def pull(size: torch.Tensor, wanted: float, multipliers: torch.Tensor) -> torch.
 
 
 class Lagrangian(Added):
-    """Called after each forward pass of the gated network: {"size": `pull`, "layers": `layerwise` times that distance}.
+    """Called after each forward pass of the gated network: {"size" or "latency": `pull`, "layers": `layerwise` times that distance}.
 
     The gates and, by the opposite sign of their gradient, the multipliers are learned at the rate `lr`; W with the network.
     """
 
     def __init__(
-        self, gates: Gates, size: Size, density: float, rising: float, lr: float, weight: float, settings: str
+        self, gates: Gates, cost: Cost, density: float, rising: float, lr: float, weight: float, settings: str
     ) -> None:
         super().__init__()
         self.gates, self.settings = gates, settings
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.multipliers.register_hook(torch.neg)
-        self._size, self._density, self._rising, self._lr, self._weight = size, density, rising, lr, weight
+        self._cost, self._density, self._rising, self._lr, self._weight = cost, density, rising, lr, weight
         self._blocks = blocks(gates.branches) if weight else {}
         self._before: list[nn.Module] = []  # no part of what is learned
         self._ours: dict[str, torch.Tensor] = {}
@@ -74,17 +74,17 @@ class Lagrangian(Added):
 
     @property
     def expected(self) -> torch.Tensor:
-        """The expected share of the weights that stays."""
+        """The expected share of the whole network's cost."""
         likely = chance(self.gates.log_alpha)
-        size = self._size.expected(
+        cost = self._cost.expected(
             lambda group: self.gates.channels(group, likely), lambda branch: self.gates.branch(branch, likely)
         )
-        return size / self._size.whole
+        return cost / self._cost.whole
 
     def forward(self, inputs: torch.Tensor, progress: float) -> dict[str, torch.Tensor]:
         """`inputs` [batch, ...] are those that the network has just seen; `progress` is the share of the training done."""
         wanted = target(progress, self._density, self._rising)
-        found = {"size": pull(self.expected, wanted, self.multipliers)}
+        found = {self._cost.name: pull(self.expected, wanted, self.multipliers)}
         if self._blocks:
             assert self.widths is not None
             theirs = self._theirs(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from edgekd.pruning.groups import Group
 from edgekd.stage import Context
 from edgekd.training.added import Added
 from edgekd.training.train import derive
+
+if TYPE_CHECKING:
+    from edgekd.pruning.held import Held
 
 NEEDS = ("weights", "task_gradient", "teacher_gradient", "masks", "training")
 ALIKE = 1e-6
@@ -60,6 +63,7 @@ class Trainer(Protocol):
         multiple: int,
         seed: int,
         fit: Callable[[Added], dict[str, Any]],
+        held: Held | None,
     ) -> tuple[dict[str, list[int]], list[Branch], dict[str, Any]]: ...
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -32,8 +33,25 @@ class _Side:
         ).sum()
 
 
+Channels = Callable[[Group], torch.Tensor]
+"""The chance of each of a group's channels not to be 0: [channels]."""
+Presence = Callable[[Branch], torch.Tensor]
+"""That of a branch: a scalar."""
+
+
+class Cost(Protocol):
+    """What a network under gates is expected to cost, and what it costs with all of them at 1."""
+
+    name: ClassVar[str]
+    whole: float
+
+    def expected(self, channels: Channels, branch: Presence) -> torch.Tensor: ...
+
+
 class Size:
     """What the matrices of `branches` weigh; those of a branch that is no `Branch` (it cannot go) do not count."""
+
+    name: ClassVar[str] = "size"
 
     def __init__(self, groups: Sequence[Group], branches: Sequence[Branch]) -> None:
         self._matrices = [
@@ -44,13 +62,16 @@ class Size:
         every = self.expected(lambda group: torch.ones(group.channels), lambda _branch: torch.ones(()))
         self.whole = float(every)
 
-    def expected(
-        self, channels: Callable[[Group], torch.Tensor], branch: Callable[[Branch], torch.Tensor]
-    ) -> torch.Tensor:
+    def each(self, channels: Channels) -> list[tuple[Branch, torch.Tensor]]:
+        """The expected number of weights of each branch that stays."""
+        found: dict[Branch, list[torch.Tensor]] = {}
+        for branch, rows, columns in self._matrices:
+            found.setdefault(branch, []).append(rows.expected(channels) * columns.expected(channels))
+        return [(branch, torch.stack(parts).sum()) for branch, parts in found.items()]
+
+    def expected(self, channels: Channels, branch: Presence) -> torch.Tensor:
         """The expected number of weights, for chances [channels] of each group and of each branch."""
-        return torch.stack(
-            [branch(of) * rows.expected(channels) * columns.expected(channels) for of, rows, columns in self._matrices]
-        ).sum()
+        return torch.stack([branch(of) * weights for of, weights in self.each(channels)]).sum()
 
     def _side(self, groups: Sequence[Group], of: Member, side: str) -> _Side:
         width = of.layer.get_parameter("weight").shape[0 if side == "out" else 1]

@@ -181,3 +181,27 @@ class Search(Part):
     found: str | None = Field(
         None, description="beside the report: a recipe with what was found in place of the search"
     )
+
+
+class Limit(Part):
+    """One quantity that a budget limited, of the whole student and of the plan that was chosen. Seconds, or bytes."""
+
+    quantity: Literal["latency", "size", "memory"] = Field(description="what is limited")
+    budget: str = Field(description="as the recipe gives it")
+    allowed: Annotated[PositiveFloat, VARIES] = Field(description="at most")
+    whole: Annotated[PositiveFloat, VARIES] = Field(description="what the whole student takes")
+    predicted: Annotated[PositiveFloat, VARIES] = Field(description="of the plan, before it was compiled")
+    measured: Annotated[PositiveFloat, VARIES] = Field(description="of its engine")
+    error: Annotated[NonNegativeFloat, VARIES] = Field(
+        description="median relative error of predictions, of measured engines that the fit had not seen"
+    )
+    largest: Annotated[NonNegativeFloat, VARIES] = Field(description="the largest of these errors")
+
+
+class Pruned(Part):
+    """Whether what a pruned student was predicted to take is what it was measured to take."""
+
+    version: str = Field(description="the stage")
+    engine: Annotated[str, VARIES] = Field(description="precision and backend that keep the limits best")
+    plans: Annotated[PositiveInt, VARIES] = Field(description="that were compiled and measured until one kept them")
+    limits: Annotated[tuple[Limit, ...], VARIES] = Field(description="each quantity that the budget limited")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.ledger import losses
-from edgekd.report import bars, distribution, scatter, track, tried, words
+from edgekd.report import bars, distribution, foretold, scatter, track, tried, words
 from edgekd.report.figures import Search
 from edgekd.report.headline import headline
 from edgekd.report.schema import Candidate, Report, Sensitivity, TargetReport
@@ -37,6 +37,7 @@ def render(
     page = environment.get_template("report.html.j2").render(
         report=read,
         words=words,
+        foretold=foretold,
         facts=facts,
         metric=words.short(read.metric.name),
         headlines=[headline(read, target) for target in read.targets],

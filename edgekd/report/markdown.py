@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edgekd.ledger import Change, losses
-from edgekd.report import words
+from edgekd.report import foretold, words
 from edgekd.report.figures import Tried
 from edgekd.report.headline import headline
 from edgekd.report.schema import Candidate, LedgerRow, Report, TargetReport
@@ -23,6 +23,7 @@ def render(report: Mapping[str, Any]) -> str:
     for target in read.targets:
         parts += _candidates(read, target)
     parts += _searches(read)
+    parts += _pruned(read)
     parts += _layers(read)
     parts += _calibration(read)
     parts += _plan(read)
@@ -136,6 +137,11 @@ def _tried(one: Tried, metric: str) -> list[str]:
         words.score(one.validation, metric),
         plain(one.reason),
     ]
+
+
+def _pruned(report: Report) -> list[str]:
+    lines = [f"- {plain(line)}" for shown in report.pruned for line in foretold.said(shown)]
+    return [f"## {foretold.HEADING}", "\n".join(lines)] if lines else []
 
 
 def _layers(report: Report) -> list[str]:

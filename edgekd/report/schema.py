@@ -1,7 +1,6 @@
 """What `report.json` holds. Seconds and bytes are plain numbers; a metric is higher-is-better, accuracy is 0 to 1.
 
-Fields marked `VARIES` hold times and what follows from them; everything else is equal in two runs with one seed.
-`docs/report.md` explains every field; a test keeps it equal to the descriptions here.
+Fields marked `VARIES` hold times and what follows from them; all else is equal in two runs with one seed. `docs/report.md` has them all.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from edgekd.report.figures import (
     Parity,
     Part,
     Placement,
+    Pruned,
     Ratio,
     Search,
     Share,
@@ -276,6 +276,7 @@ class Report(Part):
     targets: tuple[TargetReport, ...] = Field(description="what was compiled for")
     calibration: tuple[CalibrationSet, ...] = Field((), description="what integer ranges were drawn from")
     search: tuple[Search, ...] = Field((), description="what was tried before a student or its losses were chosen")
+    pruned: tuple[Pruned, ...] = Field((), description="what pruning under a budget predicted and measured")
     sensitivity: tuple[Sensitivity, ...] = Field((), description="what quantization costs, layer by layer")
     plan: tuple[Step, ...] = Field(description="what was run, in order")
     provenance: Provenance = Field(description="what the result came from")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from edgekd import registry
 from edgekd.errors import UserError
 from edgekd.pruning.budget import Allocation, PruneBudget
 from edgekd.stage import Context, Stage, Use, uses
@@ -41,7 +43,8 @@ class Prune(Training, Stage):
     Of a transformer the groups are the heads of each attention, the channels of each feed-forward layer, and those of the residual
     stream, through embeddings and layer norms. `layers` takes so many residual branches out whole besides, attention or feed-forward,
     those that the criterion misses least. A criterion with fields is a table: `{ use = "cofi", epochs = 20 }`, which learns masks of
-    all of these together with the weights (edgekd/criteria/cofi.py); `ratio` is then the share of those weights to remove.
+    all of these together with the weights (edgekd/criteria/cofi.py); `ratio` is then the share of those weights to remove, and a
+    `budget` one of latency.
 
     `scope` "global" compares channels of all groups and takes from the wide, idle ones; "per_group" takes the same share
     everywhere. Global is the default because it loses less: on a student distilled on Fashion-MNIST, cut by `teacher_gap`
@@ -87,12 +90,21 @@ class Prune(Training, Stage):
         return str(self.criterion.get("use", "")), {k: v for k, v in self.criterion.items() if k != "use"}
 
     @property
+    def _trains(self) -> bool:
+        """Whether the criterion trains, read from its file without importing it."""
+        return bool(registry.constant("criteria", self._asked[0], "needs") == "training")
+
+    @property
     def priced(self) -> bool:
-        return self.budget is not None
+        return self.budget is not None and not self._trains
 
     @property
     def weighed(self) -> bool:
-        return self.budget is not None and self.budget.memory is not None
+        return self.priced and self.budget is not None and self.budget.memory is not None
+
+    @property
+    def races(self) -> bool:
+        return self.budget is not None and self._trains
 
     def objective(self) -> tuple[str, tuple[Use, ...]]:
         return "losses", uses(self.losses, "prune: losses")
@@ -107,7 +119,8 @@ class Prune(Training, Stage):
 
         if self._criterion().needs == "training":
             wrong = [
-                (self.ratio is None, "budget", "it is trained to a size: give `ratio`"),
+                (self.budget is not None and [*self.budget.given] != ["latency"], "budget", "of a latency alone"),
+                (self.allocation != "latency", "allocation", "it learns what goes"),
                 (bool(self.layers), "layers", "it finds itself which layers go"),
                 (self.optimizer != "adamw", "optimizer", 'it needs "adamw"'),
                 (any(use.of == "average" for use in self.objective()[1]), "losses", "an average has no gates"),
@@ -133,7 +146,7 @@ class Prune(Training, Stage):
         replay(network, {"edit": "prune", "kept": {}, "opened": opened})
         groups = find(network, context.data().train[0][:2])
         before = {**size(network, student.example()), "validation": _validation(network, context)}
-        plan = self._plan(student, network, groups, context)
+        plan = self._plan(student, network, groups, opened, context)
         keep, facts = plan["keep"], dict(plan["facts"])
         narrow = cut(groups.prunable, keep, plan["removed"])
         widths = {g.name: {"before": g.channels, "after": len(keep[g.name])} for g in groups.prunable if g.name in keep}
@@ -157,7 +170,9 @@ class Prune(Training, Stage):
         save_next(out, student, network.state_dict(), edit)
         return facts
 
-    def _plan(self, student: Student, network: nn.Module, groups: Groups, context: Context) -> dict[str, Any]:
+    def _plan(
+        self, student: Student, network: nn.Module, groups: Groups, opened: Sequence[str], context: Context
+    ) -> dict[str, Any]:
         """{"keep": {group: channels}, "removed": parts of branches, "whole": what was left whole and why, "facts"}, all of JSON:
         one process finds it. A criterion that trains leaves `network` trained.
         """
@@ -170,25 +185,11 @@ class Prune(Training, Stage):
                 lambda: self._planned(student, network, groups, criterion, samples, context)
             )
             return found
-        from edgekd.pruning.branches import branches
-        from edgekd.training.train import derive
+        from edgekd.pruning.learned import learned
 
-        if context.world().size > 1:
-            message = f'prune: criterion "{self._asked[0]}" trains in one process, not in {context.world().size}'
-            raise UserError(message, hint="devices = 1 in [train], or another criterion")
-        inputs = context.data().train[0][:2]
-        keep, gone, facts = criterion.train(
-            network,
-            groups.prunable,
-            branches(network, groups.prunable, inputs),
-            inputs,
-            context.channel_multiple,
-            derive(context.seed, "prune gates"),
-            lambda added: self._train(network, student, context, replace(self, epochs=criterion.epochs), added),
-        )
-        removed = {part: outputs for branch in gone for part, outputs in branch.removed.items()}
-        keep = {name: channels for name, channels in keep.items() if name not in {branch.name for branch in gone}}
-        return {"keep": keep, "removed": removed, "whole": dict(groups.whole), "facts": facts}
+        gates = replace(self, epochs=criterion.epochs)
+        fit, score = partial(self._train, network, student, context, gates), partial(_validation, context=context)
+        return learned(criterion, self._asked[0], network, groups, opened, self.budget, context, fit, score)
 
     def _planned(
         self,
@@ -261,7 +262,6 @@ class Prune(Training, Stage):
 
     def _criterion(self) -> Any:
         """A `Criterion`, `Learner` or `Trainer`, as its `needs` says."""
-        from edgekd import registry
         from edgekd.errors import nearest
         from edgekd.pruning.scoring import NEEDS
 

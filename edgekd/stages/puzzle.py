@@ -28,7 +28,8 @@ __all__ = ["Puzzle"]
 
 @dataclass(frozen=True, kw_only=True)
 class Puzzle(Stage):
-    """`budget = { latency = "0.5x" }` (or "1.2 ms"; also `size = "200 kB"`, of the engine) is kept by putting in cheaper blocks.
+    """`budget = { latency = "0.5x" }` (or "1.2 ms"; also `size = "200 kB"` of the engine, `memory = "60 MB"` of the process that runs
+    it) is kept by putting in cheaper blocks.
 
     The student is the parent. For each of its blocks (all that are found, or `blocks` by their modules' names) there are
     alternatives: no block, one of a part of its width or heads, a separable or a single convolution, a linear layer. Each learns
@@ -53,6 +54,10 @@ class Puzzle(Stage):
     @property
     def races(self) -> bool:
         return True
+
+    @property
+    def weighed(self) -> bool:
+        return self.budget.memory is not None
 
     def run(self, student: Student, context: Context, out: Path) -> dict[str, Any]:
         """Returns {"puzzle": the blocks with their alternatives, what was predicted and measured}, size and metric before and after.

@@ -30,7 +30,7 @@ factory = "{module}:data"
 [[stage]]
 use = "puzzle"
 blocks = ["4"]
-budget = {{ latency = "0.95x" }}
+budget = {{ latency = "0.95x", memory = "8 GB" }}
 samples = 64
 epochs = 1
 [targets]
@@ -68,6 +68,7 @@ def test_the_block_is_replaced_by_what_was_measured_to_be_faster(done: Plan) -> 
     assert block["name"] == "4" and block["chosen"] > 0 and told["kinds"] == [ORT.name]
     row = block["alternatives"][block["chosen"] - 1]
     assert row["timed"][ORT.name]["high"] < 1 and told["measured"] < told["whole"]
+    assert told["size"] > 0 and 10e6 < told["limits"]["memory"]["measured"] < 8e9, "of a new process"
     (edit,) = done.student("puzzle").edits
     assert list(edit["blocks"]) == ["4"] and edit["blocks"]["4"]["use"] in ("separable", "conv")
     replaced = next(m for m in done.student("puzzle").network()[4].modules() if isinstance(m, nn.Conv2d))
@@ -88,7 +89,7 @@ def test_another_budget_finds_blocks_and_times_in_the_store(done: Plan, recipe: 
     step = other.steps["puzzle"]
     other.entries["puzzle"] = done.store.make(step.key, step.label, step.make)
     assert labels() == before, "nothing was trained or timed again"
-    assert other.entry("puzzle").facts["puzzle"]["budget"] == "0.94x"
+    assert other.entry("puzzle").facts["puzzle"]["budget"] == "0.94x, memory 8 GB"
 
 
 def test_the_report_tells_every_alternative(done: Plan) -> None:

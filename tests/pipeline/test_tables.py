@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from edgekd import api, cli
 from edgekd.errors import UserError
 from edgekd.latency.table import FILE, PICTURE, RACE, Kind, Table
-from edgekd.pipeline import tables
+from edgekd.pipeline import searches, tables
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import roots
+from edgekd.report.figures import Pruned
 
 RECIPE = """\
 [student]
@@ -70,6 +71,14 @@ def test_the_table_is_planned_before_the_stage_that_reads_it(recipe: Path) -> No
         api.prepare(recipe, overrides=by_ratio, store=recipe.parent / "store", quiet=True)
 
 
+def test_a_criterion_that_learns_races_engines_in_place_of_a_table(recipe: Path) -> None:
+    learned = ['prune.criterion={ use = "cofi" }', 'prune.budget={ latency = "0.5x" }']
+    plan = api.prepare(recipe, overrides=learned, store=recipe.parent / "store", quiet=True)
+    assert "latency table for prune" not in plan.steps and plan.recipe.stages[0].races
+    other = api.prepare(recipe, overrides=[*learned, "measure.seconds=0.06"], store=recipe.parent / "store", quiet=True)
+    assert other.steps["prune"].key != plan.steps["prune"].key, "how long is measured is part of what it came from"
+
+
 def test_the_plan_is_measured_and_both_numbers_are_kept(done: Plan) -> None:
     table = Table.read(done.entry("latency table for prune").path / FILE)
     assert table.space.widths == {"0": (8,), "4": (8, 16)}
@@ -82,6 +91,10 @@ def test_the_plan_is_measured_and_both_numbers_are_kept(done: Plan) -> None:
     assert told["predicted"] == pytest.approx(told["measured"], rel=1e-6)
     assert told["measured"] == pytest.approx(table.rows[Kind("null", "float32")][1].seconds, rel=1e-6)
     assert told["measured"] < told["allowed"] < told["whole"]
+    shown = Pruned.model_validate(searches.pruned(done, next(v for v in done.versions if v.name == "prune")))
+    assert [limit.quantity for limit in shown.limits] == ["latency", "size", "memory"] and shown.plans == 1
+    assert shown.limits[0].measured == told["measured"] and shown.engine == "float32 on null"
+    assert searches.pruned(done, next(v for v in done.versions if v.name == "student")) is None
     row = table.rows[Kind("null", "float32")][1]
     assert facts["size"]["measured"] == row.bytes and 0 < row.bytes < 1000, (
         "of device.json, which is all that the engine is"

@@ -172,6 +172,17 @@ def sample() -> dict[str, Any]:
                 ],
             },
         ],
+        "pruned": [
+            {
+                "version": "prune", "engine": "float32 on onnxruntime", "plans": 2,
+                "limits": [
+                    {"quantity": "latency", "budget": "0.5x", "allowed": 4.1e-4, "whole": 8.2e-4, "predicted": 4.0e-4,
+                     "measured": 3.92e-4, "error": 0.011, "largest": 0.043},
+                    {"quantity": "size", "budget": "200 kB", "allowed": 2e5, "whole": 3.2e5, "predicted": 1.9e5,
+                     "measured": 1.91e5, "error": 0.002, "largest": 0.008},
+                ],
+            }
+        ],
         "sensitivity": [
             {
                 "version": "quantize", "measure": "KL", "samples": 64,
@@ -237,6 +248,7 @@ def odd() -> dict[str, Any]:
     shown.update(recipe="<i>mine</i>.toml", source="images", synthetic=False, count=1, notes=["a single <b>input</b>"])
     for one in report["search"][0]["tried"]:
         one["what"] = f"kind = '<b>{'very long and ' * 9}wide|', {one['what']}"
+    report["pruned"][0]["engine"] = "float32 on <b>mine</b>"
     layers = [
         {"layer": f"<b>layer</b> {i} with a name of quite some length", "loss": 1e-3 / (i + 1), "bits": 8}
         for i in range(40)

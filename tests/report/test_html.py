@@ -119,6 +119,13 @@ def test_what_each_layer_costs_is_drawn_and_told(pages: dict[str, Path]) -> None
     assert "and 16 more layers" in odd_page and "<b>layer</b>" not in odd_page
 
 
+def test_predictions_of_a_pruning_are_told_beside_measurements(pages: dict[str, Path]) -> None:
+    text = pages["sample"].read_text("utf-8")
+    part = text[text.index("Pruned to a budget: predicted and measured</h2>") :]
+    assert "predicted 400 µs, measured 392 µs (−2.0%), the whole student 820 µs" in part[: part.index("</section>")]
+    assert "&lt;b&gt;mine" in pages["odd"].read_text("utf-8")
+
+
 def test_what_was_tried_is_drawn_and_told(pages: dict[str, Path]) -> None:
     """Four students were measured, two of them distilled; the losses have a table and no picture."""
     text = pages["sample"].read_text("utf-8")
@@ -134,7 +141,7 @@ def test_what_was_tried_is_drawn_and_told(pages: dict[str, Path]) -> None:
 
 def test_a_report_of_almost_nothing_is_drawn() -> None:
     report = sample()
-    report.update(ledger=[], plan=[], first_loss=None, calibration=[], sensitivity=[], search=[])
+    report.update(ledger=[], plan=[], first_loss=None, calibration=[], sensitivity=[], search=[], pruned=[])
     report["targets"][0].update(
         candidates=[], chosen=None, reason="No engine could be chosen.", race=None, samples_file=None
     )

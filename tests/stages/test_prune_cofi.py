@@ -114,7 +114,7 @@ def test_layers_that_the_criterion_misses_least_go_whole(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ratio": None, "budget": {"latency": "0.5x"}}, "budget: not with criterion"),
+        ({"ratio": None, "budget": {"size": "0.5x"}}, "budget: not with criterion"),
         ({"optimizer": "sgd"}, "optimizer: not with criterion"),
         ({"layers": 1}, "layers: not with criterion"),
         ({"criterion": {"use": "cofi", "density": 0.5}}, "density: it is what `ratio` leaves"),

@@ -44,6 +44,13 @@ def seconds(student: Student, edits: Sequence[Any]) -> float:
     return 10e-6 + 1e-9 * macs(student, [] if slow else edits)
 
 
+def memory(student: Student, edits: Sequence[Any]) -> int:
+    """40 MB and a kilobyte for each parameter."""
+    network = student.unloaded()
+    replay(network, edits)
+    return 40_000_000 + 1000 * sum(p.numel() for p in network.parameters())
+
+
 class Device:
     """Says what students take, keeps what a stage keeps, and counts both."""
 
@@ -57,7 +64,10 @@ class Device:
         self.raced.append(len(edits))
         whole = seconds(self.student, edits[0])
         times = [seconds(self.student, one) for one in edits]
-        return [{KIND: Timed(Measured(t, t / whole, t / whole, t / whole), 1000)} for t in times], {}
+        held = [memory(self.student, one) for one in edits]
+        shares = [t / whole for t in times]
+        rows = zip(times, shares, held, strict=True)
+        return [{KIND: Timed(Measured(t, s, s, s, memory=m), 1000)} for t, s, m in rows], {}
 
     def kept(self, label: str, of: Any, make: Any) -> Entry:
         from edgekd import digest
@@ -72,9 +82,11 @@ class Device:
 
 
 def puzzled(
-    folder: Path, student: Student, device: Device, latency: str, **fields: Any
+    folder: Path, student: Student, device: Device, latency: str, memory: str | None = None, **fields: Any
 ) -> tuple[Student, dict[str, Any]]:
-    stage: Puzzle = registry.build("stages", "puzzle", {"budget": {"latency": latency}, **BRIEF, **fields})
+    budget = {"latency": latency, **({"memory": memory} if memory else {})}
+    stage: Puzzle = registry.build("stages", "puzzle", {"budget": budget, **BRIEF, **fields})
+    assert stage.weighed == bool(memory)
     folder.mkdir(parents=True)
     context = tiny_context(folder, data=HIDDEN, race=device.race, kept=device.kept)
     facts = stage.run(student, context, folder)
@@ -148,6 +160,36 @@ def test_another_budget_trains_nothing_anew(
     _, facts = puzzled(tmp_path / "out", parent, device, "0.8x")
     assert device.trained == trained and len(trained) == sum(len(b["alternatives"]) for b in facts["puzzle"]["blocks"])
     assert facts["puzzle"]["loss"] < done[1]["puzzle"]["loss"]
+
+
+def test_memory_is_a_limit_beside_latency(
+    tmp_path: Path, done: tuple[Student, dict[str, Any]], parent: Student, device: Device
+) -> None:
+    """Of all plans that keep both, the one of least loss; the latency alone leaves more parameters than the memory allows."""
+    trained, whole = list(device.trained), seconds(parent, [])
+    before = memory(parent, done[0].edits)
+    limit = before - 200_000
+    student, facts = puzzled(tmp_path / "out", parent, device, "0.5x", f"{limit / 1e6:.6f} MB")
+    told = facts["puzzle"]
+    rows = [
+        [(0.0, 0.0, 0.0)]
+        + [
+            (one["kl"], whole - timed["seconds"], memory(parent, []) - timed["memory"])
+            for one in block["alternatives"]
+            if not one["left_out"] and (timed := one["timed"]["float32 on null"])
+        ]
+        for block in told["blocks"]
+    ]
+    plans = [[sum(column) for column in zip(*plan, strict=True)] for plan in itertools.product(*rows)]
+    able = [kl for kl, saved, freed in plans if whole - saved <= 0.5 * whole and memory(parent, []) - freed <= limit]
+    assert told["loss"] == pytest.approx(min(able), rel=1e-6) and told["loss"] > done[1]["puzzle"]["loss"]
+    assert told["limits"]["memory"]["measured"] == memory(parent, student.edits) <= limit
+    assert told["limits"]["memory"]["predicted"] == pytest.approx(memory(parent, student.edits), rel=1e-9)
+    assert told["budget"].startswith("0.5x, memory 4") and device.trained == trained
+    match = r"budget.memory 1 MB beside latency 0.5x cannot be met: the least memory to be reached is 40\.\d MB"
+    with pytest.raises(UserError, match=match) as caught:
+        puzzled(tmp_path / "more", parent, device, "0.5x", "1 MB")
+    assert "another backend" in caught.value.hint
 
 
 def test_what_was_trained_before_a_kill_is_kept(
