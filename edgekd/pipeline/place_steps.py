@@ -66,6 +66,20 @@ def add_placements(plan: Plan) -> None:
                 plan.add(placed.program, _placing(plan, placed, base, quantized, target, name))
 
 
+def left_as_it_came(plan: Plan, target: Target) -> str:
+    """Where a quantized program's pairs stay though placements are searched, in words; empty where there is no such engine."""
+    searched = {one.backend for one in plan.placed if one.target == target}
+    whole = [one for one in plan.candidates if one.target == target and one.version.stage in STAGES]
+    kept = [one for one in whole if one.version.precision == "int8" and one.backend not in searched]
+    names = dict.fromkeys(one.backend for one in kept)
+    if not names or not plan.values.targets.placement:
+        return ""
+    return (
+        f"no pairs were placed by measured cost for {', '.join(names)}: "
+        "that is for runtimes that read them from ONNX, and run on this machine"
+    )
+
+
 def _quantized(plan: Plan, target: Target, backend: str) -> Version | None:
     """The last version in 8 bits, on the grid that the backend takes."""
     found = [v for v in plan.versions if v.stage in STAGES and v.precision == "int8"]

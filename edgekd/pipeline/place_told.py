@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekd.quant.sites import Site
 
 NO_PAIR = "no quantize/dequantize pair pays"
-SETTLED = "the program's own pairs all pay: profiled in float and in integers, no operator is worth taking out"
+SETTLED = "its pairs stay as they are: by profiles in float and in integers, taking out any saves next to nothing"
 
 
 def placement(found: Found, sites: Sequence[Site]) -> dict[str, Any]:
