@@ -276,4 +276,4 @@ def _against(plan: Plan, judge: str, outputs: Mapping[str, Sequence[np.ndarray]]
     from edgekd.pipeline.judge import read_outputs
 
     found = parity_of(outputs["test"][0], read_outputs(plan.entry(judge).path)["test"], "int8")
-    return f"without the others it gives the program's class for {found['top1']:.1%}, within {found['steps']:.3g} steps"
+    return f"gives the whole program's class for {found['top1']:.1%} of test samples, within {found['steps']:.3g} steps"

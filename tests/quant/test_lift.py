@@ -133,7 +133,9 @@ def test_by_hand(tmp_path: Path) -> None:
     spans = ranges(floats, [feed])
     (site,) = found.sites(floats, INTEGERS, spans)
     (back,) = outputs_of(place(floats, [site], {site.name}, spans, found), ["y"], [feed])
-    assert back[0].tolist() == [[0.5, 0.625]]  # x rounds to 1, 0.25; the product is its kernel's, unrounded: nothing reads it
+    assert back[0].tolist() == [
+        [0.5, 0.625]
+    ]  # x rounds to 1, 0.25; the product is its kernel's, unrounded: nothing reads it
     assert found.covered_by([site])
 
 
