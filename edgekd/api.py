@@ -10,6 +10,7 @@ from typing import Any
 
 from edgekd.errors import UserError, nearest
 from edgekd.onnx import recipe as onnx_recipe
+from edgekd.pipeline.place_steps import left_as_it_came
 from edgekd.pipeline.plan import COMPILE_TIMEOUT, Plan
 from edgekd.progress import Progress
 from edgekd.recipe import Loaded
@@ -50,7 +51,8 @@ def prepare(
     progress = Progress(quiet=quiet)
     plan = Plan(loaded, Store(Path(store) if store else default_folder()), progress, compile_timeout, ray or "")
     for target in plan.targets:
-        for remark in target.remarks(loaded.values.targets.backends):
+        remarks = [*target.remarks(loaded.values.targets.backends), left_as_it_came(plan, target)]
+        for remark in filter(None, remarks):
             progress.say(f"  note: {remark}")
     return plan
 

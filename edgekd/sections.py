@@ -108,7 +108,8 @@ class TargetsSection(Section):
     tuning: str = Field("", description="a folder with a database of such trials, to compile with and go on from")
     placement: bool = Field(
         True,
-        description="of an ONNX file: search, by measuring, which operators run as integers and which rewrites pay",
+        description="search, by measuring, which operators run as integers, of a quantized student's program or of an ONNX "
+        "file, and which rewrites of the file pay",
     )
 
 

@@ -86,6 +86,7 @@ def test_the_recipe_runs_and_the_integer_engine_gives_its_programs_answers(tmp_p
     assert integer["parity"]["top1"] >= 0.999
     assert integer["float_nodes"] == 0 and integer["integer_nodes"] >= 9
     assert integer["bytes"] <= 0.35 * engines["distill"]["bytes"]
-    assert all(engine["parity"]["top1"] == 1.0 for name, engine in engines.items() if name != "quantize")
+    floats = [engine for engine in engines.values() if engine["precision"] == "float32"]
+    assert len(floats) >= 3 and all(engine["parity"]["top1"] == 1.0 for engine in floats)
     with package.load(out / "bundles" / "host") as session:
         assert session.signature.labels[9] == "Ankle boot"

@@ -147,7 +147,7 @@ def add_evaluate(plan: Plan, candidate: Candidate) -> None:
         arrays = {split: plan.fed(split) for split in ("validation", "test")}
         with _opened_here(plan, candidate) as folder:
             found = evaluate(folder, out, arrays, plan.values.targets.threads, plan.progress, label)
-        if candidate.version.is_program:
+        if plan.of_file:
             return onnx_judge.evaluated(plan, candidate.version, found)
         from edgekd.pipeline.judge import read_outputs, scores
 

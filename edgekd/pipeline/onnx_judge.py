@@ -58,7 +58,7 @@ def computed(plan: Plan, program: Path, out: Path, label: str) -> dict[str, list
     precision = read_json(program / "program.json")["precision"]
     facts = {"backend": RUNTIME, "file": "model.onnx", "precision": precision, "options": AS_WRITTEN}
     write_engine(program, engine, facts)
-    found = evaluate(engine, out, {s: arrays(plan, s) for s in JUDGED}, 1, plan.progress, label)
+    found = evaluate(engine, out, {s: plan.arrays(s) for s in JUDGED}, 1, plan.progress, label)
     shutil.rmtree(engine)
     return found
 

@@ -23,16 +23,20 @@ from edgekd.onnx.slim import outputs_of
 from edgekd.pipeline.engines import plugins
 from edgekd.placement import Bench, Compare
 from edgekd.quant.pairs import place
+from edgekd.quant.rebase import rebase
 from edgekd.quant.sites import Site, Span
 
 if TYPE_CHECKING:
     from edgekd.backend import Array
     from edgekd.latency.statistics import Ratio
+    from edgekd.quant.lift import Held
     from edgekd.sections import MeasureSection
 
 CALLS = 100  # of a profile; as many go before it
 KERNEL = r"(_nchwc|_token_\d+|/\w+/)+$"
 """What ONNX Runtime adds to the name of a node (or of what it makes) that it turned into another kernel."""
+GIVEN: Keep = frozenset({"the program as it came"})
+"""The placement that a quantized program brings: no site is called so."""
 FIRST = 1e-6, 2e-10
 """Seconds of a conversion, and of each value in it, until one was measured."""
 
@@ -40,7 +44,10 @@ FIRST = 1e-6, 2e-10
 @final
 @dataclass
 class Engines(Bench):
-    """`model`: float, numbered; `feeds` are what quality is judged on; `folder` keeps the engines, also through a kill."""
+    """`model`: float, numbered; `feeds` are what quality is judged on; `folder` keeps the engines, also through a kill.
+
+    Of a quantized program, `held` has the scales and integers that it brought, and `given` is itself: what `GIVEN` stands for.
+    """
 
     model: onnx.ModelProto
     about: Mapping[str, Any]
@@ -54,11 +61,17 @@ class Engines(Bench):
     seed: int
     timeout: float
     folder: Path
+    held: Held | None = None
+    given: onnx.ModelProto | None = None
     failed: dict[Keep, str] = field(default_factory=dict)
+    _costs: dict[Keep, Costs | None] = field(default_factory=dict)
     _expected: list[list[Array]] = field(default_factory=list)
 
     def program(self, keep: Keep) -> onnx.ModelProto:
-        return place(self.model, self.sites, keep, self.spans)
+        if keep == GIVEN and self.given is not None:
+            return self.given
+        placed = place(self.model, self.sites, keep, self.spans, self.held)
+        return placed if self.held is None else rebase(placed)
 
     def engine(self, keep: Keep) -> Path | None:
         """The engine's folder; None where it could not be made, with the reason in `failed`."""
@@ -91,6 +104,11 @@ class Engines(Bench):
         return done
 
     def costs(self, keep: Keep) -> Costs | None:
+        if keep not in self._costs:
+            self._costs[keep] = self._profiled(keep)
+        return self._costs[keep]
+
+    def _profiled(self, keep: Keep) -> Costs | None:
         engine = self.engine(keep)
         if engine is None:
             return None

@@ -1,35 +1,41 @@
-"""Two steps for each backend of an ONNX file: the float graph rewritten, then pairs placed in it; each where it measured faster.
+"""Steps for each backend that runs ONNX in integers: the float graph of a file rewritten, then pairs placed in it; of a
+quantized student, pairs taken out of its program. Each where it measured faster.
 
-Both make a program of their own, for one backend on one target. Where nothing measured faster there is none, and why.
+Each makes a program of its own, for one backend on one target. Where nothing measured faster there is none, and why.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import registry, worker
-from edgekd.backend import Signature, open_backend
+from edgekd.backend import open_backend
+from edgekd.cuts import FLOAT
 from edgekd.errors import EdgekdError
+from edgekd.json_file import read_json
 from edgekd.onnx import file as onnx_file
 from edgekd.pipeline import onnx_judge, onnx_steps
-from edgekd.pipeline.step import Candidate, Step, Version
-from edgekd.units import format_seconds
+from edgekd.pipeline import place_told as told
+from edgekd.pipeline.step import Candidate, Step, Version, judged
+from edgekd.reach import Local
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from edgekd.latency.statistics import Ratio
     from edgekd.pipeline.place_bench import Engines
     from edgekd.pipeline.plan import Plan
-    from edgekd.placement import Found
-    from edgekd.quant.sites import Site
     from edgekd.target import Target
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent
+STAGES = ("quantize", "quantize_onnx")
+"""What quantizes activations too."""
 LEAST = 20.0
 """dB: what an engine's outputs keep of the float file's, where its integers are placed."""
 JUDGED = 16
@@ -37,26 +43,48 @@ JUDGED = 16
 
 
 def add_placements(plan: Plan) -> None:
-    """Plan the steps, and their versions, for each backend that has integer kernels for pairs; none on what is not measured."""
-    quantized = [version for version in plan.told if (version.stage, version.precision) == ("quantize_onnx", "int8")]
-    if not (plan.of_file and quantized and plan.values.targets.placement):
+    """Plan the steps, and their versions, for each backend that has integer kernels for pairs; none on what is not measured here."""
+    if not plan.values.targets.placement:
         return
     for target in plan.targets:
         for name in plan.values.targets.backends or target.usable:
-            backend = open_backend(name)
-            if target.unmeasured or backend.compile_only or backend.missing():
+            backend, quantized = open_backend(name), _quantized(plan, target, name)
+            if quantized is None or not isinstance(target.reach, Local) or target.unmeasured:
                 continue
-            rewritten = None
-            if backend.rewrites:
+            if backend.compile_only or backend.missing():
+                continue
+            base = "student" if plan.of_file else quantized.program
+            if plan.of_file and backend.rewrites:
                 rewritten = Version(
                     f"rewritten on {name}", "rewritten", "float32", is_program=True, made_for=target.name
                 )
                 plan.placed.append(Candidate(rewritten, target, name))
-                plan.add(rewritten.program, _rewriting(plan, rewritten, target, name))
+                base = plan.add(rewritten.program, _rewriting(plan, rewritten, target, name))
             if backend.integers:
                 placed = Version(f"placed on {name}", "placed", "int8", is_program=True, made_for=target.name)
                 plan.placed.append(Candidate(placed, target, name))
-                plan.add(placed.program, _placing(plan, placed, rewritten, quantized[-1], target, name))
+                plan.add(placed.program, _placing(plan, placed, base, quantized, target, name))
+
+
+def left_as_it_came(plan: Plan, target: Target) -> str:
+    """Where a quantized program's pairs stay though placements are searched, in words; empty where there is no such engine."""
+    searched = {one.backend for one in plan.placed if one.target == target}
+    whole = [one for one in plan.candidates if one.target == target and one.version.stage in STAGES]
+    kept = [one for one in whole if one.version.precision == "int8" and one.backend not in searched]
+    names = dict.fromkeys(one.backend for one in kept)
+    if not names or not plan.values.targets.placement:
+        return ""
+    return (
+        f"no pairs were placed by measured cost for {', '.join(names)}: "
+        "that is for runtimes that read them from ONNX, and run on this machine"
+    )
+
+
+def _quantized(plan: Plan, target: Target, backend: str) -> Version | None:
+    """The last version in 8 bits, on the grid that the backend takes."""
+    found = [v for v in plan.versions if v.stage in STAGES and v.precision == "int8"]
+    found = [v for v in found if v.grid in ("", plan.grid_of(backend, target))]
+    return found[-1] if found else None
 
 
 def _fields(plan: Plan, target: Target, backend: str) -> dict[str, Any]:
@@ -84,7 +112,6 @@ def _bench(plan: Plan, folder: Path, target: Target, backend: str, **more: Any) 
         seed=plan.values.seed,
         timeout=plan.compile_timeout,
         folder=folder,
-        about=plan.student("student").signature,
         **more,
     )
 
@@ -97,8 +124,6 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
     def make(out: Path) -> dict[str, Any]:
         import onnx
 
-        from edgekd.cuts import FLOAT
-
         program, work = plan.entry("student").path, plan.store.work(key)
         names = list(open_backend(backend).rewrites)
         with plan.progress.task(version.program):
@@ -107,7 +132,9 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
             models = {name: onnx.load(work / f"{name}.onnx") for name in said["made"]}
             engines = {}
             for name, model in models.items():
-                bench = _bench(plan, work / name, target, backend, model=model, sites=(), spans={}, feeds=())
+                about = plan.student("student").signature
+                given = {"model": model, "about": about, "sites": (), "spans": {}, "feeds": ()}
+                bench = _bench(plan, work / name, target, backend, **given)
                 folder = bench.engine(FLOAT)
                 if folder is None:
                     said["refused"][name] = bench.failed[FLOAT]
@@ -158,95 +185,95 @@ def _raced(plan: Plan, engines: Mapping[str, Path]) -> dict[str, Ratio]:
     return {name: found.ratio(name, "slim") for name in engines if name != "slim"}
 
 
-def _placing(
-    plan: Plan, version: Version, rewritten: Version | None, quantized: Version, target: Target, backend: str
-) -> Step:
+def _placing(plan: Plan, version: Version, base: str, quantized: Version, target: Target, backend: str) -> Step:
     """Pairs where they pay, found by `edgekd.placement.search` on engines of this backend."""
-    base = rewritten.program if rewritten else "student"
-    inputs = [base, *({"student", "judge student", "samples"} - {base}), quantized.name]
-    inputs.sort()
+    judges = (
+        [judged(quantized, "program")] if not plan.of_file else ["student", "judge student", "samples", quantized.name]
+    )
+    inputs = sorted({base, *judges})
     key = _key(plan, "place", inputs, target, backend, least=LEAST)
 
     def make(out: Path) -> dict[str, Any]:
-        import onnx
+        from edgekd.pipeline.place_bench import GIVEN
+        from edgekd.placement import search, settled
+        from edgekd.quant.sites import DYNAMIC, links_of, seeds
 
-        from edgekd.onnx.slim import slimmed
-        from edgekd.placement import search
-        from edgekd.quant.onnx_ptq import feeds
-        from edgekd.quant.rewrite import reductions_to_pools
-        from edgekd.quant.sites import DYNAMIC, links_of, numbered, ranges, seeds, sites_of
-
-        signature = Signature.read(plan.entry("student").path)
-        names = [port.name for port in signature.inputs]
-        model = onnx.load(plan.entry(base).path / onnx_file.FILE)
-        train, validation = (
-            list(islice(feeds(model, dict(zip(names, onnx_steps.arrays(plan, split), strict=True))), most))
-            for split, most in (("train", None), ("validation", JUDGED))
-        )
-        model = model if rewritten else slimmed(model, train[0])
-        reductions_to_pools(model)
-        model = numbered(model)
         with plan.progress.task(version.program):
-            spans = ranges(model, train, plan.entry(quantized.name).facts["observer"])
-            sites = sites_of(model, open_backend(backend).integers, spans)
+            asked = _of_file(plan, base, quantized, backend) if plan.of_file else _of_program(plan, base, backend)
+            model, sites, held = asked["model"], asked["sites"], asked.get("held")
             if not any(site.weight or site.kind in DYNAMIC for site in sites):
                 raise EdgekdError(f"no operator with weights has an integer kernel on {backend}")
-            links = links_of(model, sites)
-            given = {"model": model, "sites": sites, "spans": spans, "feeds": validation}
-            bench = _bench(plan, plan.store.work(key), target, backend, **given)
-            found = search(links, [site.name for site in sites], seeds(sites), bench, LEAST)
-        facts: dict[str, Any] = {"precision": "int8", "placement": _told(found, sites)}
-        onnx_file.write_program(out, bench.program(found.keep), plan.student("student").signature, "int8")
-        if not found.keep or found.versus_float.high >= 1:
-            return {**facts, "why_not": _why_not(found)}
+            links, names = links_of(model, sites), [site.name for site in sites]
+            bench = _bench(plan, plan.store.work(key), target, backend, **asked)
+            if held is not None and held.covered_by(sites) and settled(links, names, bench):
+                return {"placement": told.unchanged(sites), "why_not": told.SETTLED}
+            least, given = (LEAST, FLOAT) if held is None else (-math.inf, GIVEN)
+            found = search(links, names, seeds(sites), bench, least, given)
+        facts: dict[str, Any] = {"precision": "int8", "placement": told.placement(found, sites)}
+        onnx_file.write_program(out, bench.program(found.keep), asked["about"], "int8")
+        if why_not := told.why_not(found, least, given):
+            return {**facts, "why_not": why_not}
         outputs = onnx_judge.computed(plan, out, out, version.program)
-        return {**facts, **onnx_judge.scores(plan, version, outputs), "why_not": "", "note": _note(found, sites)}
+        said = told.note(found, sites)
+        if plan.of_file:
+            return {**facts, **onnx_judge.scores(plan, version, outputs), "why_not": "", "note": said}
+        return {**facts, "why_not": "", "note": f"{said}; {_against(plan, judges[0], outputs)}"}
 
     return Step(version.program, key, (*inputs, "target"), make)
 
 
-def _told(found: Found, sites: Sequence[Site]) -> dict[str, Any]:
-    """The placement, as the report has it."""
-    kinds = {site.name: site.kind for site in sites}
+def _of_file(plan: Plan, base: str, quantized: Version, backend: str) -> dict[str, Any]:
+    """What a bench asks of a float file: pairs get the ranges that its samples show."""
+    import onnx
 
-    def counted(names: Iterable[str]) -> dict[str, int]:
-        return dict(sorted(Counter(kinds[name] for name in names).items()))
+    from edgekd.onnx.slim import slimmed
+    from edgekd.quant.onnx_ptq import feeds
+    from edgekd.quant.rewrite import reductions_to_pools
+    from edgekd.quant.sites import numbered, ranges, sites_of
 
-    return {
-        "operators": counted(kinds),
-        "integers": counted(found.keep),
-        "islands": [
-            {"operators": counted(one.sites), "seconds": one.bought, "without": asdict(one.without)}
-            for one in found.islands
-        ],
-        "for_quality": len(found.barred),
-        "engines": len(found.tried) + 1,
-    }
-
-
-def _note(found: Found, sites: Sequence[Site]) -> str:
-    """As: integers: 12 of 20 Conv, 1 of 1 Gemm; islands bought 31.2 µs (12 Conv), 0.4 µs (1 Gemm)."""
-    told = _told(found, sites)
-    parts = [f"{told['integers'].get(kind, 0)} of {count} {kind}" for kind, count in told["operators"].items()]
-    islands = [f"{_seconds(one['seconds'])} ({_listed(one['operators'])})" for one in told["islands"]]
-    quiet = f"; {told['for_quality']} left in float for their noise" if told["for_quality"] else ""
-    return f"integers: {', '.join(parts)}{'; islands bought ' if islands else ''}{', '.join(islands)}{quiet}"
+    about = plan.student("student").signature
+    names = [port["name"] for port in about["inputs"]]
+    model = onnx.load(plan.entry(base).path / onnx_file.FILE)
+    train, validation = (
+        list(islice(feeds(model, dict(zip(names, onnx_steps.arrays(plan, split), strict=True))), most))
+        for split, most in (("train", None), ("validation", JUDGED))
+    )
+    model = model if base != "student" else slimmed(model, train[0])
+    reductions_to_pools(model)
+    model = numbered(model)
+    spans = ranges(model, train, plan.entry(quantized.name).facts["observer"])
+    sites = sites_of(model, open_backend(backend).integers, spans)
+    return {"model": model, "about": about, "sites": sites, "spans": spans, "feeds": validation}
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+def _of_program(plan: Plan, base: str, backend: str) -> dict[str, Any]:
+    """What a bench asks of a quantized student: its own scales and integers, around its own weights in float.
+
+    Its quality is the recipe's metric to judge: fewer pairs round less than the program does.
+    """
+    import onnx
+
+    from edgekd.onnx.slim import slimmed
+    from edgekd.quant.lift import lift
+    from edgekd.quant.onnx_ptq import feeds
+    from edgekd.quant.sites import numbered, ranges
+
+    folder = plan.entry(base).path
+    program, about = onnx.load(folder / onnx_file.FILE), read_json(folder / "signature.json")
+    (port,) = about["inputs"]
+    validation = list(islice(feeds(program, {port["name"]: plan.arrays("validation")[0]}), JUDGED))
+    model, held = lift(program)
+    model = numbered(slimmed(model, validation[0]))
+    held, spans = held.folded(model), ranges(model, validation[:1])
+    sites = held.sites(model, open_backend(backend).integers, spans)
+    given = {"held": held, "given": program}
+    return {"model": model, "about": about, "sites": sites, "spans": spans, "feeds": validation, **given}
 
 
-def _seconds(value: float) -> str:
-    return format_seconds(value) if value >= 0 else f"\N{MINUS SIGN}{format_seconds(-value)}"
+def _against(plan: Plan, judge: str, outputs: Mapping[str, Sequence[np.ndarray]]) -> str:
+    """How far the placed program is from the whole one in torch."""
+    from edgekd.pipeline.engines import parity_of
+    from edgekd.pipeline.judge import read_outputs
 
-
-def _why_not(found: Found) -> str:
-    if not found.tried:
-        return f"every placement loses more than {LEAST:g} dB allow"
-    said = f"no quantize/dequantize pair pays: the best of {len(found.tried)} placements takes"
-    if not found.keep:
-        fastest = min(seconds for _, seconds, _ in found.tried)
-        return f"{said} {format_seconds(fastest)}, float {format_seconds(found.float_seconds)}"
-    ratio = found.versus_float
-    return f"{said} {ratio.point:.2f}× float ({ratio.low:.2f} to {ratio.high:.2f})"
+    found = parity_of(outputs["test"][0], read_outputs(plan.entry(judge).path)["test"], "int8")
+    return f"gives the whole program's class for {found['top1']:.1%} of test samples, within {found['steps']:.3g} steps"

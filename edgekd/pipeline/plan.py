@@ -1,6 +1,6 @@
 """The plan: every step of a recipe with its key, known before any work, so that it can be printed and checked.
 
-    teacher, student ─ stages… ─ judge … ─ place … ─ export … ─ compile … ─ evaluate … ─ race
+    teacher, student ─ stages… ─ judge … ─ export … ─ place … ─ compile … ─ evaluate … ─ race
 
 Nothing here imports torch: a plan whose every step is in the store never does.
 """
@@ -68,16 +68,16 @@ class Plan:
         self.shared = ""  # the stage that they are in
         self._roots_and_stages()
         add_judges(self)
+        for version in self.raced:
+            add_export(self, version)
         add_placements(self)
         self.candidates = [
             Candidate(version, target, backend)
             for target in self.targets
             for backend in self.values.targets.backends or target.at_hand
             for version in self.raced
-            if version.grid in ("", self._grid_of(backend, target))
+            if version.grid in ("", self.grid_of(backend, target))
         ] + self.placed
-        for version in self.raced:
-            add_export(self, version)
         for candidate in self.candidates:
             add_compile(self, candidate)
         for candidate in self.candidates:
@@ -292,8 +292,8 @@ class Plan:
     def grids(self) -> tuple[str, ...]:
         """The number grids that the targets' backends have kernels for, in alphabetical order: a quantized student for each."""
         named = ((b, t) for t in self.targets for b in self.values.targets.backends or t.at_hand)
-        return tuple(sorted({self._grid_of(backend, target) for backend, target in named}))
+        return tuple(sorted({self.grid_of(backend, target) for backend, target in named}))
 
     @staticmethod
-    def _grid_of(backend: str, target: Target) -> str:
+    def grid_of(backend: str, target: Target) -> str:
         return open_backend(backend).grid(target.model_dump(mode="json"))

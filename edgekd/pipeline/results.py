@@ -17,6 +17,7 @@ from edgekd.ledger import first_loss
 from edgekd.pipeline import layers, onnx_steps, searches, tune_steps
 from edgekd.pipeline.calibration import preview_of, step_of
 from edgekd.pipeline.candidates import candidate_of, engine_facts, noise_of, simulated
+from edgekd.pipeline.place_steps import left_as_it_came
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import Outcome
 from edgekd.pipeline.step import Candidate as Planned
@@ -229,7 +230,7 @@ def _target(plan: Plan, target: Target, outcome: Outcome) -> dict[str, Any]:
 
     metric = plan.metric
     choice = choose(candidates, plan.values.budget, reference, compare, metric, target.unmeasured)
-    notes = _notes(race.facts) if race else []
+    notes = [*(_notes(race.facts) if race else []), *filter(None, [left_as_it_came(plan, target)])]
     return {
         "name": target.name,
         "chip": target.chip,

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgekd.backend import Array
+from edgekd.quant.lift import Held
 from edgekd.quant.sites import DYNAMIC, FREE, Site, Span
 
 __all__ = ["place"]
@@ -25,23 +26,32 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def place(
-    model: onnx.ModelProto, sites: Sequence[Site], keep: Collection[str], ranges: Mapping[str, Span]
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    keep: Collection[str],
+    ranges: Mapping[str, Span],
+    held: Held | None = None,
 ) -> onnx.ModelProto:
-    """A copy of the numbered float model, of opset 13 or newer, in which the sites named in `keep` run as integers."""
+    """A copy of the numbered float model, of opset 13 or newer, in which the sites named in `keep` run as integers.
+
+    `held`: the scales and integers of a quantized program, instead of those that ranges and weights give; biases stay float.
+    """
     placed, kept = onnx.ModelProto(), [site for site in sites if site.name in keep]
     placed.CopyFrom(model)
     own = any(site.kind in DYNAMIC for site in kept)
     if own and DOMAIN not in {entry.domain for entry in placed.opset_import}:
         placed.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    _Writer(placed, kept, ranges).write()
+    _Writer(placed, kept, ranges, held).write()
     return placed
 
 
 class _Writer:
     """Writes into `model`: a pair behind each integer operator, and one for each float tensor that an integer one reads."""
 
-    def __init__(self, model: onnx.ModelProto, sites: Sequence[Site], ranges: Mapping[str, Span]) -> None:
-        self.graph, self.ranges = model.graph, ranges
+    def __init__(
+        self, model: onnx.ModelProto, sites: Sequence[Site], ranges: Mapping[str, Span], held: Held | None
+    ) -> None:
+        self.graph, self.ranges, self.held = model.graph, ranges, held
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.sites = {site.name: site for site in sites}
         self.made = {site.output: site for site in sites if site.kind not in DYNAMIC}
@@ -96,7 +106,9 @@ class _Writer:
         self.written[name] = result
 
     def _grid(self, name: str) -> tuple[Array, Array]:
-        """u8 scale and zero point of a tensor; those of its source where an integer operator only moved the values."""
+        """Scale and zero point of a tensor: those held, or of u8; of its source where an integer operator only moved the values."""
+        if self.held is not None:
+            return self.held.grids[name]
         site = self.made.get(name)
         while site is not None and site.moves:
             (name,) = site.reads
@@ -109,6 +121,12 @@ class _Writer:
                 node.input[index] = self.written[name]
 
     def _weights(self, site: Site, node: onnx.NodeProto) -> None:
+        if self.held is not None:
+            for index, name in enumerate(node.input):
+                if name in site.constants or (site.weight is not None and name == site.weight[0]):
+                    one = self.held.constants[name]
+                    node.input[index] = self._dequantized(name, one.integers, one.scale, one.zero, one.axis)
+            return
         for index, name in enumerate(node.input):
             if name in site.constants:
                 values = self._array(name)

@@ -135,7 +135,7 @@ class Placement(Part):
         0, description="operators left in float since they lose too much"
     )
     engines: Annotated[PositiveInt, VARIES] = Field(
-        description="placements that were compiled and raced, float among them"
+        description="placements that were compiled, float and a program's own among them"
     )
 
 

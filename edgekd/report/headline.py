@@ -114,7 +114,7 @@ def _agreement(engine: Candidate) -> Figure | None:
         return None
     details = ["of test samples in the teacher's class"]
     if engine.parity is not None:
-        details.append(f"{words.share(engine.parity.top1)} as the program in torch")
+        details.append(f"{words.share(engine.parity.top1)} as {words.program(engine)}")
     return Figure("Agreement", words.share(engine.agreement.top1), tuple(details))
 
 

@@ -137,7 +137,7 @@ def facts(one: Candidate, metric: str) -> list[str]:
         said.append(one.note)
     if one.parity is not None:
         steps = f"{one.parity.steps:.3g} step{'' if one.parity.steps == 1 else 's'}"
-        said.append(f"as the program in torch {words.share(one.parity.top1)}, within {steps}")
+        said.append(f"as {words.program(one)} {words.share(one.parity.top1)}, within {steps}")
     if one.compile_seconds is not None:
         said.append(f"compiled in {words.seconds(one.compile_seconds)}")
     if one.cold_start is not None:

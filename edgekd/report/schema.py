@@ -114,7 +114,7 @@ class Candidate(Part):
         None, description="score of the engine on the validation split; the budget reads it"
     )
     agreement: Agreement | None = Field(None, description="with the teacher")
-    parity: Parity | None = Field(None, description="with the program in torch")
+    parity: Parity | None = Field(None, description="with its program: in torch, or as the nodes of its file say")
     sqnr: float | None = Field(
         None, description="dB, of an ONNX file's engine: its worst output against the float file's, on the test split"
     )
@@ -283,7 +283,7 @@ class Report(Part):
 
 
 def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report less every field that holds a time or follows from one: what two runs with one seed must agree on.
+    """The report less all that holds a time or follows from one: what two runs with one seed must agree on.
 
     `chosen` and `nearest` stay: they are the product. Raises pydantic.ValidationError if it is not a report.
     """
@@ -292,9 +292,9 @@ def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _steady(value: Any) -> Any:
+    if isinstance(value, Candidate) and value.placement is not None:  # made by measuring
+        return {"name": value.name, "placement": _steady(value.placement)}
     if isinstance(value, Part):
-        fields = type(value).model_fields.items()
-        return {
-            field.alias or name: _steady(getattr(value, name)) for name, field in fields if VARIES not in field.metadata
-        }
+        fields = {name: field for name, field in type(value).model_fields.items() if VARIES not in field.metadata}
+        return {field.alias or name: _steady(getattr(value, name)) for name, field in fields.items()}
     return [_steady(one) for one in value] if isinstance(value, tuple) else value

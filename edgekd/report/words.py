@@ -9,7 +9,7 @@ from edgekd.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from edgekd.report.figures import Ratio, Search
-    from edgekd.report.schema import CalibrationSet, Sensitivity
+    from edgekd.report.schema import CalibrationSet, Candidate, Sensitivity
 
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -186,6 +186,12 @@ def short(metric: str) -> str:
     'f1'
     """
     return metric.rpartition(":")[2]
+
+
+def program(one: Candidate) -> str:
+    """What an engine's parity is with."""
+    of_nodes = one.placement is not None or one.sqnr is not None
+    return "the nodes that it was made from" if of_nodes else "the program in torch"
 
 
 def calibration(shown: CalibrationSet) -> str:

@@ -40,6 +40,7 @@ use = "quantize"
 calibration = "train-128"
 bits = { budget = { latency = "0.9x" } }
 [targets]
+placement = false
 names = ["host"]
 backends = ["null"]
 [measure]

@@ -28,6 +28,7 @@ use = "quantize"
 calibration = "train-128"
 max_drop = 0.02
 [targets]
+placement = false
 backends = ["onnxruntime"]
 [measure]
 seconds = 0.1

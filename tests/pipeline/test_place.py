@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnx_models as models
 import pytest
+from devices.boards import by_env
+from onnx import numpy_helper
+from project import made
 
-from edgekd import api
+from edgekd import api, registry
 from edgekd.onnx import file as onnx_file
+from edgekd.pipeline.candidates import candidate_of
 from edgekd.pipeline.place_bench import FIRST, _line, _names, costs_of
+from edgekd.pipeline.place_steps import left_as_it_came
+from edgekd.pipeline.run import Outcome
 from edgekd.quant.sites import Site, Span, numbered
+from edgekd.scaffold import write_project
+from edgekd.student import write_tensors
 
 BRIEF = ["measure.seconds=0.05", "measure.processes=1", "measure.wait=0", "data.count=32", "budget.metric_drop=1000"]
 
@@ -102,3 +112,150 @@ def test_a_search_can_be_left_out(tmp_path: Path) -> None:
     }
     assert named["false"] == ["student on onnxruntime", "quantize_onnx on onnxruntime"]
     assert named["true"] == [*named["false"], "rewritten on onnxruntime", "placed on onnxruntime"]
+
+
+CODE = """
+import torch
+from torch import nn
+from tiny import tiny_data
+
+class Student(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 12)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return (torch.relu(y) + y).flatten(1)
+
+def student():
+    torch.manual_seed(0)
+    return Student()
+
+def data():
+    return tiny_data()
+"""
+RECIPE = """
+[student]
+factory = "added:student"
+weights = "student.safetensors"
+[data]
+factory = "added:data"
+[[stage]]
+use = "quantize"
+calibration = "train-128"
+sensitivity = 0
+[targets]
+backends = ["waiting"]
+[measure]
+seconds = 0.02
+processes = 1
+wait = 0
+"""
+WAITING = '''"""ONNX Runtime behind a wait: 4 ms for a convolution in float, 2 ms for an addition in integers; so it is known what pays."""
+
+import json
+import time
+
+import onnx
+
+from edgekd.backend import Backend, Signature, read_engine
+from edgekd.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession, _open
+
+__all__ = ["Waiting"]
+
+
+class Waits(OnnxRuntimeSession):
+    seconds = 0.0
+
+    def compute(self, inputs):
+        time.sleep(self.seconds)
+        return super().compute(inputs)
+
+
+class Waiting(Backend):
+    """Waits."""
+
+    name = "waiting"
+    packages = OnnxRuntime.packages
+    integers = OnnxRuntime.integers
+
+    def grid(self, target):
+        return "affine"
+
+    def unsupported(self, program, target):
+        return []
+
+    def compile(self, program, out, target, threads):
+        facts = {**OnnxRuntime().compile(program, out, target, threads), "backend": self.name}
+        (out / "engine.json").write_text(json.dumps(facts))
+        return facts
+
+    def load(self, engine):
+        facts, file = read_engine(engine, self.name)
+        model = onnx.load(file)
+        dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+        found = Waits(Signature.read(engine), _open(file, facts["options"]))
+        for node in model.graph.node:
+            found.seconds += 0.004 * (node.op_type == "Conv" and node.input[1] not in dequantized)
+            found.seconds += 0.002 * (node.op_type == "Add" and {*node.input} <= dequantized)
+        return found
+'''
+
+
+def weights_of(model: onnx.ModelProto) -> set[bytes]:
+    """The s8 weights of its convolutions."""
+    held = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    return {numpy_helper.to_array(tensor).tobytes() for tensor in held if len(tensor.dims) == 4}
+
+
+def test_a_quantized_student_loses_the_pairs_that_cost_more_than_they_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its addition goes back to float, its convolution does not; the engine is then judged as any, and says what it is."""
+    (tmp_path / "added.py").write_text(CODE)
+    (tmp_path / "waiting.py").write_text(WAITING)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    monkeypatch.setattr(registry, "_plugins", {**registry._plugins})
+    registry.add_plugin(f"backends={tmp_path / 'waiting.py'}")
+    monkeypatch.syspath_prepend(tmp_path)
+    import added
+
+    write_tensors(tmp_path / "student.safetensors", added.student().state_dict())
+    plan = api.prepare(tmp_path / "recipe.toml", store=tmp_path / "store", quiet=True)
+    assert [c.name for c in plan.candidates] == ["student on waiting", "quantize on waiting", "placed on waiting"]
+    engine = plan.candidates[-1]
+    made(plan, "student", "calibration for quantize", "quantize", "judge quantize, program", "export quantize")
+    made(plan, engine.version.program, engine.step("compile"), engine.step("evaluate"))
+    facts = plan.entry(engine.version.program).facts
+    assert facts["why_not"] == ""
+    assert {**facts["placement"]["operators"], "Reshape": 1} == {"Add": 1, "Conv": 1, "Reshape": 1}
+    assert facts["placement"]["integers"]["Conv"] == 1 and "Add" not in facts["placement"]["integers"]
+    told = candidate_of(plan, engine, Outcome(), [engine])
+    assert told["note"].startswith("integers: 0 of 1 Add, 1 of 1 Conv")
+    assert "the whole program (" in told["note"] and "gives the whole program's class for " in told["note"]
+    assert told["parity"]["top1"] == 1.0 and told["parity"]["steps"] < 1.5  # of its own nodes, of which it is made
+    assert told["precision"] == "int8" and told["integer_nodes"] >= 1
+    programs = [onnx.load(plan.entry(n).path / "model.onnx") for n in ("export quantize", engine.version.program)]
+    theirs, ours = (weights_of(model) for model in programs)
+    assert theirs == ours and len(ours) == 1  # the same integers
+    whole = np.load(plan.entry("judge quantize, program").path / "outputs.npz")["test"]
+    found = np.load(plan.entry(engine.step("evaluate")).path / "outputs.npz")["test"]
+    assert 0 < np.abs(found - whole).max() < 0.05 * np.ptp(whole)
+
+
+def test_a_quantized_student_is_searched_for_where_pairs_are_read_and_measured(tmp_path: Path) -> None:
+    recipe = write_project(tmp_path / "quarters_placed")[0]
+    named = ["onnxruntime", "ncnn", "tvm"]
+
+    def planned(*sets: str, **more: Any) -> Any:
+        return api.prepare(recipe, overrides=list(sets), store=tmp_path / "store", quiet=True, backends=named, **more)
+
+    plan = planned()
+    (target,) = plan.targets
+    assert [c.name for c in plan.placed] == ["placed on onnxruntime"]
+    assert list(plan.steps).index("export quantize") < list(plan.steps).index("placed on onnxruntime for host")
+    assert "no pairs were placed by measured cost for ncnn" in left_as_it_came(plan, target)
+    assert not planned("targets.placement=false").placed
+    by_env(recipe.parent)
+    assert not planned(targets=["board.toml"]).placed  # this machine's engines would say nothing of it
