@@ -114,7 +114,7 @@ class _Lifting:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.index = Index(model)
-        self.within = set(read_within(model.graph))
+        self.within, self.outputs = set(read_within(model.graph)), {value.name for value in model.graph.output}
         self.kept: list[NodeProto] = []
         self.grids: dict[str, tuple[Array, Array]] = {}
         self.constants: dict[str, Constant] = {}
@@ -124,7 +124,7 @@ class _Lifting:
             node.input[:] = [self._floats.get(name, name) if self._dequantized(name) else name for name in node.input]
             if not (self._quantize(node) or self._dequantize(node)):
                 self.kept.append(node)
-        for name in sorted(self.index.outputs & self._floats.keys()):
+        for name in sorted(self.outputs & self._floats.keys()):
             self._name(self._floats[name], name)
 
     def _dequantized(self, name: str) -> bool:
@@ -173,7 +173,7 @@ class _Lifting:
 
     def _name(self, tensor: str, output: str) -> None:
         """Call a tensor what the graph gives out, which was its dequantized form."""
-        if tensor in self.index.maker and tensor not in self.index.outputs and tensor not in self.within:
+        if tensor in self.index.maker and tensor not in self.outputs and tensor not in self.within:
             for node in self.kept:
                 for names in (node.input, node.output):
                     names[:] = [output if name == tensor else name for name in names]
