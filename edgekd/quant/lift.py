@@ -17,7 +17,7 @@ from edgekd.backend import Array
 from edgekd.onnx.file import constants_to_initializers
 from edgekd.quant.rebase import strip_unused
 from edgekd.quant.rewrite import Index, read_within, reductions_to_pools
-from edgekd.quant.sites import DYNAMIC, FREE, MOVING, Site, Span, sites_of
+from edgekd.quant.sites import DYNAMIC, FREE, MOVING, WEIGHTED, Site, Span, sites_of
 
 __all__ = ["Constant", "Held", "lift"]
 
@@ -56,12 +56,18 @@ class Held:
     def folded(self, model: onnx.ModelProto) -> Held:
         """The same of the float graph as a folding left it: what only holds quantized values has their grid, or their integers.
 
-        Folding writes reshapes around a product of more than two axes, and transposes its weight.
+        Folding writes reshapes around a product of more than two axes, and transposes its weight. What the program moved in
+        float, to a reader without weights, has no grid here either.
         """
         grids, index = dict(self.grids), Index(model)
         moves = [node for node in model.graph.node if node.op_type in MOVING - {"MaxPool"}]
+        multiplied = set[str]()
+        for node in reversed(model.graph.node):
+            weighted = node.op_type in WEIGHTED and node.input[1] in index.constants
+            if weighted or (node.op_type in MOVING and node.output[0] in multiplied):
+                multiplied.add(node.input[0])
         for node in moves:
-            if node.input[0] in grids:
+            if node.input[0] in grids and node.output[0] in multiplied:
                 grids.setdefault(node.output[0], grids[node.input[0]])
         for node in reversed(moves):
             if node.output[0] in grids and index.only_reader(node.input[0]) is not None:
