@@ -75,13 +75,13 @@ def compile_once(name: str, *more: str) -> dict[str, Any]:
     return found
 
 
-def on_full_test(found: dict[str, Any], name: str, version: str) -> float:
-    """Accuracy of a version's engine on all 10,000 test images."""
+def on_full_test(found: dict[str, Any], name: str, engine: str) -> float:
+    """Accuracy of an engine on all 10,000 test images."""
     sys.path.insert(0, str(EXAMPLE))
     from fashion import debian, tensors
 
     images, labels = (t.numpy() for t in tensors(*debian()["test"]))
-    key = next(s["key"] for s in found["report"]["plan"] if s["step"] == f"compile {version} on onnxruntime for host")
+    key = next(s["key"] for s in found["report"]["plan"] if s["step"] == f"compile {engine} for host")
     with load_engine(Store(WORK / name / "store").path(key)) as session:
         right = [int(session.run([x[None]])[0].argmax()) == y for x, y in zip(images, labels, strict=True)]
     return float(np.mean(right))
@@ -92,16 +92,17 @@ def row_of(name: str, seed: int, found: dict[str, Any]) -> dict[str, Any]:
     engines = {c["name"]: c for c in target["candidates"]}
     chosen = engines[target["chosen"] or target["nearest"]]
     distilled = engines["distill on onnxruntime"]
-    accuracy = {v: on_full_test(found, name, v) for v in ("teacher", "distill", chosen["version"])}
+    asked = ("teacher on onnxruntime", "distill on onnxruntime", chosen["name"])
+    accuracy = [on_full_test(found, name, engine) for engine in asked]
     return {
         "seed": seed,
         "chosen": target["chosen"],
         "reason": target["reason"],
         "cold": found["cold"],
         "cached": statistics.median(found["cached"]),
-        "teacher": accuracy["teacher"],
-        "distilled": accuracy["distill"],
-        "engine": accuracy[chosen["version"]],
+        "teacher": accuracy[0],
+        "distilled": accuracy[1],
+        "engine": accuracy[2],
         "bytes": chosen["bytes"],
         "share": chosen["bytes"] / distilled["bytes"],
         "latency": chosen["latency"]["median"],

@@ -70,6 +70,7 @@ def compiled(net: str, backends: Sequence[str], threads: int) -> tuple[Plan, dic
     recipe = home / f"{net}.toml".replace(" ", "-")
     write_whole(recipe, RECIPE.format(net=net, weights=weights.name).encode())
     brief = [f"targets.threads={threads}", "measure.seconds=0.05", "measure.processes=1", "measure.wait=0"]
+    brief.append("targets.placement=false")  # the program itself, on every runtime
     plan = api.prepare(recipe, overrides=brief, backends=backends, store=WORK / "store", compile_timeout=TIMEOUT)
     return plan, run(plan).failed
 
