@@ -202,7 +202,7 @@ def page(found: Found) -> str:
         lines += ["", f"Whole: {1e3 * whole['whole_seconds']:.2f} ms, {whole['whole_bytes'] / 1e6:.1f} MB."]
     lines += [
         "",
-        "| asked for | method | accuracy, % | ms | times as fast | MB | training, s |",
+        "| asked for | method | accuracy, % | ms | times as fast | MB | stage, s |",
         "|---|---|---|---|---|---|---|",
     ]
     for speed in setting["speeds"]:

@@ -27,6 +27,7 @@ Race = Callable[[Sequence[Sequence["Edit"]], str], tuple[list[dict["Kind", "Time
 
 FURTHEST = 60.0  # a shift of log α by which every gate stays, or none
 HALVINGS = 40
+MOST = 0.98  # of what the whole student takes: what is predicted above buys nothing, whatever it happens to measure
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Held:
     def _shift(self, gates: Gates, seconds: float) -> float:
         """The largest shift at which the plan is predicted to take at most `seconds`; the least there is, if none."""
         low, high = -FURTHEST, FURTHEST
+        seconds = min(seconds, MOST * self.price.whole)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             if self.price.of(self._plan(gates, middle)) <= seconds:
