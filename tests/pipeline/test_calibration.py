@@ -98,7 +98,7 @@ def test_a_calibration_recipe_is_checked_when_it_is_read(tmp_path: Path, text: s
 
 def test_a_value_out_of_range_is_said_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('source = "bn_statistics"\ncount = 4\n[options]\nlr = 0.0\n')
-    with pytest.raises(UserError, match='sources "bn_statistics": lr: Input should be greater than 0'):
+    with pytest.raises(UserError, match='the source "bn_statistics": lr: Input should be greater than 0'):
         calibration.source_of(find_calibration("mine.toml", tmp_path))
 
 
@@ -167,7 +167,7 @@ def test_the_set_is_a_step_that_other_recipes_find_again(tmp_path: Path) -> None
 
 def test_what_is_wrong_with_it_is_said_before_any_work(tmp_path: Path) -> None:
     plan = planned(tmp_path / "wrong_set", SET.replace("steps = 2", "steps = 0"))
-    with pytest.raises(UserError, match='stage.0: sources "bn_statistics": steps: Input should be greater'):
+    with pytest.raises(UserError, match='stage.0: the source "bn_statistics": steps: Input should be greater'):
         run(plan)
     plan = planned(tmp_path / "wrong_set", 'source = "images"\ncount = 8\n')
     with pytest.raises(UserError, match='source "images" needs a `path`'):
