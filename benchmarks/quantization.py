@@ -45,7 +45,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "uniform": {"source": "npz", "count": 512, "path": "uniform.npz"},
     "gaussian": {"source": "gaussian", "count": 512},
     "bn_statistics": {"source": "bn_statistics", "count": 512, "options": {"label": 0.1}},
-    "genie": {"source": "genie", "count": 512, "options": {"steps": 400, "label": 0.1}},
+    "genie": {"source": "genie", "count": 512, "options": {"label": 0.1}},
     "coreset-64": {"source": "coreset", "count": 64, "options": {"method": "bins"}},
     "real-512": {"source": "data", "count": 512},
 }
