@@ -173,19 +173,16 @@ def bars(rows: dict[str, list[dict[str, Any]]], qat: dict[str, list[dict[str, An
     return found
 
 
-def page(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    rows, machine, setting = found["grid"], found["machine"], found["setting"]
-    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
-    size = "60,000" if setting["full"] else "10,000"
-    lines = ["# Quantization, compared", ""]
-    lines.append(
-        f"{machine['chip']}, {machine['cores']} cores; {versions}. The student of examples/fashion, width {setting['width']}, "
-        f"distilled for {setting['epochs']} epochs of {size} images; test accuracy in percent, mean ± standard deviation over seeds "
+def grid_tables(found: dict[str, Any]) -> list[str]:
+    """What the student's rows and the bars were, as Markdown."""
+    rows, setting = found["grid"], found["setting"]
+    about = (
+        f"The student of examples/fashion, width {setting['width']}, distilled for {setting['epochs']} epochs of "
+        f"{'60,000' if setting['full'] else '10,000'} images; test accuracy in percent, mean ± standard deviation over seeds "
         f"{', '.join(map(str, setting['seeds']))}; rows without ± have the first. W4A8, W4A4 and W2A4 are simulated in torch. "
         f"{found['left']} rows of {found['asked']} were not reached."
     )
-    lines += ["", "| bar, points | allowed | measured |", "|---|---|---|", *bars(rows, found["qat"]), ""]
+    lines = [about, "", "| bar, points | allowed | measured |", "|---|---|---|", *bars(rows, found["qat"]), ""]
     for bits in BITS:
         lines += [f"| {bits}, calibrated on | {' | '.join(METHODS)} |", "|---|" + "---|" * len(METHODS)]
         for source in SOURCES:
@@ -194,6 +191,18 @@ def page(found: dict[str, Any]) -> str:
                 f"| {source} | {' | '.join(spread([r['test'] for r in cell]) if cell else '–' for cell in cells)} |"
             )
         lines.append("")
+    return lines
+
+
+def page(found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
+    lines = ["# Quantization, compared", "", f"{machine['chip']}, {machine['cores']} cores; {versions}.", ""]
+    if missing := [part for part in PARTS if not found[part] or "why" in found[part]]:
+        lines += [f"Not measured yet: {', '.join(missing)}.", ""]
+    if found["grid"]:
+        lines += grid_tables(found)
     if found["qat"]:
         lines += ["| QAT, W4A4, taught by | test | validation |", "|---|---|---|"]
         for name, runs in found["qat"].items():
@@ -212,7 +221,9 @@ def page(found: dict[str, Any]) -> str:
             )
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join([*lines, *imagenet_table(found["imagenet"], spread), *reviews_table(found["reviews"])])
+    if "why" not in found["imagenet"]:
+        lines += imagenet_table(found["imagenet"], spread)
+    return "\n".join([*lines, *(reviews_table(found["reviews"]) if "why" not in found["reviews"] else [])])
 
 
 def main() -> None:
