@@ -253,4 +253,7 @@ def table(rows: dict[str, Any]) -> list[str]:
     for name, row in rows.items():
         size = f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else "–"
         lines.append(f"| {name} | {row['cosine']:.4f} | {row['accuracy']:.1%} | {size} |")
+    plain, smooth = (rows.get(f"static int8, min-max{more}", {}).get("cosine") for more in ("", ", SmoothQuant"))
+    if plain is not None and plain == smooth:
+        lines += ["", "SmoothQuant moved nothing: sums read MiniLM's norms beside the layers that do."]
     return [*lines, ""]
