@@ -42,6 +42,10 @@ class RefusedError(UserError):
     """A tool cannot take what it was given. Engines that do not need it are made nevertheless, and the report says why."""
 
 
+class DeclinedError(EdgekdError):
+    """There is nothing to make: what was measured spoke against it. No failure, and the report says why."""
+
+
 class StoreError(EdgekdError):
     """The store's folder cannot be read or written, or an entry is not what its digest says."""
 

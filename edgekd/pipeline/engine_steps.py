@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd import digest, registry
 from edgekd.backend import open_backend
-from edgekd.errors import EdgekdError
+from edgekd.errors import DeclinedError
 from edgekd.pipeline import onnx_judge, tune_steps
 from edgekd.pipeline.step import TORCH, Candidate, Step, Version, judged
 
@@ -102,7 +102,7 @@ def add_compile(plan: Plan, candidate: Candidate) -> None:
         from edgekd.pipeline.engines import compile_engine
 
         if why_not := plan.entry(program).facts.get("why_not"):
-            raise EdgekdError(why_not)
+            raise DeclinedError(why_not)
         with plan.progress.task(f"compile {candidate.name}"), source_of(plan, candidate) as source:
             described = {**facts, **tuning.told(plan)}
             return compile_engine(source, out, backend, described, threads, plan.compile_timeout)

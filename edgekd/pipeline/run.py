@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgekd.errors import EdgekdError, RefusedError, StoreError, UserError
+from edgekd.errors import DeclinedError, EdgekdError, RefusedError, StoreError, UserError
 from edgekd.pipeline import calibration, ranks
 from edgekd.pipeline.engine_steps import add_race
 from edgekd.pipeline.plan import Plan
@@ -151,4 +151,5 @@ def _one(plan: Plan, outcome: Outcome, name: str, step: Step, found: Entry | Non
             raise
         outcome.failed[name] = error.message
         plan.entries.pop(name.replace("evaluate ", "compile ", 1), None)
-        plan.progress.say(f"  {step.label}: failed: {error.message.splitlines()[0]}")
+        how = "none" if isinstance(error, DeclinedError) else "failed"
+        plan.progress.say(f"  {step.label}: {how}: {error.message.splitlines()[0]}")
