@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from edgekd.blocks.programme import Plan, Programme, Resource, UnreachableError
 from edgekd.errors import UserError
-from edgekd.pruning.budget import EXAMPLES, SPARED, allowed, shown
+from edgekd.pruning.budget import EXAMPLES, SPARED, allowed, limits_told, shown
 
 if TYPE_CHECKING:
     from edgekd.latency.table import Kind, Measured
@@ -196,16 +196,7 @@ def planned(
         "predicted": best.predicted["latency"],
         "measured": best.measured["latency"],
         "size": best.measured["size"],
-        "limits": {
-            name: {
-                "budget": budget.given[name],
-                "allowed": most[name],
-                "whole": wholes[name],
-                "predicted": best.predicted[name],
-                "measured": best.measured[name],
-            }
-            for name in most
-        },
+        "limits": limits_told(budget.given, most, wholes, best.predicted, best.measured),
         "loss": best.loss,
         "tried": [one.to_json() for one in tried],
         "kinds": [kind.name for kind in whole],

@@ -144,17 +144,9 @@ def planned(
         ) from None
     for one in tried:
         progress.say(f"  prune: plan {_told(one, budget)}, importance kept {one.retained:.1%}")
-    facts: dict[str, Any] = {
-        name: {
-            "budget": budget.given[name],
-            "allowed": most[name],
-            "whole": wholes[name],
-            "predicted": best.predicted[name],
-            "measured": best.measured[name],
-            "table": {kind.name: _of(name, held).predictor.said() for kind, held in zip(kinds, limits, strict=True)},
-        }
-        for name in most
-    }
+    facts: dict[str, Any] = limits_told(budget.given, most, wholes, best.predicted, best.measured)
+    for name, told in facts.items():
+        told["table"] = {kind.name: _of(name, held).predictor.said() for kind, held in zip(kinds, limits, strict=True)}
     facts["plan"] = {
         "allocation": allocation,
         "engine": kinds[best.kind].name,
@@ -187,6 +179,28 @@ def _taken(measured: Measured, quantity: str, whole: float | None) -> float:
 
 def _of(quantity: str, limits: list[Limit]) -> Limit:
     return next(limit for limit in limits if limit.quantity == quantity)
+
+
+def limits_told(
+    given: Mapping[str, str],
+    most: Mapping[str, float],
+    wholes: Mapping[str, float],
+    predicted: Mapping[str, float],
+    measured: Mapping[str, float],
+) -> dict[str, dict[str, Any]]:
+    """For each quantity: what the recipe asked, seconds or bytes that this allows and that the whole student takes, and what the
+    plan was predicted and measured to take.
+    """
+    return {
+        name: {
+            "budget": given[name],
+            "allowed": most[name],
+            "whole": wholes[name],
+            "predicted": predicted[name],
+            "measured": measured[name],
+        }
+        for name in most
+    }
 
 
 def shown(quantity: str, value: float) -> str:
