@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgekd.backend import open_backend
 from edgekd.compilers.relax_tuning import RECORDS
 from edgekd.errors import UserError
 
+FASHION = Path(__file__).parents[2] / "examples" / "fashion"
 SEARCHED = '''
 """A simulated device whose kernels are searched: a trial is a line; the file `die` beside it ends the process after two."""
 
@@ -185,3 +187,19 @@ def test_tvm_searches_real_kernels_and_its_database_needs_no_search(recipe: Path
     report, again, out = made(recipe, tvm, 'targets.tuning="tuned"')
     assert again["note"] == tuned["note"] and step not in steps(report)
     assert len(json.loads((out / "edgekd.lock").read_text())["digests"]["tuning"]) == 64
+
+
+@pytest.mark.slow
+def test_the_examples_database_has_all_kernels_of_the_examples_student(tmp_path: Path) -> None:
+    if command := open_backend("tvm").missing():
+        pytest.skip(f"tvm is an extra: {command}")
+    copied = shutil.copytree(FASHION, tmp_path / "fashion", ignore=shutil.ignore_patterns("*.toml", "teacher*"))
+    recipe = copied / "float.toml"
+    recipe.write_text(
+        'seed = 0\n[student]\nfactory = "fashion:student"\nwidth = 24\n[data]\nfactory = "fashion:data"\n'
+        '[targets]\nnames = ["host"]\nbackends = ["tvm"]\ntuning = "tuning"\n'
+        "[measure]\nseconds = 0.05\nprocesses = 1\nwait = 0\n"
+    )
+    _, engine, _ = made(recipe)
+    found = re.fullmatch(r"(\d+) of (\d+) kernels tuned, \d+ trials in \d+ s", engine["note"])
+    assert found and 0 < int(found[1]) == int(found[2]), engine["note"]
