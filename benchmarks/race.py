@@ -41,8 +41,9 @@ from edgekd.units import format_bytes, format_seconds
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "out" / "benchmark-race"
-NOT_RUN = ("null", "coreml", "tensorrt")
-TUNING = HERE.parent / "examples" / "fashion" / "tuning"  # tuning.py found it: the float kernels of the example's student
+TUNING = (
+    HERE.parent / "examples" / "fashion" / "tuning"
+)  # tuning.py found it: the float kernels of the example's student
 SMALL = ("example student", "example teacher", "crepe tiny")
 UNTUNED = "its kernels are not tuned for this network, and take seconds a sample"
 TIMEOUT = 1800.0
@@ -208,7 +209,8 @@ def main() -> None:
     paths = [str(HERE.parent), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     names = [name for name in args.backends.split(",") if name] or registry.names("backends")
-    backends = [name for name in names if name not in NOT_RUN and not open_backend(name).missing()]
+    opened = {name: open_backend(name) for name in names if name != "null"}
+    backends = [name for name, one in opened.items() if not (one.compile_only or one.missing())]
     packages = {k: v for name in backends for k, v in open_backend(name).versions().items()}
     results: dict[str, Any] = {
         "machine": machine(),
