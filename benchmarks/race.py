@@ -90,7 +90,8 @@ def hand_made(net: str, backend: str, program: Path, threads: int) -> Path:
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
     request = {"net": net, "program": str(program), "out": str(making), "threads": threads}
-    worker.call(f"race_recipes:{backend}", request, timeout=TIMEOUT)
+    variables = open_backend(backend).variables() if backend in RECIPES else {}
+    worker.call(f"race_recipes:{backend}", request, env=variables, timeout=TIMEOUT)
     making.rename(final)
     return final
 

@@ -97,6 +97,25 @@ def executorch(request: dict[str, Any], _: Any) -> dict[str, Any]:
     return write_engine(program, out, _facts(request, "executorch", "model.pte", {"threads": request["threads"]}))
 
 
+def litert(request: dict[str, Any], _: Any) -> dict[str, Any]:
+    """litert-torch's float model, quantized by ai-edge-quantizer's recipe for static int8."""
+    import litert_torch
+    import race_nets
+    import torch
+    from ai_edge_quantizer import quantizer, recipe
+
+    from edgekd.compilers.tflite_file import with_ports
+
+    program, out = Path(request["program"]), Path(request["out"])
+    example = (torch.from_numpy(next(samples(request["net"]))),)
+    plain = litert_torch.convert(race_nets.network(request["net"]), example).model_content()
+    ours = quantizer.Quantizer(plain, recipe.static_wi8_ai8())
+    found = ours.calibrate({"serving_default": [{"args_0": batch} for batch in samples(request["net"])]})
+    content = bytes(ours.quantize(found).quantized_model)
+    (out / "model.tflite").write_bytes(with_ports(content, Signature.read(program)))
+    return write_engine(program, out, _facts(request, "litert", "model.tflite", {"num_threads": request["threads"]}))
+
+
 def as_exported(request: dict[str, Any], _: Any) -> dict[str, Any]:
     """ONNX Runtime on the float model as it was exported."""
     program, out = Path(request["program"]), Path(request["out"])
@@ -122,5 +141,6 @@ RECIPES = {
     "onnxruntime": ("quantize_static", "onnxruntime"),
     "openvino": ("NNCF", "nncf"),
     "executorch": ("PT2E and XNNPACK", "executorch"),
+    "litert": ("ai-edge-quantizer", "ai_edge_litert"),
 }
 """Backend → (what its recipe is called, the package that it needs)."""
