@@ -6,6 +6,7 @@ student is searched where that is asked for.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from project import new_project
+from safetensors.torch import save_file
 
 from edgekd import api, registry
 from edgekd.backend import open_backend
@@ -194,9 +197,17 @@ def test_the_examples_database_has_all_kernels_of_the_examples_student(tmp_path:
     if command := open_backend("tvm").missing():
         pytest.skip(f"tvm is an extra: {command}")
     copied = shutil.copytree(FASHION, tmp_path / "fashion", ignore=shutil.ignore_patterns("*.toml", "teacher*"))
+    spec = importlib.util.spec_from_file_location("the_examples", FASHION / "fashion.py")
+    assert spec and spec.loader
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    weights = module.student(24).state_dict()
+    drawn = {
+        k: torch.rand_like(v) + 0.5 for k, v in weights.items() if v.is_floating_point()
+    }  # a fresh net has no biases
+    save_file({**weights, **drawn}, str(copied / "trained.safetensors"))
     recipe = copied / "float.toml"
     recipe.write_text(
-        'seed = 0\n[student]\nfactory = "fashion:student"\nwidth = 24\n[data]\nfactory = "fashion:data"\n'
+        'seed = 0\n[student]\nfactory = "fashion:student"\nweights = "trained.safetensors"\nwidth = 24\n[data]\nfactory = "fashion:data"\n'
         '[targets]\nnames = ["host"]\nbackends = ["tvm"]\ntuning = "tuning"\n'
         "[measure]\nseconds = 0.05\nprocesses = 1\nwait = 0\n"
     )
