@@ -41,9 +41,8 @@ from edgekd.units import format_bytes, format_seconds
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "out" / "benchmark-race"
-TUNING = (
-    HERE.parent / "examples" / "fashion" / "tuning"
-)  # tuning.py found it: the float kernels of the example's student
+TUNING = HERE.parent / "examples" / "fashion" / "tuning"
+"""What tuning.py found: schedules of the float kernels of the example's student."""
 SMALL = ("example student", "example teacher", "crepe tiny")
 UNTUNED = "its kernels are not tuned for this network, and take seconds a sample"
 TIMEOUT = 1800.0

@@ -1,6 +1,6 @@
 """Kernels searched by TVM on the example's student: what the search takes, and what its engine gains on ONNX Runtime's.
 
-    .venv/bin/python benchmarks/tuning.py [--trials 900] [--ship] [--fresh]
+    .venv/bin/python benchmarks/tuning.py [--trials 600] [--ship] [--fresh]
 
 The student has random weights from a seed (`race_nets.py`): schedules fit shapes. Its float engines, TVM's tuned and untuned and ONNX
 Runtime's, race on one thread in the same rounds, and all give their outputs for the same noise. Writes results/tuning.json and
@@ -149,7 +149,7 @@ def told(ratio: Mapping[str, float]) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--trials", type=int, default=900, help="measured in the search, of all kernels")
+    options.add_argument("--trials", type=int, default=600, help="measured in the search, of all kernels")
     options.add_argument("--ship", action="store_true", help="put the database into examples/fashion/tuning")
     options.add_argument("--fresh", action="store_true", help="search and measure again")
     args = options.parse_args()
