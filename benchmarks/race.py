@@ -5,8 +5,9 @@
 Each network has random weights from a seed and is compiled by edgekd for every backend that is installed: float, and quantized
 after training on noise. Beside each integer engine stands one that was made as the runtime's manual says (`race_recipes.py`). All
 engines of one network and thread count race in the same rounds. TVM races the small networks only: no kernels but the float ones of
-the example's student have been searched. Accuracy is agreement with the float network on noise. Writes results/race.json and
-results/race.md. Every finished part is kept: started again, the script goes on.
+the example's student have been searched. Accuracy is likeness to the float network on noise that nothing was calibrated with: how
+often the largest output is the same, and the power of the outputs over that of the differences, in dB. Writes results/race.json
+and results/race.md. Every finished part is kept, and told of: started again, the script goes on.
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ from published import machine, publish
 from race_recipes import RECIPES
 from safetensors.torch import save_file
 
-from edgekd import api, registry, worker
+from edgekd import api, metric, registry, worker
 from edgekd.backend import open_backend, own_files
 from edgekd.errors import EdgekdError
 from edgekd.latency.race import race
-from edgekd.metric import accuracy
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.run import run
 from edgekd.store import write_whole
@@ -46,6 +46,7 @@ TUNING = HERE.parent / "examples" / "fashion" / "tuning"
 SMALL = ("example student", "example teacher", "crepe tiny")
 UNTUNED = "its kernels are not tuned for this network, and take seconds a sample"
 TIMEOUT = 1800.0
+EXACT = 99.9  # dB: outputs that are the same to rounding
 
 RECIPE = """seed = 0
 [student]
@@ -95,19 +96,24 @@ def hand_made(net: str, backend: str, program: Path, threads: int) -> Path:
     return final
 
 
-def agreement(engine: Path, net: str, threads: int) -> float:
-    """How often an engine says what the float network says, on the test samples."""
-    inputs, labels = race_nets.data(net).test
+def accuracy(engine: Path, net: str, threads: int) -> dict[str, float]:
+    """{"agreement": how often an engine says what the float network says, "sqnr": dB of its outputs}, on samples of its own."""
+    inputs, wanted = race_nets.judged(net)
     files = [WORK / f"{side}.npy" for side in ("inputs", "outputs")]
-    np.save(files[0], inputs.numpy())
+    np.save(files[0], inputs)
     request = {"engine": str(engine), "inputs": [str(files[0])], "outputs": [str(files[1])]}
     worker.call("evaluate", request, env=worker.thread_env(threads))
-    return accuracy(np.load(files[1], allow_pickle=False), labels.numpy())
+    found = np.load(files[1], allow_pickle=False)
+    return {"agreement": float((found.argmax(1) == wanted.argmax(1)).mean()), "sqnr": metric.sqnr(found, wanted)}
+
+
+def kept_at(net: str, backends: Sequence[str], threads: int) -> Path:
+    return WORK / "races" / f"{net} {threads} {' '.join(backends)}.json".replace(" ", "-")
 
 
 def raced(net: str, backends: Sequence[str], threads: int) -> dict[str, Any]:
     """All engines of one network and thread count: medians, agreement, and edgekd's over the hand-made; kept."""
-    kept = WORK / "races" / f"{net} {threads} {' '.join(backends)}.json".replace(" ", "-")
+    kept = kept_at(net, backends, threads)
     if kept.is_file():
         return dict(json.loads(kept.read_text("utf-8")))
     missing = {"tvm": UNTUNED} if "tvm" in backends and net not in SMALL else {}
@@ -134,17 +140,20 @@ def raced(net: str, backends: Sequence[str], threads: int) -> dict[str, Any]:
         except EdgekdError as error:
             missing[f"{backend} by hand"] = f"{label}: {error.message.splitlines()[0]}"
     engines["as exported"] = hand_made(net, "as_exported", program, threads)
+    judged: dict[str, dict[str, float]] = {}
+    for name in list(engines):
+        try:
+            judged[name] = accuracy(engines[name], net, threads)
+        except EdgekdError as error:  # its runtime made it, and does not open it
+            missing[name] = error.message.splitlines()[0].rpartition(": ")[2]
+            del engines[name]
     found = race(engines, processes=5, seconds=1.5, cold_starts=0, threads=threads, seed=1, wait=5.0)
-    rows = {
-        name: {
-            "median": runner.latency(1).median,
-            "p90": runner.latency(1).p90,
-            "bytes": sum(file.stat().st_size for file in own_files(engines[name])),
-            "agreement": agreement(engines[name], net, threads),
-        }
-        for name, runner in found.runners.items()
-    }
-    pairs = [backend for backend in recipes if {f"{backend} int8", f"{backend} by hand"} <= {*engines}]
+    rows: dict[str, dict[str, Any]] = {}
+    for name, runner in found.runners.items():
+        clock = runner.latency(1)
+        size = sum(file.stat().st_size for file in own_files(engines[name]))
+        rows[name] = {"median": clock.median, "p90": clock.p90, "bytes": size, **judged[name]}
+    pairs = [backend for backend in recipes if {f"{backend} int8", f"{backend} by hand"} <= {*rows}]
     ratios = {backend: asdict(found.ratio(f"{backend} int8", f"{backend} by hand")) for backend in pairs}
     fastest = min(rows, key=lambda name: rows[name]["median"])
     row = {"net": net, "threads": threads, "engines": rows, "missing": missing, "over_hand_made": ratios}
@@ -173,6 +182,7 @@ def table(results: Mapping[str, Any]) -> str:
         "p90",
         "size",
         "agrees with float",
+        "SQNR, dB",
         "over the hand-made (interval)",
     ]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -181,11 +191,14 @@ def table(results: Mapping[str, Any]) -> str:
             ratio = row["over_hand_made"].get(name.removesuffix(" int8")) if name.endswith(" int8") else None
             compared = f"{ratio['point']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
             p90 = format_seconds(one["p90"]) if one["p90"] else "–"
-            bold, agrees = "**" if name == row["fastest"] else "", f"{one['agreement']:.1%}"
+            bold, agrees = (
+                "**" if name == row["fastest"] else "",
+                f"{one['agreement']:.1%} | {min(one['sqnr'], EXACT):.1f}",
+            )
             cells = [row["net"], str(row["threads"]), f"{bold}{name}{bold}", format_seconds(one["median"]), p90]
             lines.append(f"| {' | '.join([*cells, format_bytes(one['bytes']), agrees, compared])} |")
         lines += [
-            f"| {row['net']} | {row['threads']} | {name} | {why} | | | | |" for name, why in row["missing"].items()
+            f"| {row['net']} | {row['threads']} | {name} | {why} | | | | | |" for name, why in row["missing"].items()
         ]
     return "\n".join([*lines, ""])
 
@@ -219,7 +232,9 @@ def main() -> None:
     }
     for net in nets:
         for threads in map(int, args.threads.split(",")):
-            results["races"].append(raced(net, backends, threads))
+            raced(net, backends, threads)
+            there = [kept_at(one, backends, count) for one in race_nets.NETS for count in (1, 2)]
+            results["races"] = [json.loads(file.read_text("utf-8")) for file in there if file.is_file()]
             publish("race", results, table(results))
     print(table(results))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ import fashion
 
 SEED = 0
 SAMPLES = 128
+JUDGED = {"example student": 1024, "example teacher": 1024, "crepe tiny": 1024}
+"""Samples that engines are judged on; 256 of the larger networks."""
 ROWS = 30522
 
 
@@ -164,3 +167,11 @@ def data(name: str) -> edgekd.Dataset:
             labels = torch.cat([made(part).argmax(1) for part in inputs.split(16)])
         splits[split] = (inputs, labels)
     return edgekd.Dataset(**splits)
+
+
+@lru_cache(1)
+def judged(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(inputs, the float network's outputs) that engines are judged on."""
+    made, inputs = network(name), noise(name, JUDGED.get(name, 256), 4)
+    with torch.no_grad():
+        return inputs.numpy(), torch.cat([made(part) for part in inputs.split(16)]).numpy()

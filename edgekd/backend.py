@@ -143,7 +143,8 @@ class Backend(ABC):
     asked in a worker that sees them. `opens_with` are the import names that opening an engine needs, where compiling needs
     more: what a device installs. `compile_only` says why its engines run nowhere that edgekd reaches; they are built, and
     neither scored nor timed. `on_device`: its compiler runs on the target's device, and what that needs, with the command.
-    `integers`: the ONNX operators that pairs turn into integer kernels; `rewrites`: those of `rewrites/` to try.
+    `integers`: the operators, as ONNX calls them, that pairs turn into integer kernels; `of_graph`: it compiles graph.json, so
+    that pairs are placed there; `rewrites`: those of `rewrites/` to try.
     """
 
     name: ClassVar[str]
@@ -154,6 +155,7 @@ class Backend(ABC):
     compile_only: ClassVar[str] = ""
     on_device: ClassVar[str] = ""
     integers: ClassVar[frozenset[str]] = frozenset()
+    of_graph: ClassVar[bool] = False
     rewrites: ClassVar[tuple[str, ...]] = ()
 
     @final

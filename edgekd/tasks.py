@@ -16,7 +16,7 @@ import numpy as np
 
 from edgekd import registry
 from edgekd.backend import Array, load_engine, open_backend
-from edgekd.errors import UserError
+from edgekd.errors import EdgekdError, UserError
 from edgekd.tuner import Tuner
 from edgekd.worker import Progress
 
@@ -44,6 +44,19 @@ def compile_program(request: dict[str, Any], progress: Progress) -> dict[str, An
         raise UserError(f'the backend "{request["backend"]}" is not installed', hint=command)
     progress({"doing": f"compiling with {backend.name}"})
     return backend.compile(Path(request["program"]), Path(request["out"]), request["target"], request["threads"])
+
+
+def compile_each(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """As `compile_program`, for each {"program", "out"} of "each", to {"failed": [why, or nothing, of each]}; sends {"made": its place}."""
+    failed = [""] * len(request["each"])
+    for index, one in enumerate(request["each"]):
+        try:
+            compile_program({**request, **one}, progress)
+        except EdgekdError as error:
+            failed[index] = error.message.partition("\n")[0]
+        else:
+            progress({"made": index})
+    return {"failed": failed}
 
 
 def tune(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -33,6 +33,7 @@ Progress = Callable[[dict[str, Any]], None]
 TASKS = {
     "unsupported": ("edgekd.tasks:ask_unsupported", "asking what is unsupported"),
     "compile": ("edgekd.tasks:compile_program", "compiling"),
+    "compile each": ("edgekd.tasks:compile_each", "compiling"),
     "tune": ("edgekd.tasks:tune", "tuning"),
     "evaluate": ("edgekd.tasks:evaluate", "evaluating"),
     "tensors": ("edgekd.tasks:tensors", "looking inside"),

@@ -1,7 +1,8 @@
 """ExecuTorch with the XNNPACK delegate: the torch program lowered to one .pte file; the int8 program keeps its integers.
 
-XNNPACK takes the program's s8 activations and s8 weights per channel as they are. A layer whose output stays float (the
-logits) is computed in float from the weights' dequantized values: XNNPACK has no kernel from integers to floats. What the
+XNNPACK takes the program's s8 activations and s8 weights per channel as they are. It multiplies integers into floats only where
+it rounds the activations itself, at each call: so it does for a large linear layer whose output stays float, with the program's
+integer weights; a small one (the logits of ten classes) is computed in float from the values that those stand for. What the
 delegate does not take runs on ExecuTorch's portable kernels; engine.json names it.
 
 It rounds as the program does but for ties: in a residual block, one value of 6,000 differs by a step; behind the spatial
@@ -53,6 +54,8 @@ REFUSED = {
     "aten.conv3d": "its convolutions have one or two spatial dimensions",
     GROUPS_OF_WEIGHTS: "XNNPACK multiplies such weights only by activations that it rounds to 8 bits at each call",
 }
+# Operators that XNNPACK runs in integers where pairs stand around them.
+INTEGERS = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "Sigmoid", "MaxPool", "Reshape"})
 WEIGHTED = frozenset(
     {"aten.convolution.default", "aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.bmm.default"}
 )
@@ -88,6 +91,8 @@ class ExecuTorch(Backend):
 
     name: ClassVar[str] = "executorch"
     packages: ClassVar[Mapping[str, str]] = {"executorch": "executorch", "torch": "torch"}
+    integers: ClassVar[frozenset[str]] = INTEGERS
+    of_graph: ClassVar[bool] = True
 
     def grid(self, target: Mapping[str, Any]) -> str:
         return "affine"
@@ -175,10 +180,11 @@ def _lowered(program: Path, signature: Signature) -> Any:
     from executorch.exir import to_edge_transform_and_lower
 
     from edgekd.quant.torch_graph import read_graph
-    from edgekd.quant.torch_rewrite import rewrite
+    from edgekd.quant.torch_rewrite import rewrite, round_inputs
 
     example = tuple(torch.from_numpy(value) for value in signature.noise(0))
-    graph = rewrite(read_graph(program), example)
+    graph = rewrite(read_graph(program), example, whole=False)
+    round_inputs(graph)
     with torch.no_grad():
         exported = torch.export.export(graph, example)
     return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])

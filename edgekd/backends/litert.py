@@ -2,8 +2,9 @@
 
 litert-torch converts, in an environment of its own; what it made runs beside everything else, without torch. The program's
 quantize/dequantize pairs become the file's quantized tensors, with its scales and zero points and its s8 weights per channel;
-inputs and outputs stay floats, as the signature says. A layer whose output stays float (the logits) is computed in float, from
-the values that its weights stand for. What XNNPACK does not take runs on LiteRT's own kernels; engine.json names it.
+inputs and outputs stay floats, as the signature says. A linear layer whose output stays float keeps the program's integer weights
+where it is large, and its inputs are rounded at each call; a small one (the logits of ten classes) is computed in float, from the
+values that its weights stand for. What XNNPACK does not take runs on LiteRT's own kernels; engine.json names it.
 
 Its convolutions gave the program's values exactly (204,800 of them); behind the spatial mean, one of 800 differs by a step.
 """
@@ -35,6 +36,8 @@ FILE = "model.tflite"
 GRIDS = ("affine", "symmetric")
 REFUSED = {GROUPS_OF_WEIGHTS: "litert-torch has no lowering for weights in groups"}
 DELEGATE = "DELEGATE"  # what the runtime calls a node that stands for many which XNNPACK took
+# Operators that XNNPACK runs in integers where pairs stand around them.
+INTEGERS = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "Sigmoid", "MaxPool", "Reshape"})
 WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"})
 
 
@@ -68,6 +71,8 @@ class LiteRt(Backend):
     name: ClassVar[str] = "litert"
     packages: ClassVar[Mapping[str, str]] = {"ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
     opens_with: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
+    integers: ClassVar[frozenset[str]] = INTEGERS
+    of_graph: ClassVar[bool] = True
     optional: ClassVar[Mapping[str, str]] = {"torch": "torch"}  # edgekd has it; engines are opened without
     #: The whole of what litert-torch needs to convert a graph; what it needs for language models is left out.
     environment = Environment(
@@ -104,7 +109,8 @@ class LiteRt(Backend):
 
         signature = Signature.read(program)
         quantized = read_json(program / "program.json")["precision"] == "int8"
-        (out / FILE).write_bytes(with_ports(_converted(program, signature, quantized), signature))
+        content, held = _converted(program, signature, quantized)
+        (out / FILE).write_bytes(with_ports(content, signature, held))
         nodes = _nodes(_interpreter(out / FILE, threads))
         counts = Counter(where for kind, where in nodes if kind in WEIGHTED)
         own = Counter(kind for kind, where in nodes if where.startswith("own"))
@@ -133,26 +139,33 @@ class LiteRt(Backend):
         return _opened(file, Signature.read(engine), int(facts["options"]["num_threads"]))
 
 
-def _converted(program: Path, signature: Signature, quantized: bool) -> bytes:
-    """The .tflite file as litert-torch makes it: ports are numbered, and quantized where what is behind them is."""
+def _converted(program: Path, signature: Signature, quantized: bool) -> tuple[bytes, list[tuple[Array, Array]]]:
+    """The .tflite file as litert-torch makes it: ports are numbered, and quantized where what is behind them is.
+
+    And (integers, a scale for each row) of the weights that stand in it as floats and need not.
+    """
     import torch
 
     from edgekd.quant.torch_graph import read_graph
-    from edgekd.quant.torch_rewrite import pair_weights, rewrite
+    from edgekd.quant.torch_rewrite import fold_float_weights, pair_weights, products, rewrite
 
     example = tuple(torch.from_numpy(value) for value in signature.noise(0))
     with quiet(), torch.no_grad():
         import litert_torch
         from litert_torch.quantize import pt2e_quantizer, quant_config
 
-        graph = rewrite(read_graph(program), example)
+        graph = rewrite(read_graph(program), example, whole=False)
+        layers: list[Any] = products(graph)
+        grids = [layer.args[1].args[:2] for layer in layers]
+        held = [(getattr(graph, q.target).numpy(), getattr(graph, scale.target).numpy()) for q, scale in grids]
+        fold_float_weights(graph)
         pair_weights(graph)
         # The quantizer is asked nothing: that it is static has the converter take the pairs for what they are.
         static = pt2e_quantizer.PT2EQuantizer().set_global(pt2e_quantizer.get_symmetric_quantization_config())
         config = quant_config.QuantConfig(pt2e_quantizer=static) if quantized else None
         try:
             model = litert_torch.convert(graph, example, quant_config=config, enable_x64=True)
-            return bytes(model.model_content())
+            return bytes(model.model_content()), held
         except Exception as error:  # MLIR's, torch's and its own have no base class in common
             lacking = re.search(r"Lowering not found: (\S+)", str(error))
             nodes = read_json(program / "graph.json")["nodes"] if lacking else []
@@ -201,6 +214,6 @@ def _nodes(interpreter: Any) -> list[tuple[str, str]]:
                 left += [int(given) for given in node["inputs"] if int(given) not in outside]
     found = []
     for node in plain:
-        kind = "integer" if "int8" in [t.__name__ for t in node["operand_types"][:1]] else "float"
+        kind = "integer" if "int8" in [t.__name__ for t in node["operand_types"][:2]] else "float"
         found.append((node["op_name"], kind if node["index"] in taken else f"own {kind}"))
     return found

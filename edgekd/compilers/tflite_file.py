@@ -6,22 +6,25 @@ float again, with a QUANTIZE behind it or a DEQUANTIZE before it: the same value
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from edgekd.errors import EdgekdError
-from edgekd.signature import Port, Signature
+from edgekd.signature import Array, Port, Signature
 
 __all__ = ["with_ports"]
 
 IDENTIFIER = b"TFL3"
+HYBRID = 12  # of FULLY_CONNECTED, the version that takes floats and integer weights with a scale for each row
 ALIGNMENT = 16  # of the schema's Buffer.data, which the generated code does not keep
 
 
-def with_ports(content: bytes, signature: Signature) -> bytes:
+def with_ports(content: bytes, signature: Signature, weights: Sequence[tuple[Array, Array]] = ()) -> bytes:
     """The model in `content`, of one graph whose ports are numbered args_0, … and output_0, …, as `signature` has it.
 
+    `weights`: (integers [rows, columns], a scale for each row) of linear layers whose floats in the file are their products.
     Tensors lose their names and the file what the converter says of itself, so that equal models are equal bytes.
     Raises EdgekdError where the ports are not the signature's in number or type.
     """
@@ -29,6 +32,10 @@ def with_ports(content: bytes, signature: Signature) -> bytes:
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
     graph, (named,) = model.subgraphs[0], model.signatureDefs
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # its data lie behind the tables, not in them
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+    _integer_weights(schema, model, weights)
     for number, tensor in enumerate(graph.tensors):
         tensor.name = f"t{number}"
     for prefix, maps, ports, kind in (
@@ -51,6 +58,41 @@ def with_ports(content: bytes, signature: Signature) -> bytes:
         maps.sort(key=lambda entry: [port.name for port in ports].index(entry.name))
         setattr(graph, "inputs" if prefix == "args" else "outputs", [entry.tensorIndex for entry in maps])
     return _packed(schema, model)
+
+
+def _integer_weights(schema: Any, model: Any, weights: Sequence[tuple[Array, Array]]) -> None:
+    """Fully connected layers of these floats get their integers: the kernel rounds what they read at each call."""
+    by_value = {(q.astype(np.float32) * scale.reshape(-1, 1)).tobytes(): (q, scale) for q, scale in weights}
+    graph, readers, left = model.subgraphs[0], dict[int, list[Any]](), set[int]()
+    for operator in graph.operators:
+        for index in operator.inputs:
+            readers.setdefault(int(index), []).append(operator)
+    for index, tensor in enumerate(graph.tensors):
+        data = model.buffers[tensor.buffer].data
+        found = by_value.get(b"" if data is None else np.asarray(data, np.uint8).tobytes())
+        if found is None or not all(
+            _takes_floats(schema, model, operator, index) for operator in readers.get(index, ())
+        ):
+            continue
+        buffer, grid = schema.BufferT(), schema.QuantizationParametersT()
+        buffer.data = np.frombuffer(found[0].tobytes(), np.uint8)
+        grid.scale, grid.zeroPoint = found[1].astype(np.float32), np.zeros(len(found[1]), np.int64)
+        model.buffers.append(buffer)
+        left.add(tensor.buffer)
+        tensor.type, tensor.buffer, tensor.quantization = schema.TensorType.INT8, len(model.buffers) - 1, grid
+        for operator in readers.get(index, ()):
+            operator.builtinOptions.asymmetricQuantizeInputs = True
+            code = model.operatorCodes[operator.opcodeIndex]
+            code.version = max(code.version, HYBRID)
+    for number in left - {tensor.buffer for tensor in graph.tensors}:
+        model.buffers[number].data = None
+
+
+def _takes_floats(schema: Any, model: Any, operator: Any, weight: int) -> bool:
+    """Whether an operator is a fully connected layer of this weight that reads floats."""
+    full = model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.FULLY_CONNECTED
+    kind = model.subgraphs[0].tensors[operator.inputs[0]].type
+    return bool(full and operator.inputs[1] == weight and kind == schema.TensorType.FLOAT32)
 
 
 def _float_port(schema: Any, model: Any, index: int, kind: int) -> int:

@@ -1,4 +1,4 @@
-"""Steps for each backend that runs ONNX in integers: the float graph of a file rewritten, then pairs placed in it; of a
+"""Steps for each backend that has integer kernels for pairs: the float graph of a file rewritten, then pairs placed in it; of a
 quantized student, pairs taken out of its program. Each where it measured faster.
 
 Each makes a program of its own, for one backend on one target. Where nothing measured faster there is none, and why.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from edgekd import registry, worker
 from edgekd.backend import open_backend
 from edgekd.cuts import FLOAT
 from edgekd.errors import EdgekdError
-from edgekd.json_file import read_json
 from edgekd.onnx import file as onnx_file
 from edgekd.pipeline import onnx_judge, onnx_steps
 from edgekd.pipeline import place_told as told
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgekd.latency.statistics import Ratio
-    from edgekd.pipeline.place_bench import Engines
+    from edgekd.pipeline.place_bench import Engines, Programs
     from edgekd.pipeline.plan import Plan
     from edgekd.target import Target
 
@@ -38,8 +36,6 @@ STAGES = ("quantize", "quantize_onnx")
 """What quantizes activations too."""
 LEAST = 20.0
 """dB: what an engine's outputs keep of the float file's, where its integers are placed."""
-JUDGED = 16
-"""Validation samples that each placement is judged on."""
 
 
 def add_placements(plan: Plan) -> None:
@@ -51,7 +47,7 @@ def add_placements(plan: Plan) -> None:
             backend, quantized = open_backend(name), _quantized(plan, target, name)
             if quantized is None or not isinstance(target.reach, Local) or target.unmeasured:
                 continue
-            if backend.compile_only or backend.missing():
+            if backend.compile_only or backend.missing() or (plan.of_file and backend.of_graph):
                 continue
             base = "student" if plan.of_file else quantized.program
             if plan.of_file and backend.rewrites:
@@ -76,7 +72,7 @@ def left_as_it_came(plan: Plan, target: Target) -> str:
         return ""
     return (
         f"no pairs were placed by measured cost for {', '.join(names)}: "
-        "that is for runtimes that read them from ONNX, and run on this machine"
+        "that is for runtimes that have integer kernels and run on this machine"
     )
 
 
@@ -101,10 +97,11 @@ def _key(plan: Plan, kind: str, inputs: list[str], target: Target, backend: str,
     return plan.key(kind, inputs, fields, [], code, packages=packages)
 
 
-def _bench(plan: Plan, folder: Path, target: Target, backend: str, **more: Any) -> Engines:
+def _bench(plan: Plan, programs: Programs, folder: Path, target: Target, backend: str) -> Engines:
     from edgekd.pipeline.place_bench import Engines
 
     return Engines(
+        programs,
         backend=backend,
         target=target.model_dump(mode="json"),
         threads=plan.values.targets.threads,
@@ -112,8 +109,22 @@ def _bench(plan: Plan, folder: Path, target: Target, backend: str, **more: Any) 
         seed=plan.values.seed,
         timeout=plan.compile_timeout,
         folder=folder,
-        **more,
     )
+
+
+def _programs(plan: Plan, base: str, quantized: Version, backend: str) -> Programs:
+    """The programs to choose among, as the backend reads them."""
+    if plan.of_file:
+        from edgekd.pipeline.place_onnx import of_file
+
+        return of_file(plan, base, quantized.name, backend)
+    if open_backend(backend).of_graph:
+        from edgekd.pipeline.place_graph import of_graph
+
+        return of_graph(plan, base, backend)
+    from edgekd.pipeline.place_onnx import of_program
+
+    return of_program(plan, base, backend)
 
 
 def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> Step:
@@ -124,6 +135,8 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
     def make(out: Path) -> dict[str, Any]:
         import onnx
 
+        from edgekd.pipeline.place_onnx import OnnxPrograms
+
         program, work = plan.entry("student").path, plan.store.work(key)
         names = list(open_backend(backend).rewrites)
         with plan.progress.task(version.program):
@@ -133,13 +146,11 @@ def _rewriting(plan: Plan, version: Version, target: Target, backend: str) -> St
             engines = {}
             for name, model in models.items():
                 about = plan.student("student").signature
-                given = {"model": model, "about": about, "sites": (), "spans": {}, "feeds": ()}
-                bench = _bench(plan, work / name, target, backend, **given)
-                folder = bench.engine(FLOAT)
-                if folder is None:
-                    said["refused"][name] = bench.failed[FLOAT]
+                bench = _bench(plan, OnnxPrograms(model, about), work / name, target, backend)
+                if made := bench.engines([FLOAT]):
+                    engines[name] = made[FLOAT]
                 else:
-                    engines[name] = folder
+                    said["refused"][name] = bench.failed[FLOAT]
             if "slim" not in engines:
                 raise EdgekdError(f"{backend}: {said['refused']['slim']}")
             ratios = _raced(plan, engines)
@@ -194,25 +205,25 @@ def _placing(plan: Plan, version: Version, base: str, quantized: Version, target
     key = _key(plan, "place", inputs, target, backend, least=LEAST)
 
     def make(out: Path) -> dict[str, Any]:
-        from edgekd.pipeline.place_bench import GIVEN
         from edgekd.placement import search, settled
-        from edgekd.quant.sites import DYNAMIC, links_of, seeds
+        from edgekd.quant.sites import DYNAMIC, seeds
 
         with plan.progress.task(version.program):
-            asked = _of_file(plan, base, quantized, backend) if plan.of_file else _of_program(plan, base, backend)
-            model, sites, held = asked["model"], asked["sites"], asked.get("held")
+            programs = _programs(plan, base, quantized, backend)
+            sites, links = programs.sites, programs.links()
             if not any(site.weight or site.kind in DYNAMIC for site in sites):
                 raise EdgekdError(f"no operator with weights has an integer kernel on {backend}")
-            links, names = links_of(model, sites), [site.name for site in sites]
-            bench = _bench(plan, plan.store.work(key), target, backend, **asked)
-            if held is not None and held.covered_by(sites) and settled(links, names, bench):
+            bench = _bench(plan, programs, plan.store.work(key), target, backend)
+            names = [site.name for site in sites]
+            if programs.covered and settled(links, names, bench):
                 return {"placement": told.unchanged(sites), "why_not": told.SETTLED}
-            least, given = (LEAST, FLOAT) if held is None else (-math.inf, GIVEN)
-            found = search(links, names, seeds(sites), bench, least, given)
+            least = LEAST if plan.of_file else -math.inf
+            found = search(links, names, seeds(sites), bench, least, programs.given)
         facts: dict[str, Any] = {"precision": "int8", "placement": told.placement(found, sites)}
-        onnx_file.write_program(out, bench.program(found.keep), asked["about"], "int8")
-        if why_not := told.why_not(found, least, given):
+        if why_not := told.why_not(found, least, programs.given):
             return {**facts, "why_not": why_not}
+        programs.write(found.keep, out)
+        programs.finish(found.keep, out)
         outputs = onnx_judge.computed(plan, out, out, version.program)
         said = told.note(found, sites)
         if plan.of_file:
@@ -220,54 +231,6 @@ def _placing(plan: Plan, version: Version, base: str, quantized: Version, target
         return {**facts, "why_not": "", "note": f"{said}; {_against(plan, judges[0], outputs)}"}
 
     return Step(version.program, key, (*inputs, "target"), make)
-
-
-def _of_file(plan: Plan, base: str, quantized: Version, backend: str) -> dict[str, Any]:
-    """What a bench asks of a float file: pairs get the ranges that its samples show."""
-    import onnx
-
-    from edgekd.onnx.slim import slimmed
-    from edgekd.quant.onnx_ptq import feeds
-    from edgekd.quant.rewrite import reductions_to_pools
-    from edgekd.quant.sites import numbered, ranges, sites_of
-
-    about = plan.student("student").signature
-    names = [port["name"] for port in about["inputs"]]
-    model = onnx.load(plan.entry(base).path / onnx_file.FILE)
-    train, validation = (
-        list(islice(feeds(model, dict(zip(names, onnx_steps.arrays(plan, split), strict=True))), most))
-        for split, most in (("train", None), ("validation", JUDGED))
-    )
-    model = model if base != "student" else slimmed(model, train[0])
-    reductions_to_pools(model)
-    model = numbered(model)
-    spans = ranges(model, train, plan.entry(quantized.name).facts["observer"])
-    sites = sites_of(model, open_backend(backend).integers, spans)
-    return {"model": model, "about": about, "sites": sites, "spans": spans, "feeds": validation}
-
-
-def _of_program(plan: Plan, base: str, backend: str) -> dict[str, Any]:
-    """What a bench asks of a quantized student: its own scales and integers, around its own weights in float.
-
-    Its quality is the recipe's metric to judge: fewer pairs round less than the program does.
-    """
-    import onnx
-
-    from edgekd.onnx.slim import slimmed
-    from edgekd.quant.lift import lift
-    from edgekd.quant.onnx_ptq import feeds
-    from edgekd.quant.sites import numbered, ranges
-
-    folder = plan.entry(base).path
-    program, about = onnx.load(folder / onnx_file.FILE), read_json(folder / "signature.json")
-    (port,) = about["inputs"]
-    validation = list(islice(feeds(program, {port["name"]: plan.arrays("validation")[0]}), JUDGED))
-    model, held = lift(program)
-    model = numbered(slimmed(model, validation[0]))
-    held, spans = held.folded(model), ranges(model, validation[:1])
-    sites = held.sites(model, open_backend(backend).integers, spans)
-    given = {"held": held, "given": program}
-    return {"model": model, "about": about, "sites": sites, "spans": spans, "feeds": validation, **given}
 
 
 def _against(plan: Plan, judge: str, outputs: Mapping[str, Sequence[np.ndarray]]) -> str:

@@ -8,11 +8,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from backends.folders import float_model, int8_model, unoptimised, write_program
+from quant.zoo import Products
+from torch import nn
 
 from edgekd.backend import Signature, load_engine, open_backend
 from edgekd.compilers.etdump import operators_of
 from edgekd.errors import EdgekdError
+from edgekd.metric import sqnr
+from edgekd.pipeline import engines
+from edgekd.quant.grid import AFFINE
+from edgekd.quant.pt2e import calibrate, convert, prepare
+from edgekd.quant.torch_graph import read_graph
 
 BACKEND = open_backend("executorch")
 needs_executorch = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"executorch is an extra: {BACKEND.missing()}")
@@ -50,6 +58,43 @@ def test_an_int8_engine_multiplies_integers_and_names_what_fell_back(tmp_path: P
         for seed in range(20):
             x = np.random.default_rng(seed).standard_normal((1, 1, 8, 8)).astype(np.float32)
             np.testing.assert_allclose(session.run([x])[0], unoptimised(model, x), atol=0.02)  # one step of the pool
+
+
+def with_products(folder: Path) -> tuple[Path, nn.Module, torch.Tensor]:
+    """(a program in 8 bits with large linear layers whose outputs stay float, its float network, images)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, images = Products().eval(), torch.randn(8, 1, 28, 28)
+    prepared = prepare(network, images, AFFINE, "minmax", qat=False)
+    calibrate(prepared, [images])
+    ports = {"inputs": [{"name": "x", "shape": [1, 1, 28, 28], "dtype": "float32"}]}
+    ports["outputs"] = [{"name": "y", "shape": [1, 10], "dtype": "float32"}]
+    folder.mkdir()
+    engines.write_program(convert(prepared), images[:1], ports, "int8", "affine", folder)
+    return folder, network, images
+
+
+def near_both(engine: Path, program: Path, network: nn.Module, images: torch.Tensor) -> None:
+    """The engine's outputs are the program's but for some roundings, and no further from the float network."""
+    graph = read_graph(program)
+    with load_engine(engine) as session, torch.no_grad():
+        found = np.concatenate([session.run([image[None].numpy()])[0] for image in images])
+        written, wanted = torch.cat([graph(image[None])[0] for image in images]).numpy(), network(images).numpy()
+    assert sqnr(found, written) > 30
+    assert sqnr(found, wanted) > sqnr(written, wanted) - 1
+
+
+@needs_executorch
+def test_large_products_into_floats_are_of_integers(tmp_path: Path) -> None:
+    """XNNPACK rounds their inputs at each call; ten logits are computed in float, and nothing of it is portable but the norm."""
+    program, network, images = with_products(tmp_path / "program")
+    out = tmp_path / "engine"
+    out.mkdir()
+    facts = BACKEND.compile(program, out, {"name": "host"}, 1)
+    assert (facts["integer_nodes"], facts["float_nodes"]) == (4, 1)
+    assert facts["fallback"] == {"aten.native_layer_norm.default": 1}
+    assert (out / "model.pte").stat().st_size < 1.5 * sum(weight.numel() for weight in network.parameters())
+    near_both(out, program, network, images)
 
 
 @needs_executorch

@@ -16,7 +16,7 @@ from edgekd.backend import Session, Signature, load_engine, open_backend
 from edgekd.compilers.tflite_file import with_ports
 from edgekd.errors import EdgekdError
 from edgekd.worker import WorkerError
-from tests.backends.test_executorch import with_node
+from tests.backends.test_executorch import near_both, with_node, with_products
 
 BACKEND = open_backend("litert")
 needs_litert = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"litert's converter is extra: {BACKEND.missing()}")
@@ -31,6 +31,17 @@ def compiled(tmp_path: Path, program: Path) -> tuple[dict[str, Any], Path]:
     out.mkdir()
     request = {"backend": "litert", "program": str(program), "out": str(out), "target": {"name": "host"}, "threads": 1}
     return worker.call("compile", request, env=BACKEND.variables()), out
+
+
+@needs_litert
+def test_large_products_into_floats_are_of_integers(tmp_path: Path) -> None:
+    """XNNPACK takes them with the program's weights, and rounds their inputs at each call; ten logits are computed in float."""
+    program, network, images = with_products(tmp_path / "program")
+    facts, engine = compiled(tmp_path, program)
+    assert (facts["integer_nodes"], facts["float_nodes"], facts["fallback"]) == (4, 1, {})
+    assert (facts["kernels"]["FULLY_CONNECTED integer"], facts["kernels"]["FULLY_CONNECTED float"]) == (3, 1)
+    assert (engine / "model.tflite").stat().st_size < 1.5 * sum(weight.numel() for weight in network.parameters())
+    near_both(engine, program, network, images)
 
 
 @needs_litert
@@ -103,6 +114,20 @@ def by_hand() -> bytes:
     return bytes(builder.Output())
 
 
+def with_data_behind(content: bytes) -> bytes:
+    """The same model, the data of its last buffer behind the tables, as writers of large files put them."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    last, data = model.buffers[-1], bytes(model.buffers[-1].data)
+    last.data, last.size = None, len(data)
+    last.offset = 10_000
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output()).ljust(last.offset) + data
+
+
 def write_signature(folder: Path, given: str = "x", dtype: str = "float32") -> Signature:
     named = {"inputs": given, "outputs": "y"}
     sides = {side: [{"name": name, "shape": [1, 4], "dtype": dtype}] for side, name in named.items()}
@@ -127,6 +152,7 @@ def test_ports_are_floats_by_the_signatures_names(tmp_path: Path) -> None:
 
     content = with_ports(by_hand(), write_signature(tmp_path / "e"))
     assert content == with_ports(by_hand(), write_signature(tmp_path / "e"))
+    assert content == with_ports(with_data_behind(by_hand()), write_signature(tmp_path / "e"))
     with opened(tmp_path / "e", content) as session:
         (y,) = session.run([np.array([[-1, 0.6, 2, 100]], np.float32)])
         np.testing.assert_array_equal(y, [[0, 0.5, 2, 62]])

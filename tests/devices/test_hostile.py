@@ -73,9 +73,8 @@ def test_garbage_is_cut_off(served: Board, said: bytes) -> None:
         assert read_frame(stranger)["served"] == 1
         stranger.sendall(said)
         assert closed(stranger)
-    until(lambda: len(served.said) > before)
-    assert re.search("garbage|cut", served.said[-1]), served.said[-1]
-    assert served.said[-1].isprintable(), "what a stranger says moves no cursor"
+    until(lambda: any(re.search("garbage|cut", line) for line in served.said[before:]))  # the last guest may yet go
+    assert all(line.isprintable() for line in served.said[before:]), "what a stranger says moves no cursor"
     still_serves(served)
 
 

@@ -1,4 +1,4 @@
-"""Placements in a pipeline: an ONNX file whose engines are searched, raced and told of; and what a profile is read as."""
+"""Placements in a pipeline: an ONNX file, or a quantized student, whose engines are searched, raced and told of."""
 
 from __future__ import annotations
 
@@ -14,47 +14,13 @@ from onnx import numpy_helper
 from project import made
 
 from edgekd import api, registry
-from edgekd.onnx import file as onnx_file
 from edgekd.pipeline.candidates import candidate_of
-from edgekd.pipeline.place_bench import FIRST, _line, _names, costs_of
 from edgekd.pipeline.place_steps import left_as_it_came
 from edgekd.pipeline.run import Outcome
-from edgekd.quant.sites import Site, Span, numbered
 from edgekd.scaffold import write_project
 from edgekd.student import write_tensors
 
 BRIEF = ["measure.seconds=0.05", "measure.processes=1", "measure.wait=0", "data.count=32", "budget.metric_drop=1000"]
-
-
-def test_a_profile_is_read_by_site_and_what_it_lacks_is_on_a_line_through_what_it_has() -> None:
-    sites = [Site(("n0", "n1"), "Conv", ("x",), "a"), Site(("n2",), "Conv", ("a",), "b")]
-    spans = {"x": Span(0, 1, 100), "a": Span(0, 1, 200), "b": Span(0, 1, 400), "c": Span(0, 1, 1000)}
-    took = {"n0": 5e-6, "n1": 1e-6, "n2": 2e-6, "x_q": 2e-6, "a_q": 3e-6, "n9": 1.0}
-    found = costs_of(sites, spans, frozenset({"n2"}), took)
-    assert found.floats == {"n0": pytest.approx(6e-6)}
-    assert found.integers == {"n2": 2e-6}
-    assert found.quantize["x"] == 2e-6
-    assert found.quantize["c"] == pytest.approx(11e-6)  # 1 µs, and 10 ns a value
-    assert found.dequantize["b"] == pytest.approx(1e-6 + 400 * 2e-10)  # none was seen
-
-
-def test_conversions_that_grow_no_slower_with_size_have_no_negative_cost() -> None:
-    """A line through them would cost less than nothing for large tensors, or for none: a fixed cost and the middle slope then."""
-    assert _line([]) == FIRST
-    assert _line([(100, 2e-6), (200, 3e-6)]) == (pytest.approx(1e-6), pytest.approx(1e-8))
-    fixed, slope = _line([(100, 3e-6), (200, 2e-6)])  # at most 1 µs of nothing; then 20 ns and 5 ns a value
-    assert (fixed, slope) == (1e-6, pytest.approx(12.5e-9))
-    assert _line([(100, 0.5e-6)]) == (0.5e-6, 0.0)
-
-
-def test_an_engines_nodes_are_the_programs_or_unknown(tmp_path: Path) -> None:
-    program = numbered(onnx_file.load(models.convnet(tmp_path / "net.onnx")))
-    engine = onnx_file.load(tmp_path / "net.onnx")
-    engine.graph.node[0].name = "theirs"
-    found = _names(engine, program)
-    assert found is not None and found["theirs"] == found[engine.graph.node[0].output[0]] == "n0"
-    del engine.graph.node[1]
-    assert _names(engine, program) is None
 
 
 def compiled(tmp_path: Path, *more: str) -> dict[str, Any]:
@@ -203,18 +169,73 @@ class Waiting(Backend):
 '''
 
 
+OF_GRAPH = '''"""torch behind ten times that wait, on the program as a graph: its operators, one by one, take milliseconds too."""
+
+import shutil
+import time
+
+from edgekd.backend import Backend, Signature, read_engine, write_engine
+from edgekd.backends.torch import FILES, TorchSession
+from edgekd.quant.torch_graph import read_graph
+
+__all__ = ["Waiting"]
+
+
+class Waits(TorchSession):
+    seconds = 0.0
+
+    def compute(self, inputs):
+        time.sleep(self.seconds)
+        return super().compute(inputs)
+
+
+class Waiting(Backend):
+    """Waits."""
+
+    name = "waiting"
+    packages = {"torch": "torch"}
+    integers = frozenset({"Conv", "Add", "Reshape"})
+    of_graph = True
+
+    def grid(self, target):
+        return "affine"
+
+    def unsupported(self, program, target):
+        return []
+
+    def compile(self, program, out, target, threads):
+        for name in FILES:
+            shutil.copyfile(program / name, out / name)
+        nodes = read_graph(out).graph.nodes
+        integers = sum("dequantize_per_channel" in str(node.target) for node in nodes)
+        facts = {"backend": self.name, "file": FILES[0], "versions": {}, "threads": threads, "options": {}}
+        return write_engine(program, out, {**facts, "integer_nodes": integers, "float_nodes": 1 - integers})
+
+    def load(self, engine):
+        facts, file = read_engine(engine, self.name)
+        graph = read_graph(engine)
+        found = Waits(Signature.read(engine), graph)
+        for node in graph.graph.nodes:
+            made = [str(one.target) for one in node.all_input_nodes]
+            found.seconds += 0.04 * ("conv2d" in str(node.target) and not any("per_channel" in name for name in made))
+            found.seconds += 0.02 * ("add.Tensor" in str(node.target) and all("dequantize" in name for name in made))
+        return found
+'''
+
+
 def weights_of(model: onnx.ModelProto) -> set[bytes]:
     """The s8 weights of its convolutions."""
     held = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     return {numpy_helper.to_array(tensor).tobytes() for tensor in held if len(tensor.dims) == 4}
 
 
+@pytest.mark.parametrize("code", [WAITING, OF_GRAPH], ids=["onnx", "graph"])
 def test_a_quantized_student_loses_the_pairs_that_cost_more_than_they_save(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its addition goes back to float, its convolution does not; the engine is then judged as any, and says what it is."""
     (tmp_path / "added.py").write_text(CODE)
-    (tmp_path / "waiting.py").write_text(WAITING)
+    (tmp_path / "waiting.py").write_text(code)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     monkeypatch.setattr(registry, "_plugins", {**registry._plugins})
     registry.add_plugin(f"backends={tmp_path / 'waiting.py'}")

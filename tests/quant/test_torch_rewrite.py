@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from quant.zoo import Products
 from tiny import tiny_data, tiny_student
 from torch import nn
 
+from edgekd.backends.executorch import INTEGERS
+from edgekd.metric import sqnr
 from edgekd.quant.grid import AFFINE
 from edgekd.quant.onnx_export import exported
 from edgekd.quant.pt2e import calibrate, convert, prepare
 from edgekd.quant.torch_graph import read_graph, write_graph
-from edgekd.quant.torch_rewrite import QUANTIZE_WEIGHT, pair_weights, rewrite
+from edgekd.quant.torch_pairs import place, sites_of
+from edgekd.quant.torch_rewrite import QUANTIZE_WEIGHT, is_product, pair_weights, rewrite, round_inputs
 
 X = tiny_data().test[0][:8]
+aten = torch.ops.aten
 
 
 class Largest(nn.Module):
@@ -78,3 +84,43 @@ def test_every_integer_comes_back_from_the_float_that_it_stands_for() -> None:
     assert str(pair.args[0].target) == "w_float" and torch.equal(module.w_float, before)
     again = QUANTIZE_WEIGHT(module.w_float, steps, zeros, 0, -128, 127, torch.int8)
     assert torch.equal(again, integers) and torch.equal(module()[0], before)
+
+
+def test_large_products_keep_their_integers_and_round_what_they_read(tmp_path: Path) -> None:
+    """Of the convolution's output the pair stays and is rounded again; of the norm's and the GELU's none is left."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, images = Products().eval(), torch.randn(8, 1, 28, 28)
+    prepared = prepare(network, images, AFFINE, "minmax", qat=False)
+    calibrate(prepared, [images])
+    write_graph(exported(convert(prepared), images[:1]), tmp_path)
+    program = read_graph(tmp_path)
+
+    def computed(graph: torch.fx.GraphModule) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([graph(x[None])[0] for x in images])
+
+    whole = computed(program)
+    graph = rewrite(read_graph(tmp_path), (images[:1],), whole=False)
+    assert [is_product(graph, node) for node in graph.graph.nodes if node.target is aten.linear.default] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert torch.allclose(computed(graph), whole, rtol=0, atol=1e-6)
+    sites = sites_of(graph, INTEGERS)
+    assert Counter(site.kind for site in sites) == {"Conv": 1, "Reshape": 2, "MatMul": 3}
+    assert not any("quantize" in name for name in operators(place(graph, sites, ())))
+    one = place(graph, sites, [site.name for site in sites if site.kind == "MatMul"][1:2])
+    assert sum(is_product(one, node) for node in one.graph.nodes) == 1
+    round_inputs(graph)
+    found = operators(graph)
+    assert sum("choose_qparams" in name for name in found) == 3
+    assert sum("dequantize_per_channel" in name for name in found) == 4  # with the convolution
+    rounded = [name for name in found if name.endswith(".quantize_per_tensor.default")]
+    assert len(rounded) == 4  # the image, the convolution's output, that moved, and what the small layer reads
+    with torch.no_grad():
+        wanted = network(images).numpy()
+    ours, theirs = sqnr(computed(graph).numpy(), wanted), sqnr(whole.numpy(), wanted)
+    assert ours > theirs - 1 > 20  # a range of each call is none wider than one of all

@@ -73,6 +73,21 @@ class Odd(nn.Module):
         return self.head(self.drop(F.avg_pool2d(y, 2).flatten(1)))
 
 
+class Products(nn.Module):
+    """images [batch, 1, 28, 28] → [batch, 10]: a convolution's integers, and a norm's floats, go into linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first = nn.Conv2d(1, 16, 4, 4), nn.Linear(784, 32)
+        self.norm, self.wide, self.back = nn.LayerNorm(32), nn.Linear(32, 512), nn.Linear(512, 32)
+        self.small = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(self.first(torch.relu(self.conv(x)).flatten(1)))
+        x = x + self.back(F.gelu(self.wide(self.norm(x))).reshape(-1, 512))
+        return self.small(F.gelu(x))
+
+
 def dense() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(784, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16, bias=False), nn.ReLU6(), nn.Linear(16, 10)
