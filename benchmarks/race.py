@@ -7,7 +7,8 @@ after training on noise. Beside each integer engine stands one that was made as 
 engines of one network and thread count race in the same rounds. TVM races the small networks only: no kernels but the float ones of
 the example's student have been searched. Accuracy is likeness to the float network on noise that nothing was calibrated with: how
 often the largest output is the same, and the power of the outputs over that of the differences, in dB. Writes results/race.json
-and results/race.md. Every finished part is kept, and told of: started again, the script goes on.
+and results/race.md. Every finished part is kept: started again, the script goes on. What was published before, here or on another
+machine, stays on the page until the same network and thread count are raced again; `--fresh` forgets it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import race_nets
-from published import machine, publish
+from published import RESULTS, machine, publish
 from race_recipes import RECIPES
 from safetensors.torch import save_file
 
@@ -41,6 +42,7 @@ from edgekd.units import format_bytes, format_seconds
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "out" / "benchmark-race"
+PUBLISHED = RESULTS / "race.json"
 TUNING = HERE.parent / "examples" / "fashion" / "tuning"
 """What tuning.py found: schedules of the float kernels of the example's student."""
 SMALL = ("example student", "example teacher", "crepe tiny")
@@ -157,50 +159,45 @@ def raced(net: str, backends: Sequence[str], threads: int) -> dict[str, Any]:
     ratios = {backend: asdict(found.ratio(f"{backend} int8", f"{backend} by hand")) for backend in pairs}
     fastest = min(rows, key=lambda name: rows[name]["median"])
     row = {"net": net, "threads": threads, "engines": rows, "missing": missing, "over_hand_made": ratios}
-    row |= {"fastest": fastest, "disturbed": found.disturbed}
+    row |= {"fastest": fastest, "disturbed": found.disturbed, "machine": machine()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_whole(kept, json.dumps(row).encode())
     print(f"{net}, {threads} thread(s): {fastest}, {format_seconds(rows[fastest]['median'])}", file=sys.stderr)
     return row
 
 
+HEADS = (
+    *("network", "threads", "engine", "median", "p90", "size", "agrees with float", "SQNR, dB"),
+    "over the hand-made (interval)",
+)
+
+
+def rows_of(row: Mapping[str, Any]) -> list[list[str]]:
+    """One race's lines of the table: its engines, the fastest first, and why the others are missing."""
+    lines = []
+    for name, one in sorted(row["engines"].items(), key=lambda pair: pair[1]["median"]):
+        ratio = row["over_hand_made"].get(name.removesuffix(" int8")) if name.endswith(" int8") else None
+        compared = f"{ratio['point']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+        bold = "**" if name == row["fastest"] else ""
+        times = [format_seconds(one["median"]), format_seconds(one["p90"]) if one["p90"] else "–"]
+        likeness = [f"{one['agreement']:.1%}", f"{min(one['sqnr'], EXACT):.1f}"]
+        lines.append([f"{bold}{name}{bold}", *times, format_bytes(one["bytes"]), *likeness, compared])
+    lines += [[name, why, "", "", "", "", ""] for name, why in row["missing"].items()]
+    return [[row["net"], str(row["threads"]), *cells] for cells in lines]
+
+
 def table(results: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
-    machine = results["machine"]
+    """The figures as Markdown, those of each machine under its name."""
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-    lines = [
-        "# The runtimes, raced",
-        "",
-        f"{machine['chip']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; {versions}.",
-        "",
-    ]
-    heads = [
-        "network",
-        "threads",
-        "engine",
-        "median",
-        "p90",
-        "size",
-        "agrees with float",
-        "SQNR, dB",
-        "over the hand-made (interval)",
-    ]
-    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in results["races"]:
-        for name, one in sorted(row["engines"].items(), key=lambda pair: pair[1]["median"]):
-            ratio = row["over_hand_made"].get(name.removesuffix(" int8")) if name.endswith(" int8") else None
-            compared = f"{ratio['point']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
-            p90 = format_seconds(one["p90"]) if one["p90"] else "–"
-            bold, agrees = (
-                "**" if name == row["fastest"] else "",
-                f"{one['agreement']:.1%} | {min(one['sqnr'], EXACT):.1f}",
-            )
-            cells = [row["net"], str(row["threads"]), f"{bold}{name}{bold}", format_seconds(one["median"]), p90]
-            lines.append(f"| {' | '.join([*cells, format_bytes(one['bytes']), agrees, compared])} |")
-        lines += [
-            f"| {row['net']} | {row['threads']} | {name} | {why} | | | | | |" for name, why in row["missing"].items()
-        ]
-    return "\n".join([*lines, ""])
+    lines = ["# The runtimes, raced", "", f"{versions}.", ""]
+    machines = {row["machine"]["chip"]: row["machine"] for row in results["races"]}
+    for chip, host in machines.items():
+        lines += [f"## {chip}", "", f"{host['cores']} cores, {host['system']}, Python {host['python']}.", ""]
+        lines += [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+        here = [row for row in results["races"] if row["machine"]["chip"] == chip]
+        lines += [f"| {' | '.join(cells)} |" for row in here for cells in rows_of(row)]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -226,15 +223,16 @@ def main() -> None:
     backends = [name for name, one in opened.items() if not (one.compile_only or one.missing())]
     packages = {k: v for name in backends for k, v in open_backend(name).versions().items()}
     results: dict[str, Any] = {
-        "machine": machine(),
         "versions": {**packages, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
-        "races": [],
     }
+    known: dict[tuple[str, int], Any] = {}
+    if PUBLISHED.is_file() and not args.fresh:
+        known = {(row["net"], row["threads"]): row for row in json.loads(PUBLISHED.read_text("utf-8"))["races"]}
     for net in nets:
         for threads in map(int, args.threads.split(",")):
-            raced(net, backends, threads)
-            there = [kept_at(one, backends, count) for one in race_nets.NETS for count in (1, 2)]
-            results["races"] = [json.loads(file.read_text("utf-8")) for file in there if file.is_file()]
+            known[net, threads] = raced(net, backends, threads)
+            order = [(one, count) for one in race_nets.NETS for count in (1, 2)]
+            results["races"] = [known[one] for one in order if one in known]
             publish("race", results, table(results))
     print(table(results))
 
