@@ -36,7 +36,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     write_graph(exported(network, x), tmp_path)
     with torch.no_grad():
         (y,) = read_graph(tmp_path)(x)
-        assert torch.equal(y, network(x))
+        torch.testing.assert_close(y, network(x))  # its batch norms run as another kernel on some processors
     first = [(tmp_path / name).read_bytes() for name in ("graph.json", "weights.safetensors")]
     write_graph(exported(network, x), tmp_path)
     assert first == [(tmp_path / name).read_bytes() for name in ("graph.json", "weights.safetensors")]

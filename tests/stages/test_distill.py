@@ -198,7 +198,7 @@ def test_generations_are_born_again_and_assistants_stand_between(tmp_path: Path)
     """The student of a stage teaches the next: a wider assistant, then the student itself from new random weights."""
     labels, learn = ({"use": "cross_entropy"},), ({"use": "kl", "temperature": 2.0},)
     assert Distill(losses=learn, teacher="student").reads == {"data"}
-    fields = {"epochs": 4, "batch": 32, "lr": 2e-2}
+    fields = {"epochs": 8, "batch": 32, "lr": 2e-2}
     first, _ = distilled(
         tmp_path / "a", Distill(losses=labels, fresh=True, arguments={"width": 12}, **fields), teacher=Nobody()
     )
