@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from edgekd.blocks.programme import Plan, Programme, Resource, UnreachableError
 from edgekd.errors import UserError
-from edgekd.pruning.budget import EXAMPLES, SPARED, allowed, limits_told, shown
+from edgekd.pruning.budget import SPARED, PruneBudget, limits_told, shown
 
 if TYPE_CHECKING:
     from edgekd.latency.table import Kind, Measured
@@ -19,29 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BlockBudget:
+class BlockBudget(PruneBudget):
     """`latency`: "1.2 ms", or "0.5x" of what the whole student's fastest engine takes. And, of that engine, `size`: "200 kB" of its
     files; `memory`: "60 MB", the most that a new process held up to its first result, the runtime included; or a share of the
     whole student's least, "0.9x". One engine has to keep all of them.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-    latency: str
-    size: str | None = None
-    memory: str | None = None
-
-    def __post_init__(self) -> None:
-        for quantity in self.given:
-            self.allowed(quantity, 1.0)
-
-    @property
-    def given(self) -> dict[str, str]:
-        """{"latency": "0.5x"}: what it limits, as it is written."""
-        return {quantity: text for quantity in EXAMPLES if (text := getattr(self, quantity)) is not None}
-
-    def allowed(self, quantity: str, whole: float) -> float:
-        """Seconds or bytes that are allowed, where the whole student takes `whole`. Raises UserError for what is no such limit."""
-        return allowed(quantity, self.given[quantity], whole, below=1.0)
+    latency: str  # never left out: a block is exchanged for its time
 
 
 @dataclass(frozen=True)
@@ -163,7 +148,7 @@ def planned(
         progress.say(f"    predicted {shown('latency', found.seconds(plan))}")
 
     def taken(plan: Plan) -> dict[str, dict[str, float]]:
-        relative = budget.latency.strip().endswith("x")
+        relative = budget.relative("latency")
         rows = {}
         for kind, one in measure(plan).items():
             rows[kind.name] = {quantity: one.of(quantity) for quantity in ("latency", "size", *most)}
