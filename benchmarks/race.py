@@ -8,7 +8,7 @@ engines of one network and thread count race in the same rounds. TVM races the s
 the example's student have been searched. Accuracy is likeness to the float network on noise that nothing was calibrated with: how
 often the largest output is the same, and the power of the outputs over that of the differences, in dB. Writes results/race.json
 and results/race.md. Every finished part is kept: started again, the script goes on. What was published before, here or on another
-machine, stays on the page until the same network and thread count are raced again; `--fresh` forgets it.
+machine, stays on the page until the same is raced again on that kind of machine; `--fresh` forgets it.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def raced(net: str, backends: Sequence[str], threads: int) -> dict[str, Any]:
         try:
             judged[name] = accuracy(engines[name], net, threads)
         except EdgekdError as error:  # its runtime made it, and does not open it
-            missing[name] = error.message.splitlines()[0].rpartition(": ")[2]
+            missing[name] = error.message.splitlines()[0]
             del engines[name]
     found = race(engines, processes=5, seconds=1.5, cold_starts=0, threads=threads, seed=1, wait=5.0)
     rows: dict[str, dict[str, Any]] = {}
@@ -200,6 +200,10 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _which(row: Mapping[str, Any]) -> tuple[str, int, str]:
+    return row["net"], row["threads"], row["machine"]["chip"]
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--nets", default="", help="names, with commas; all by default")
@@ -222,17 +226,18 @@ def main() -> None:
     opened = {name: open_backend(name) for name in names if name != "null"}
     backends = [name for name, one in opened.items() if not (one.compile_only or one.missing())]
     packages = {k: v for name in backends for k, v in open_backend(name).versions().items()}
-    results: dict[str, Any] = {
-        "versions": {**packages, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
-    }
-    known: dict[tuple[str, int], Any] = {}
+    packages |= {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
+    results: dict[str, Any] = {"versions": {}, "races": []}
     if PUBLISHED.is_file() and not args.fresh:
-        known = {(row["net"], row["threads"]): row for row in json.loads(PUBLISHED.read_text("utf-8"))["races"]}
+        results = json.loads(PUBLISHED.read_text("utf-8"))
+    results["versions"] |= packages
+    known = {_which(row): row for row in results["races"]}
     for net in nets:
         for threads in map(int, args.threads.split(",")):
-            known[net, threads] = raced(net, backends, threads)
-            order = [(one, count) for one in race_nets.NETS for count in (1, 2)]
-            results["races"] = [known[one] for one in order if one in known]
+            row = raced(net, backends, threads)
+            known[_which(row)] = row
+            order = [*race_nets.NETS]
+            results["races"] = sorted(known.values(), key=lambda row: (order.index(row["net"]), row["threads"]))
             publish("race", results, table(results))
     print(table(results))
 

@@ -157,8 +157,9 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         """Operators whose integers nobody would multiply: a pair around them costs a pass and a rounding, and buys nothing.
 
         What computes without weights is kept where a chain of the grid's operators leads from it to a layer or out of the
-        network; what only moves values, where such a chain joins it to a layer. So the sums of a transformer, which its norms
-        read, stay in float, and so does its mask, beside whose −6e4 the scores would have no level of 8 bits left.
+        network; what only moves values, where such a chain joins it to a layer, but not behind a linear layer, which can give
+        floats. So the sums of a transformer, which its norms read, stay in float, and its queries, keys and values; and so does
+        its mask, beside whose −6e4 the scores would have no level of 8 bits left.
         """
         named = {*self.grid.operators, *self.grid.shared}
         there = {n for n in nodes if (self.kind_of.get(n.target) in named or n.target is BATCH_NORM) and _is_float(n)}
@@ -174,7 +175,13 @@ class GridQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
             joined |= near
             edge += near
         moving = {*self.grid.shared} - {"dropout"}  # which moves nothing: it is the identity here
-        return {n for n in there if n not in (joined if self.kind_of.get(n.target) in moving else useful)}
+        free = set[Node]()  # floats that a linear layer gives, where they lie since
+        for node in nodes:
+            gives = node.target in KINDS["linear"] and self.grid.float_logits
+            if gives or (self.kind_of.get(node.target) in self.grid.shared and node.args[0] in free):
+                free.add(node)
+        kept = joined - (free - useful)
+        return {n for n in there if n not in (kept if self.kind_of.get(n.target) in moving else useful)}
 
     def validate(self, model: GraphModule) -> None:
         """Every annotated weight is a constant of the graph by construction; nothing else can be wrong."""

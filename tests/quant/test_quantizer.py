@@ -72,7 +72,27 @@ def test_an_operator_whose_integers_no_layer_reads_stays_float() -> None:
 
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     graph = pt2e.prepare(Attention(), x, AFFINE, MinMax, False)
-    assert quantized_behind(graph) == {"x": 1, "linear": 1, "transpose": 1, "matmul": 1}
+    assert quantized_behind(graph) == {"x": 1, "matmul": 1}
+
+
+def test_what_a_linear_layer_gives_and_only_float_operators_read_stays_float_where_it_is_moved() -> None:
+    """Queries, turned for a product in float. Behind a convolution, which gives integers, moving integers is the cheaper."""
+
+    class Turned(nn.Module):
+        def __init__(self, first: nn.Module) -> None:
+            super().__init__()
+            self.first = first
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x).reshape(2, 4, 16).transpose(1, 2).softmax(-1)
+
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    linear = pt2e.prepare(Turned(nn.Linear(8, 8)), x, AFFINE, MinMax, False)
+    assert quantized_behind(linear) == {"x": 1}
+    convolution = pt2e.prepare(Turned(nn.Conv2d(1, 1, 3, 1, 1)), x, AFFINE, MinMax, False)
+    assert quantized_behind(convolution) == {"x": 1, "conv2d": 1, "reshape": 1, "transpose": 1}
+    alone = pt2e.prepare(Turned(nn.Linear(8, 8)), x, Grid("all", float_logits=False), MinMax, False)
+    assert quantized_behind(alone) == {"x": 1, "linear": 1, "reshape": 1, "transpose": 1}
 
 
 def test_an_activation_with_two_readers_is_not_absorbed() -> None:
