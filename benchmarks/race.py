@@ -8,7 +8,7 @@ engines of one network and thread count race in the same rounds. TVM races the s
 the example's student have been searched. Accuracy is likeness to the float network on noise that nothing was calibrated with: how
 often the largest output is the same, and the power of the outputs over that of the differences, in dB. Writes results/race.json
 and results/race.md. Every finished part is kept: started again, the script goes on. What was published before, here or on another
-machine, stays on the page until the same is raced again on that kind of machine; `--fresh` forgets it.
+machine, stays on the page until the same is raced again on that kind of machine.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def main() -> None:
     packages = {k: v for name in backends for k, v in open_backend(name).versions().items()}
     packages |= {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
     results: dict[str, Any] = {"versions": {}, "races": []}
-    if PUBLISHED.is_file() and not args.fresh:
+    if PUBLISHED.is_file():
         results = json.loads(PUBLISHED.read_text("utf-8"))
     results["versions"] |= packages
     known = {_which(row): row for row in results["races"]}
