@@ -189,6 +189,7 @@ def by_file(folder: Path, probe: Probe) -> dict[str, dict[str, float]]:
 
     from edgekd.onnx.slim import slimmed
     from edgekd.quant.onnx_export import export_onnx
+    from edgekd.quant.onnx_tables import integer_tables
     from edgekd.quant.onnx_weights import only_weights
 
     net = student()
@@ -198,7 +199,7 @@ def by_file(folder: Path, probe: Probe) -> dict[str, dict[str, float]]:
     model = slimmed(onnx.load(path["float"]), {"input": probe.ids[:1]})
     onnx.save(model, path["float"])
     quantize_dynamic(path["float"], path["dynamic"], weight_type=QuantType.QInt8, per_channel=True)
-    onnx.save(only_weights(model, 4, 32), path["int4"])
+    onnx.save(integer_tables(only_weights(model, 4, 32)), path["int4"])
     rows = {"float": "float", "dynamic": "dynamic int8, ONNX Runtime's own", "int4": "weights int4 in groups of 32"}
     found = {}
     for name, label in rows.items():

@@ -147,7 +147,7 @@ def _converted(program: Path, signature: Signature, quantized: bool) -> tuple[by
     import torch
 
     from edgekd.quant.torch_graph import read_graph
-    from edgekd.quant.torch_rewrite import fold_float_weights, pair_weights, products, rewrite
+    from edgekd.quant.torch_rewrite import fold_float_weights, pair_constants, products, rewrite
 
     example = tuple(torch.from_numpy(value) for value in signature.noise(0))
     with quiet(), torch.no_grad():
@@ -159,7 +159,7 @@ def _converted(program: Path, signature: Signature, quantized: bool) -> tuple[by
         grids = [layer.args[1].args[:2] for layer in layers]
         held = [(getattr(graph, q.target).numpy(), getattr(graph, scale.target).numpy()) for q, scale in grids]
         fold_float_weights(graph)
-        pair_weights(graph)
+        pair_constants(graph)
         # The quantizer is asked nothing: that it is static has the converter take the pairs for what they are.
         static = pt2e_quantizer.PT2EQuantizer().set_global(pt2e_quantizer.get_symmetric_quantization_config())
         config = quant_config.QuantConfig(pt2e_quantizer=static) if quantized else None

@@ -21,6 +21,7 @@ from edgekd.errors import RefusedError
 from edgekd.onnx.file import inputs as inputs_of
 from edgekd.onnx.file import quantizable
 from edgekd.onnx.slim import slimmed
+from edgekd.quant.onnx_tables import integer_tables
 
 OPERATORS = [
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Relu", "Clip", "LeakyRelu", "Concat"),
@@ -43,9 +44,9 @@ def feeds(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> Iterator[dict[
 
 
 def quantize(
-    model: onnx.ModelProto, arrays: Mapping[str, Array], grid: str, observer: str = "minmax"
+    model: onnx.ModelProto, arrays: Mapping[str, Array], grid: str, observer: str = "minmax", tables: bool = True
 ) -> onnx.ModelProto:
-    """The model with quantize/dequantize pairs, calibrated on `arrays` [n, ...] by input name.
+    """The model with quantize/dequantize pairs, calibrated on `arrays` [n, ...] by input name; `tables`: embeddings as int8, too.
 
     Raises RefusedError for a model without a weighted node, or one that the quantizer cannot take, with its words.
     """
@@ -57,6 +58,9 @@ def quantize(
         raise RefusedError(message, hint=WITHOUT)
     symmetric = grid == "symmetric"
     slim = slimmed(model, next(feeds(model, arrays)))
+    made = integer_tables(slim) if tables else slim
+    there = {name for node in slim.graph.node for name in node.output}
+    lookups = [node.name for node in made.graph.node if there.isdisjoint(node.output)]
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "entropy": CalibrationMethod.Entropy,
@@ -66,13 +70,14 @@ def quantize(
         out = Path(folder) / "model.onnx"
         try:
             quantize_static(
-                slim,
+                made,
                 out,
-                reader(feeds(slim, arrays)),
+                reader(feeds(made, arrays)),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=OPERATORS,
+                nodes_to_exclude=lookups,
                 per_channel=True,
                 calibrate_method=methods[observer],
                 extra_options={**OPTIONS, "ActivationSymmetric": symmetric},

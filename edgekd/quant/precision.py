@@ -21,10 +21,10 @@ class Precision:
     A first layer is one that no weighted layer comes before, a last layer one that none comes after; of both, the weights and
     the activations that they read are meant (Zhou et al. 2016, arXiv 1606.06160, section 2.6, left both alone; Li et al.
     2021, arXiv 2102.05426, section 4, give them 8 bits). An activation that is only added or pooled has 8 bits at least.
-    `layers` sets the bits of single layers' weights by name, before all else; `FLOAT` leaves a layer in float. `grouped`: linear layers
-    in float whose weights alone have so many bits, in groups of `GROUP`, by name. `stored`: the
-    steps of all weights are state of their own. Otherwise those of an 8-bit weight follow from it, max |w| / 127; narrower
-    ones are always stored.
+    `layers` sets the bits of single layers' weights by name, before all else; `FLOAT` leaves a layer in float. `grouped`: linear
+    layers in float whose weights alone have so many bits, in groups of `GROUP`, by name. `embeddings`: the bits of embedding tables,
+    8 or `FLOAT`; a student of which no layer is quantized keeps them in float. `stored`: the steps of all weights are state of
+    their own. Otherwise those of an 8-bit weight follow from it, max |w| / 127; narrower ones are always stored.
     """
 
     weights: int = 8
@@ -32,6 +32,7 @@ class Precision:
     first_last: int = 8
     layers: Mapping[str, int] = field(default_factory=dict)
     grouped: Mapping[str, int] = field(default_factory=dict)
+    embeddings: int = 8
     stored: bool = False
 
     @property

@@ -24,9 +24,10 @@ from edgekd.errors import EdgekdError, UserError
 from edgekd.quant.adapter import Observer, activations, weights
 from edgekd.quant.fold import fold_batch_norm, settle_weights
 from edgekd.quant.grid import Grid
-from edgekd.quant.precision import Precision
+from edgekd.quant.precision import FLOAT, Precision
 from edgekd.quant.quantizer import BATCH_NORM, WEIGHTED, GridQuantizer
 from edgekd.quant.step import PerChannelStep
+from edgekd.quant.tables import round_tables, with_integer_tables
 from edgekd.quant.torchao import convert_pt2e, insert_adapters, quiet, scopes_of
 from edgekd.quant.trace import set_training, trace
 
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 FROZEN = "edgekd_batch_norm_frozen"
+TABLES = "edgekd_integer_tables"
 INT8 = Precision()
 
 
@@ -73,6 +75,9 @@ def prepare(
     with quiet():
         quantizer.annotate(graph)
         prepared: GraphModule = insert_adapters(graph, scopes, is_qat=qat)
+    prepared.meta[TABLES] = precision.embeddings < FLOAT and bool(activations(prepared) or weights(prepared))
+    if prepared.meta[TABLES]:
+        round_tables(prepared)
     fit_weights(prepared)
     prepared.train = MethodType(_train, prepared)  # type: ignore[method-assign]
     prepared.train(qat)
@@ -113,7 +118,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[torch.Tensor]) -> None:
 
 
 def convert(prepared: GraphModule) -> GraphModule:
-    """The quantized program: int8 weights, quantize/dequantize pairs, batch norms folded; `prepared` can go on training.
+    """The quantized program: int8 weights and tables, quantize/dequantize pairs, batch norms folded; `prepared` can go on training.
 
     Raises EdgekdError where it was neither calibrated nor restored.
     """
@@ -126,6 +131,8 @@ def convert(prepared: GraphModule) -> GraphModule:
         fold_batch_norm(graph)
         settle_weights(graph)
         program: GraphModule = convert_pt2e(graph)
+        if prepared.meta.get(TABLES):
+            with_integer_tables(program)
         return GraphModule(program, program.graph).eval()  # without the float weights, which nothing reads now
 
 
@@ -189,5 +196,7 @@ def restore(prepared: GraphModule, tensors: Mapping[str, torch.Tensor]) -> None:
         if value.shape != given:
             raise UserError(f'the quantized state\'s "{name}" has shape {list(given)}, not {list(value.shape)}')
     prepared.load_state_dict(dict(tensors))
+    if prepared.meta.get(TABLES):
+        round_tables(prepared)
     for adapter in activations(prepared):
         adapter.settle()

@@ -10,8 +10,9 @@ from torch.fx import GraphModule
 
 from edgekd.quant import weight_only
 from edgekd.quant.grid import named
-from edgekd.quant.precision import Precision
+from edgekd.quant.precision import FLOAT, Precision
 from edgekd.quant.pt2e import convert, prepare, restore
+from edgekd.quant.tables import with_integer_tables
 from edgekd.student import Student
 
 __all__ = ["prepared", "program"]
@@ -33,6 +34,8 @@ def program(student: Student, edit: Mapping[str, Any]) -> GraphModule:
     """The quantized program: integer weights, and quantize/dequantize pairs unless it is of weights alone."""
     if edit["edit"] == "quantize_weights":
         traced = weight_only.traced(student.network(), student.example(2))
+        if edit.get("embeddings", FLOAT) < FLOAT:
+            with_integer_tables(traced)
         return weight_only.with_integers(traced, weight_only.layers(traced, edit["bits"], edit["group"]))
     graph = prepared(student, edit)
     assert isinstance(graph, GraphModule)

@@ -18,7 +18,7 @@ __all__ = [
     "float_weight",
     "fold_float_weights",
     "is_product",
-    "pair_weights",
+    "pair_constants",
     "products",
     "rewrite",
     "round_inputs",
@@ -149,15 +149,19 @@ def _unrounded(graph: fx.GraphModule, node: Any) -> Any:
     return node if any(one.target in (DEQUANTIZE, DEQUANTIZE_WEIGHT) for one in root.all_input_nodes) else made
 
 
-def pair_weights(graph: fx.GraphModule) -> None:
-    """An integer weight becomes the float weight that it stands for, quantized to it in the graph; not of `REWRITES`.
+def pair_constants(graph: fx.GraphModule) -> None:
+    """An integer weight, or a constant that is added, becomes the floats it stands for, quantized in the graph; not of `REWRITES`.
 
-    For compilers that read the pair, not the integers. |w| ≤ 128 and two roundings of 2^-24 give back the same integers.
+    For compilers that read the pair, not the integers. |q − z| ≤ 255 and two roundings of 2^-24 give back the same integers.
     """
-    for node in _of(graph, DEQUANTIZE_WEIGHT):
-        weight, grid = float_weight(graph, node), node.args[1:]
+    for node in [*_of(graph, DEQUANTIZE_WEIGHT), *_of(graph, DEQUANTIZE)]:
+        if node.args[0].op != "get_attr":
+            continue
+        value, grid = float_weight(graph, node), node.args[1:]
         with graph.graph.inserting_before(node):
-            integers = graph.graph.call_function(QUANTIZE_WEIGHT, (weight, *grid))
+            integers = graph.graph.call_function(
+                QUANTIZE_WEIGHT if node.target is DEQUANTIZE_WEIGHT else QUANTIZE, (value, *grid)
+            )
         node.args = (integers, *grid)
     graph.graph.eliminate_dead_code()
     graph.recompile()

@@ -31,7 +31,8 @@ class Quantize(Stage):
 
     Activations get one scale a tensor, weights one a channel; which operators compute on integers is the grid's to say.
     `weights` and `activations` are bits, and those of the first and the last layer are `first_last` at least. Anything but 8
-    by 8 is a simulation, judged in torch: no runtime here has kernels for it. Before calibration, `equalize` makes the ranges
+    by 8 is a simulation, judged in torch: no runtime here has kernels for it. Embedding tables have int8 rows, or stay in
+    float with `embeddings = 32`. Before calibration, `equalize` makes the ranges
     of neighbouring layers alike (Nagel et al. 2019, arXiv 1906.04721) and `smooth` moves what is large behind a layer norm into
     the weights (Xiao et al. 2022, arXiv 2211.10438); after it, `correct_bias` takes back what rounding does to each channel's
     mean (Nagel et al. 2019). `reconstruction`: "none", "adaround", "block",
@@ -51,6 +52,7 @@ class Quantize(Stage):
     observer: str = ""
     weights: Annotated[int, Field(ge=2, le=8)] = 8
     activations: Annotated[int, Field(ge=2, le=16)] = 8
+    embeddings: Literal[8, 32] = 8
     first_last: Annotated[int, Field(ge=2, le=8)] = 8
     equalize: bool = False
     smooth: bool = False
@@ -267,7 +269,7 @@ class Quantize(Stage):
 
     def _precision(self) -> Precision:
         stored = self.reconstructed is not None or (self.qat is not None and self.qat.step_size == "learned")
-        return Precision(self.weights, self.activations, self.first_last, stored=stored)
+        return Precision(self.weights, self.activations, self.first_last, embeddings=self.embeddings, stored=stored)
 
 
 def _validation(module: Any, context: Context) -> float:

@@ -29,6 +29,8 @@ class QuantizeOnnx(Stage):
 
     `weight_only` "int8" or "int4" leaves activations in float: weights of linear layers alone, `group` of them to a scale and
     a zero point (MatMulNBits, for which ONNX Runtime has kernels). Nothing is calibrated.
+
+    Embedding tables have int8 rows, or stay in float with `embeddings = 32`.
     """
 
     takes: ClassVar[str] = "file"
@@ -39,6 +41,7 @@ class QuantizeOnnx(Stage):
     observer: Literal["minmax", "percentile", "entropy"] = "minmax"
     weight_only: Literal["", "int8", "int4"] = ""
     group: Literal[16, 32, 64, 128, 256] = 32
+    embeddings: Literal[8, 32] = 8
 
     @property
     def precision(self) -> str:  # type: ignore[override]  # it depends on the bits
@@ -70,7 +73,8 @@ class QuantizeOnnx(Stage):
 
         names = [port["name"] for port in student.signature["inputs"]]
         with context.progress.task("calibrate"):
-            found = quantize(model, dict(zip(names, context.arrays(), strict=True)), context.grid, self.observer)
+            arrays = dict(zip(names, context.arrays(), strict=True))
+            found = quantize(model, arrays, context.grid, self.observer, tables=self.embeddings == 8)
         pairs = sum(node.op_type == "DequantizeLinear" for node in found.graph.node)
         return found, {"pairs": pairs, "observer": self.observer}
 
@@ -79,11 +83,14 @@ class QuantizeOnnx(Stage):
     ) -> tuple[onnx.ModelProto, dict[str, Any]]:
         from edgekd.onnx.slim import slimmed
         from edgekd.quant.onnx_ptq import feeds
+        from edgekd.quant.onnx_tables import integer_tables
         from edgekd.quant.onnx_weights import only_weights
 
         names = [port["name"] for port in student.signature["inputs"]]
         slim = slimmed(model, next(feeds(model, dict(zip(names, context.arrays(), strict=True)))))
         found = only_weights(slim, self.bits, self.group)
+        if self.embeddings == 8:
+            found = integer_tables(found)
         layers = sum(node.op_type == "MatMulNBits" for node in found.graph.node)
         note = f"{layers} linear layers with {self.weight_only} weights in groups of {self.group}, computed in float"
         return found, {"pairs": 0, "observer": "none", "note": note}

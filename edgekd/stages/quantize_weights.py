@@ -23,13 +23,15 @@ class QuantizeWeights(Stage):
 
     Activations stay in float, so nothing is calibrated and no data are read. ONNX Runtime multiplies by the packed weights
     (MatMulNBits): what a layer of one sample waits for, memory, is read in a quarter or an eighth of the bytes. Convolutions, and
-    linear layers of fewer inputs than a group has, stay in float.
+    linear layers of fewer inputs than a group has, stay in float. Embedding tables have int8 rows, or stay in float with
+    `embeddings = 32`.
     """
 
     takes = "student"
     gives = "quantized"
     weights: Literal[4, 8] = 4
     group: Literal[16, 32, 64, 128, 256] = 32
+    embeddings: Literal[8, 32] = 8
 
     @property
     def precision(self) -> str:  # type: ignore[override]  # it depends on the bits
@@ -42,7 +44,7 @@ class QuantizeWeights(Stage):
 
         found = errors(traced(student.network(), student.example(2)), self.weights, self.group)
         edit = {"edit": "quantize_weights", "grid": "none", "bits": self.weights, "group": self.group}
-        save_next(out, student, student.weights(), edit)
+        save_next(out, student, student.weights(), edit | {"embeddings": self.embeddings})
         said = (
             f"{len(found)} linear layers with {self.weights}-bit weights in groups of {self.group}, computed in float"
         )

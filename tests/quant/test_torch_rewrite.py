@@ -18,7 +18,15 @@ from edgekd.quant.onnx_export import exported
 from edgekd.quant.pt2e import calibrate, convert, prepare
 from edgekd.quant.torch_graph import read_graph, write_graph
 from edgekd.quant.torch_pairs import place, sites_of
-from edgekd.quant.torch_rewrite import QUANTIZE_WEIGHT, is_product, pair_weights, rewrite, round_inputs
+from edgekd.quant.torch_rewrite import (
+    DEQUANTIZE,
+    QUANTIZE,
+    QUANTIZE_WEIGHT,
+    is_product,
+    pair_constants,
+    rewrite,
+    round_inputs,
+)
 
 X = tiny_data().test[0][:8]
 aten = torch.ops.aten
@@ -79,11 +87,24 @@ def test_every_integer_comes_back_from_the_float_that_it_stands_for() -> None:
     graph.output([graph.call_function(dequantize, (*nodes, 0, -128, 127, torch.int8))])
     module = torch.fx.GraphModule(held, graph)
     before = module()[0]
-    pair_weights(module)
+    pair_constants(module)
     (pair,) = [node for node in module.graph.nodes if node.target is QUANTIZE_WEIGHT]
     assert str(pair.args[0].target) == "w_float" and torch.equal(module.w_float, before)
     again = QUANTIZE_WEIGHT(module.w_float, steps, zeros, 0, -128, 127, torch.int8)
     assert torch.equal(again, integers) and torch.equal(module()[0], before)
+
+
+def test_a_constant_that_is_added_comes_back_with_its_zero_point() -> None:
+    graph = torch.fx.Graph()
+    held = {"c": torch.arange(-128, 128, dtype=torch.int8)}
+    node = graph.create_node("get_attr", "c", name="c")
+    graph.output([graph.call_function(DEQUANTIZE, (node, 0.037, -20, -128, 127, torch.int8))])
+    module = torch.fx.GraphModule(held, graph)
+    before = module()[0]
+    pair_constants(module)
+    (pair,) = [node for node in module.graph.nodes if node.target is QUANTIZE]
+    assert torch.equal(getattr(module, str(pair.args[0].target)), before)
+    assert torch.equal(QUANTIZE(before, *pair.args[1:]), held["c"]) and torch.equal(module()[0], before)
 
 
 def test_large_products_keep_their_integers_and_round_what_they_read(tmp_path: Path) -> None:
