@@ -8,7 +8,7 @@
 What is not installed is left out, and said to be. Estimated for 2 quiet cores, from the cost of single steps:
 
     screen   30 min   every loss beside cross-entropy, one seed, a short schedule
-    tune     10 min   the best eight: other weights, temperatures, without cross-entropy; needs screen
+    tune     10 min   the best eight, and kl: other weights, temperatures, without cross-entropy; needs screen
     final    120 min  cross-entropy and the best five, three sizes, five seeds, the whole set; 40 of it for its teacher; needs tune
     auto     15 min   losses = "auto" against the best by hand; needs tune
     labels   15 min   1% and 10% of the labels

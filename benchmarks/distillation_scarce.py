@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillation_fashion import student
-from distillation_recipe import CE, EXAMPLE, WORK, Found, Row, Setting, grouped, write_arrays
+from distillation_recipe import CE, EXAMPLE, LONG_LR, WORK, Found, Row, Setting, grouped, write_arrays
 from paired import gain, shown, spread
 from quantization_recipe import ran
 
@@ -52,7 +52,7 @@ def few_labels(setting: Setting) -> Found:
                 name,
                 student(setting),
                 setting.data(labelled=share, alone=name == "labels alone"),
-                {**stage, "epochs": 2 * setting.epochs, "warmup_epochs": 0.2},
+                {**stage, "epochs": 2 * setting.epochs, "lr": LONG_LR, "warmup_epochs": 0.2},
                 seed,
             )
             for seed in setting.few_seeds
