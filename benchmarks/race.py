@@ -61,6 +61,7 @@ name = "{net}"
 [[stage]]
 use = "quantize"
 calibration = "train-128"
+observer = "mse"
 [targets]
 names = ["host"]
 """

@@ -17,7 +17,15 @@ from edgekd.refusals import fixed_shapes, refused_grid, refused_precision
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["halved", "prepared", "refused", "refused_pairs", "weighted_nodes", "with_float_biases"]
+__all__ = [
+    "halved",
+    "prepared",
+    "refused",
+    "refused_pairs",
+    "weighted_nodes",
+    "with_dequantized_tables",
+    "with_float_biases",
+]
 
 GRIDS = ("symmetric",)
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -44,7 +52,7 @@ def prepared(program: Path, target: Mapping[str, Any]) -> onnx.ModelProto:
 
     model = onnx.load(program / "model.onnx")
     if read_json(program / "program.json")["precision"] == "int8":
-        return with_float_biases(model)
+        return with_dequantized_tables(with_float_biases(model))
     from edgekd.onnx.slim import slimmed
 
     model = slimmed(model, Signature.read(program).feed(0))
@@ -74,6 +82,56 @@ def with_float_biases(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
+
+
+def with_dequantized_tables(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, in place, with Gather(q · s, i) where rows of an int8 table and their scales are looked up one by one.
+
+    "Quantized constant is only allowed before DQ", say their builders of q in Gather(q, i) · Gather(s, i).
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    nodes = []
+    for node in model.graph.node:
+        cast, scales = _made_by(node, "Mul", makers)
+        steps, _ = _made_by(cast, "Cast", makers)
+        looked = [held.get(one.input[0]) for one in (steps, scales) if one is not None and one.op_type == "Gather"]
+        table, by = looked if len(looked) == 2 else (None, None)
+        if table is None or by is None or table.data_type != onnx.TensorProto.INT8:
+            nodes.append(node)
+            continue
+        flat, whole = f"{by.name}_flat", f"{table.name}_dequantized"
+        if flat not in held:
+            held[flat] = numpy_helper.from_array(numpy_helper.to_array(by).reshape(-1), flat)
+            model.graph.initializer.append(held[flat])
+            nodes.append(helper.make_node("DequantizeLinear", [table.name, flat], [whole], whole, axis=0))
+        nodes.append(
+            helper.make_node(
+                "Gather", [whole, makers[node.input[1]].input[1]], node.output, node.name or node.output[0]
+            )
+        )
+    read = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
+    while len(live := [node for node in nodes if not read.isdisjoint(node.output)]) < len(nodes):
+        nodes, read = (
+            live,
+            {name for node in live for name in node.input} | {value.name for value in model.graph.output},
+        )
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def _made_by(
+    node: onnx.NodeProto | None, kind: str, makers: Mapping[str, onnx.NodeProto]
+) -> tuple[onnx.NodeProto | None, onnx.NodeProto | None]:
+    """The nodes that made the two first inputs of a node of this kind."""
+    names = [*node.input, "", ""] if node is not None and node.op_type == kind else ["", ""]
+    return makers.get(names[0]), makers.get(names[1])
 
 
 def refused_pairs(model: onnx.ModelProto) -> list[str]:

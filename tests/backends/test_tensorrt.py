@@ -22,11 +22,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from backends.folders import float_model, int8_model, symmetric_model, unoptimised, write_program
 from devices.boards import board, by_env, left
 from devices.sshd import needs_sshd, serving
+from onnx import helper
 from project import new_project
+from quant import test_onnx_tables as onnx_tables
 
 from edgekd import api, digest, doctor, listing
 from edgekd.backend import open_backend, own_files, read_json
@@ -96,6 +99,30 @@ def test_a_file_quantized_by_onnx_runtime_has_its_biases_turned_into_floats(tmp_
     assert np.allclose(unoptimised(made, images[:1]), unoptimised(model, images[:1]), atol=1e-6)
     rtx = open_backend("tensorrt_rtx")
     assert rtx.missing() or rtx.unsupported(program, {}) == [], "the same parser, of another product, takes it"
+
+
+def test_rows_that_are_looked_up_as_integers_are_dequantized_before(tmp_path: Path) -> None:
+    """Its builder takes an integer constant before a DequantizeLinear only."""
+    held, x = onnx_tables.table(), onnx_tables.tokens(1)[0]
+    made = onnx_tables.model(held, [helper.make_node("Gather", ["t", "j"], ["z"], "twice")], ["y", "z"])
+    made.graph.input.append(helper.make_tensor_value_info("j", onnx.TensorProto.INT64, [1, onnx_tables.LENGTH]))
+    samples = onnx_tables.tokens(8)[:, 0]
+    program = write_program(
+        tmp_path, quantize(made, {"i": samples, "j": samples}, "symmetric"), "int8", grid="symmetric"
+    )
+    before, after = onnx.load(program / "model.onnx"), prepared(program, {"name": "card"})
+    onnx.checker.check_model(after, full_check=True)
+    kinds = [node.op_type for node in after.graph.node]
+    assert (kinds.count("Gather"), kinds.count("Cast"), kinds.count("Mul")) == (2, 0, 0)
+    (table,) = [node for node in after.graph.node if node.input[0] == "t_integers"]
+    assert table.op_type == "DequantizeLinear"
+    assert refused_pairs(after) == []
+    outputs = [
+        onnxruntime.InferenceSession(one.SerializeToString()).run(None, {"i": x, "j": x[:, ::-1].copy()})
+        for one in (before, after)
+    ]
+    for one, other in zip(*outputs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from backends.folders import float_model, int8_model, symmetric_model, write_program
+from quant import test_onnx_tables as onnx_tables
 
 from edgekd.backend import open_backend
 from edgekd.errors import UserError
+from edgekd.quant.onnx_ptq import quantize
 
 BACKEND = open_backend("tensorrt_rtx")
 pytestmark = pytest.mark.skipif(bool(BACKEND.missing()), reason=f"tensorrt_rtx is an extra: {BACKEND.missing()}")
@@ -39,6 +41,15 @@ def test_symmetric_integers_are_built_and_affine_ones_refused(tmp_path: Path) ->
     affine = write_program(tmp_path / "a", int8_model(), "int8", grid="affine")
     (line,) = BACKEND.unsupported(affine, CARD)
     assert line == "quantized on the grid affine; this backend takes symmetric"
+
+
+def test_rows_that_are_looked_up_as_integers_are_built(tmp_path: Path) -> None:
+    samples = onnx_tables.tokens(8)[:, 0]
+    model = quantize(onnx_tables.model(onnx_tables.table()), {"i": samples}, "symmetric")
+    program = write_program(tmp_path / "p", model, "int8", grid="symmetric")
+    assert BACKEND.unsupported(program, CARD) == []
+    (tmp_path / "e").mkdir()
+    assert BACKEND.compile(program, tmp_path / "e", CARD, 1)["bytes"] > 1000
 
 
 def test_what_its_parser_refuses_is_named_by_node(tmp_path: Path) -> None:
