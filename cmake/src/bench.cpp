@@ -1,4 +1,5 @@
 // edgekd-bench: bundles on the machine where they will run. Latency as JSON lines on stdout, talk on stderr.
+#include "energy.hpp"
 #include "racer.hpp"
 #include "serve.hpp"
 
@@ -19,7 +20,8 @@ constexpr const char* kUsage =
     "\n"
     "  Times each bundle's engine, interleaved: N rounds (default 10) of N calls (default 100) after N calls (default 50)\n"
     "  that are not timed. One line of JSON a bundle and round, {\"bundle\", \"round\", \"seconds\": [...]}, and one at the end,\n"
-    "  {\"bundle\", \"backend\", \"runtime\", \"calls\", \"median\", \"p90\"}. Seconds.\n"
+    "  {\"bundle\", \"backend\", \"runtime\", \"calls\", \"median\", \"p90\", \"joules\", \"metered\"}. Seconds; joules of a call,\n"
+    "  null where the machine does not tell, with all else that what is metered draws.\n"
     "\n"
     "  --verify      instead: the golden inputs through the engine, and one line of JSON a bundle with what was found\n"
     "  --slowdown X  with --verify: also fail where the median is above X times the promised one\n"
@@ -44,9 +46,10 @@ int complain(const std::string& what) {
 }
 
 // Time `count` calls and print them as one line.
-edgekd::Status time_round(Racer& racer, std::size_t round, std::size_t count) {
+edgekd::Status time_round(Racer& racer, edgekd::bench::Meter& meter, std::size_t round, std::size_t count) {
     using Clock = std::chrono::steady_clock;
     const std::size_t before = racer.seconds.size();
+    meter.start();
     for (std::size_t i = 0; i < count; ++i) {
         const Clock::time_point started = Clock::now();
         edgekd::Status ran = racer.call();
@@ -54,6 +57,7 @@ edgekd::Status time_round(Racer& racer, std::size_t round, std::size_t count) {
         if (!ran) return ran;
         racer.seconds.push_back(std::chrono::duration<double>(ended - started).count());
     }
+    racer.joules += meter.stop();
     std::printf("{\"bundle\": %s, \"round\": %zu, \"seconds\": [", quoted(racer.path).c_str(), round);
     for (std::size_t i = before; i < racer.seconds.size(); ++i) std::printf("%s%.9g", i == before ? "" : ", ", racer.seconds[i]);
     std::printf("]}\n");
@@ -67,6 +71,7 @@ double quantile(const std::vector<double>& sorted, double share) {
 }
 
 int race(const Wishes& wishes, std::vector<std::unique_ptr<Racer>>& racers) {
+    edgekd::bench::Meter meter;
     for (auto& racer : racers) {
         racer->provide();
         for (std::size_t i = 0; i < wishes.warmup; ++i)
@@ -75,14 +80,16 @@ int race(const Wishes& wishes, std::vector<std::unique_ptr<Racer>>& racers) {
     for (std::size_t round = 0; round < wishes.rounds; ++round)
         for (std::size_t turn = 0; turn < racers.size(); ++turn) {
             Racer& racer = *racers[(round + turn) % racers.size()];  // another one begins each round
-            if (const auto ran = time_round(racer, round, wishes.calls); !ran) return complain(racer.path + ": " + ran.message());
+            if (const auto ran = time_round(racer, meter, round, wishes.calls); !ran) return complain(racer.path + ": " + ran.message());
         }
     for (auto& racer : racers) {
         std::sort(racer->seconds.begin(), racer->seconds.end());
-        std::printf("{\"bundle\": %s, \"backend\": %s, \"runtime\": %s, \"calls\": %zu, \"median\": %.9g, \"p90\": %.9g}\n",
+        std::printf("{\"bundle\": %s, \"backend\": %s, \"runtime\": %s, \"calls\": %zu, \"median\": %.9g, \"p90\": %.9g, "
+                    "\"joules\": %s, \"metered\": %s}\n",
                     quoted(racer->path).c_str(), quoted(racer->student.backend()).c_str(),
                     quoted(racer->student.runtime_version()).c_str(), racer->seconds.size(), quantile(racer->seconds, 0.5),
-                    quantile(racer->seconds, 0.9));
+                    quantile(racer->seconds, 0.9), number(racer->joules / static_cast<double>(racer->seconds.size())).c_str(),
+                    quoted(meter.of()).c_str());
     }
     return 0;
 }

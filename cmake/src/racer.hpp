@@ -14,6 +14,7 @@ struct Racer {
     std::vector<edgekd_const_tensor> inputs;
     std::vector<edgekd_tensor> outputs;
     std::vector<double> seconds;
+    double joules = 0;
 
     // Zeroed buffers for every port of the opened student; a dynamic size is 1.
     void provide() {
@@ -52,7 +53,7 @@ inline std::string quoted(const std::string& text) {
     return found + '"';
 }
 
-// null for what is no number in JSON: infinity.
+// null for what is no number in JSON: infinity, and what was not read.
 inline std::string number(double value) {
     char text[32];
     std::snprintf(text, sizeof text, "%.9g", value);

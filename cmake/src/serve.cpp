@@ -3,6 +3,7 @@
 // It reads and writes in the folder where it was started, and no path that it is given leaves that.
 #include "serve.hpp"
 
+#include "energy.hpp"
 #include "failure.hpp"
 #include "json.hpp"
 #include "machine.hpp"
@@ -132,7 +133,7 @@ class Runner {
         }
         return "{\"protocol\": " + std::to_string(kProtocol) + ", \"runner\": \"edgekd-bench " EDGEKD_VERSION "\", \"backends\": [" +
                named + "], \"machine\": {\"triple\": " + quoted(triple()) + ", \"cores\": " + std::to_string(cores()) +
-               ", \"isa\": " + list_of(features(), quoted) + "}}";
+               ", \"isa\": " + list_of(features(), quoted) + "}, \"energy\": {\"of\": " + quoted(meter_.of()) + ", \"why\": " + quoted(meter_.why()) + "}}";
     }
 
     std::string busy(const Json& request) const {
@@ -187,15 +188,18 @@ class Runner {
             const std::size_t repeat = count_of(block.list()[2]);
             for (std::size_t i = 0; i < lead; ++i) must(racer.call());
             taken_.assign(samples, 0);
+            meter_.start();
             for (std::size_t sample = 0; sample < samples; ++sample) {
                 const Clock::time_point started = Clock::now();
                 for (std::size_t i = 0; i < repeat; ++i)
                     if (const Status ran = racer.call(); !ran) must(ran);
                 taken_[sample] = nanoseconds(Clock::now() - started);
             }
+            const double joules = meter_.stop();
             const std::string after = conditions(cpus_);
             say("{\"block\": {\"index\": " + std::to_string(index) + ", \"ns\": " +
-                list_of(taken_, [](std::int64_t one) { return std::to_string(one); }) + ", \"conditions\": [" + before + ", " + after + "]}}");
+                list_of(taken_, [](std::int64_t one) { return std::to_string(one); }) + ", \"conditions\": [" + before + ", " + after + "], \"joules\": " +
+                number(joules) + "}}");
             before = after;
             ++index;
         }
@@ -253,6 +257,7 @@ class Runner {
     std::map<std::string, std::unique_ptr<Racer>> racers_;
     std::vector<int> cpus_;
     std::vector<std::int64_t> taken_;
+    Meter meter_;
 };
 
 // What a request cannot be done for: a mistake in what was asked or sent, or something that failed here.

@@ -14,7 +14,16 @@ from edgekd.target import data_dir
 
 __all__ = ["Swift"]
 
-RUNNER = ("bench.cpp", "machine.cpp", "machine.hpp", "racer.hpp", "serve.cpp", "serve.hpp")  # edgekd-bench's own
+RUNNER = (  # edgekd-bench's own
+    "bench.cpp",
+    "energy.cpp",
+    "energy.hpp",
+    "machine.cpp",
+    "machine.hpp",
+    "racer.hpp",
+    "serve.cpp",
+    "serve.hpp",
+)
 
 
 @final

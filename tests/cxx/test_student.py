@@ -24,6 +24,7 @@ from devices.promises import answers_nonsense, races, refuses_a_changed_bundle
 
 import edgekd
 from edgekd import signing, wordpiece
+from edgekd.latency.energy import meter
 
 pytestmark = [needs_compilers, pytest.mark.slow]
 
@@ -240,6 +241,8 @@ def test_bench_times_and_verifies(bench: Path, bundle: Path, null_bundle: Path) 
     assert [row["bundle"] for row in rows if "round" in row].count(str(bundle)) == 3
     assert all(len(row["seconds"]) == 7 and min(row["seconds"]) > 0 for row in rows if "round" in row)
     assert {(row["backend"], row["calls"]) for row in rows if "median" in row} == {("onnxruntime", 21), ("null", 21)}
+    told = {(row["metered"], row["joules"] is None) for row in rows if "median" in row}
+    assert told == {(meter().of, not meter().of)}
     checked = json.loads(ran(bench, "--verify", bundle).stdout)
     assert checked["ok"] and checked["samples"] == 4 and checked["top1"] == 1 and checked["promised"] == 1e-9
     slow = json.loads(ran(bench, "--verify", "--slowdown", "2", bundle, code=1).stdout)

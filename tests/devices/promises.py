@@ -16,6 +16,7 @@ from devices.boards import X, left, real
 from edgekd.backend import load_engine
 from edgekd.devices.device import reached, told
 from edgekd.errors import UserError
+from edgekd.latency.energy import meter
 from edgekd.latency.race import race
 from edgekd.progress import Progress
 from edgekd.target import Target
@@ -42,6 +43,9 @@ def races(target: Target, folder: Path) -> dict[str, Any]:
         np.testing.assert_allclose(there[name], here, rtol=0, atol=1e-6)
     assert max(t["done"] / t["total"] for t in said if "total" in t) == 1.0
     assert len(found.cores[0]) == 1 and 0 <= found.others[0] <= 1
+    energy = meter()  # the device is this machine
+    assert found.energy == {"of": energy.of, "why": energy.why}
+    assert all(bool(one.joules) == bool(energy.of) for one in found.runners.values())
     assert found.device is not None and left(target) == []
     return told(found.device)
 
