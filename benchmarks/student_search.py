@@ -43,6 +43,7 @@ factory = "fashion:data"
 [[stage]]
 use = "distill"
 losses = [{{ use = "cross_entropy", weight = 0.5 }}, {{ use = "kl", temperature = 4.0, weight = 0.5 }}]
+lr = 0.012
 [targets]
 names = ["host"]
 """
@@ -107,11 +108,12 @@ def tried(arguments: dict[str, int], seeds: list[int], epochs: int) -> dict[str,
     }  # fmt: skip
 
 
-def rank(found: list[dict[str, Any]], by: str) -> float:
-    """Spearman's correlation of `by` with the mean validation accuracy."""
+def rank(found: list[dict[str, Any]], by: str) -> tuple[float, float]:
+    """Spearman's correlation of `by` with the mean validation accuracy, and how likely as much is by chance."""
     from scipy.stats import spearmanr
 
-    return float(spearmanr([row[by] for row in found], [statistics.mean(row["validation"]) for row in found])[0])
+    made = spearmanr([row[by] for row in found], [statistics.mean(row["validation"]) for row in found])
+    return float(made[0]), float(made[1])
 
 
 def alike(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -124,7 +126,7 @@ def alike(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def page(found: list[dict[str, Any]], setting: dict[str, Any]) -> str:
     """The results as Markdown."""
     parts = alike(found)
-    within = {by: [rank(part, by) for part in parts] for by in ("score", "parameters")}
+    within = {by: [rank(part, by)[0] for part in parts] for by in ("score", "parameters")}
     cost = (
         statistics.mean(row["scoring"] for row in found),
         statistics.mean(s for row in found for s in row["training"]),
@@ -140,7 +142,7 @@ def page(found: list[dict[str, Any]], setting: dict[str, Any]) -> str:
         "| ranked by | Spearman with validation accuracy | within thirds by size |",
         "|---|---|---|",
         *(
-            f"| {name} | {rank(found, by):+.2f} | {', '.join(f'{value:+.2f}' for value in within[by])} |"
+            f"| {name} | {rank(found, by)[0]:+.2f} (p = {rank(found, by)[1]:.2g}) | {', '.join(f'{value:+.2f}' for value in within[by])} |"
             for name, by in (("DisWOT score", "score"), ("number of parameters", "parameters"))
         ),
         "",
