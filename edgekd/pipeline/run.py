@@ -49,12 +49,14 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     """Make every step that the store lacks (all of them, if `fresh`). Raises what a step raises; engines excepted."""
     outcome = Outcome()
     found = {name: None if fresh else plan.store.get(step.key) for name, step in plan.steps.items()}
-    if None in found.values():
+    never = _never(plan, found)
+    if any(entry is None and name not in never for name, entry in found.items()):
         _check(plan)
         _ask_devices(plan, found)
     races = [name for name in plan.steps if name.startswith("race on ")]
     waiting = [name for name in plan.trained if found[name] is None]
     compiles = [c.step("compile") for c in plan.candidates if found.get(c.step("compile"), "") is None]
+    compiles = [name for name in compiles if name not in never]
     for name, step in plan.steps.items():
         if name in [*waiting, *compiles][:1]:
             try_processing(plan)
@@ -78,6 +80,16 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
                 plan.entries.pop(guilty.step(verb), None)
             left.remove(guilty)
     return outcome
+
+
+def _never(plan: Plan, found: Mapping[str, Entry | None]) -> set[str]:
+    """Steps that the store will never have, of engines whose program said why there is none; a race is then of the others."""
+    told = {name for name, entry in found.items() if entry is not None and entry.facts.get("why_not")}
+    never = {c.step("compile") for c in plan.candidates if c.version.program in told}
+    for name, step in plan.steps.items():
+        if not never.isdisjoint(step.reads):
+            never.add(name)
+    return never
 
 
 def _ended_at(candidate: Candidate, reason: str) -> bool:

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from project import made
 
 from edgekd import api, registry
+from edgekd.pipeline import run
 from edgekd.pipeline.candidates import candidate_of
 from edgekd.pipeline.place_steps import left_as_it_came
 from edgekd.pipeline.run import Outcome
@@ -34,7 +35,7 @@ def compiled(tmp_path: Path, *more: str) -> dict[str, Any]:
     )
 
 
-def test_a_file_is_placed_and_the_search_is_not_made_again(tmp_path: Path) -> None:
+def test_a_file_is_placed_and_the_search_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = compiled(tmp_path, "budget.sqnr=20")
     (target,) = found["targets"]
     engines = {one["name"]: one for one in target["candidates"]}
@@ -57,7 +58,10 @@ def test_a_file_is_placed_and_the_search_is_not_made_again(tmp_path: Path) -> No
         assert sum(placed["placement"]["integers"].values()) >= 1
         assert all(one["without"]["point"] > 0 for one in placed["placement"]["islands"])
         assert placed["note"].startswith("integers: ")
+    asked: list[object] = []
+    monkeypatch.setattr(run, "_check", asked.append)
     again = {step["step"]: step["cached"] for step in compiled(tmp_path, "budget.sqnr=20")["plan"]}
+    assert asked == [], "nothing is left to make, though one engine never is: no stage is tried, and torch stays out"
     assert again["placed on onnxruntime for host"]
     assert again["rewritten on onnxruntime for host"]
 
