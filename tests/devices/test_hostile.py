@@ -435,6 +435,9 @@ def test_a_slow_client_is_cut_off(served: Board) -> None:
 def test_strangers_are_counted(served: Board) -> None:
     """More than so many at once are not even listened to; those with the token go on."""
     wire = served.wire()
+    until(
+        lambda: len(served.server._open) == len(served.server._known) == 1
+    )  # it knows the one, and none are left of before
     strangers = [served.stranger() for _ in range(BRISK.strangers)]
     for one in strangers:
         read_frame(one)
