@@ -43,7 +43,7 @@ import distillation_scarce as scarce
 import distillation_speed as speed
 import distillation_text as text
 from distillation_losses import LOSSES
-from distillation_recipe import FASHION, WORK, Found, Setting
+from distillation_recipe import FASHION, LONG_LR, SHORT_LR, WORK, Found, Setting
 
 import edgekd
 from edgekd.store import write_whole
@@ -121,7 +121,13 @@ def main() -> None:
     (work / "found").mkdir(parents=True, exist_ok=True)
     host = find_target("host", Path())
     about = {
-        "setting": {"epochs": setting.epochs, "full_epochs": setting.full_epochs, "seeds": list(setting.seeds)},
+        "setting": {
+            "epochs": setting.epochs,
+            "full_epochs": setting.full_epochs,
+            "seeds": list(setting.seeds),
+            "short_lr": SHORT_LR,
+            "long_lr": LONG_LR,
+        },
         "machine": {"chip": host.chip, "cores": host.cores},
         "versions": {"edgekd": edgekd.__version__, **{name: version(name) for name in ("torch", "numpy")}},
     }

@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillation_fashion import STUDENTS, student
-from distillation_recipe import CE, EXAMPLE, Found, Row, Setting, grouped, made
+from distillation_recipe import CE, EXAMPLE, LONG_LR, Found, Row, Setting, grouped, made
 from paired import gain, shown, spread
 
 TRANSFORMER = {"factory": "distillation_nets:transformer"}
 LARGE = {**TRANSFORMER, "width": 64, "depth": 4, "heads": 4}
 SMALL = {**TRANSFORMER, "width": 32, "depth": 2, "heads": 2}
+TRANSFORMER_LR = 3e-3
 KL = {"use": "kl", "temperature": 4.0}
 TAUGHT = {"losses": [CE, KL], "epochs": 2, "lr": 2e-3, "warmup_epochs": 0.2}
 """Of the transformer that teaches; four copies of each image, so eight passes."""
@@ -48,17 +49,17 @@ def across(setting: Setting) -> Found:
     theirs, accuracy = teacher(setting)
     small = {**SMALL, "width": 8, "depth": 1} if setting.smoke else SMALL
     directions = {
-        "transformer → CNN of 5 k": (student(setting, STUDENTS["5 k"]), theirs, "top", "blocks"),
-        "CNN → transformer of 32 k": (small, EXAMPLE, "blocks", "top"),
+        "transformer → CNN of 5 k": (student(setting, STUDENTS["5 k"]), theirs, "top", "blocks", LONG_LR),
+        "CNN → transformer of 32 k": (small, EXAMPLE, "blocks", "top", TRANSFORMER_LR),
     }
     found: Found = {}
-    for said, (ours, taught_by, own, other) in directions.items():
+    for said, (ours, taught_by, own, other, lr) in directions.items():
         rows = [
             Row(
                 name,
                 ours,
                 setting.data(),
-                {"losses": losses, "epochs": 2 * setting.epochs, "warmup_epochs": 0.4},
+                {"losses": losses, "epochs": 2 * setting.epochs, "lr": lr, "warmup_epochs": 0.4},
                 seed,
                 taught_by,
             )

@@ -145,8 +145,8 @@ def screen_page(found: Found, setting: Found) -> list[str]:
         "",
         (
             f"Each loss beside cross-entropy, in one setting; the student of about 20 k parameters, {2 * setting['epochs']} "
-            f"passes of 10,000 images at a learning rate of {SHORT_LR:g} (cross-entropy's best), one seed; validation accuracy. The "
-            "standard error of such a figure is about 0.4 points: neighbours are no order."
+            f"passes of 10,000 images at a learning rate of {setting['short_lr']:g} (cross-entropy's best of four, and the largest of "
+            "them), one seed; validation accuracy. The standard error of such a figure is about 0.4 points: neighbours are no order."
         ),
         "",
         "| loss | validation, % | over cross-entropy | seconds |",
@@ -182,7 +182,7 @@ def final_page(found: Found, setting: Found) -> tuple[list[str], list[str]]:
         "## All seeds, the whole set",
         "",
         (
-            f"{2 * setting['full_epochs']} passes of 55,000 images at a learning rate of {LONG_LR:g}, seeds "
+            f"{2 * setting['full_epochs']} passes of 55,000 images at a learning rate of {setting['long_lr']:g}, seeds "
             f"{', '.join(map(str, setting['seeds']))}; mean ± standard "
             "deviation of test accuracy in percent, and what it is over cross-entropy with the same seed (95% interval, Student's t, not "
             f"corrected for their number). Settings, chosen on validation: {settings}."

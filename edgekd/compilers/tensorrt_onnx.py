@@ -17,6 +17,8 @@ from edgekd.refusals import fixed_shapes, refused_grid, refused_precision
 if TYPE_CHECKING:
     import onnx
 
+    from edgekd.quant.rewrite import Index
+
 __all__ = [
     "halved",
     "prepared",
@@ -85,53 +87,42 @@ def with_float_biases(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_dequantized_tables(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, in place, with Gather(q · s, i) where rows of an int8 table and their scales are looked up one by one.
+    """The model, in place, with each int8 table that rows are looked up in as floats behind a DequantizeLinear of scale 1.
 
-    "Quantized constant is only allowed before DQ", say their builders of q in Gather(q, i) · Gather(s, i).
+    "Quantized constant is only allowed before DQ", say their builders of q in Gather(q, i), whatever its scales are; the Cast to
+    float that follows then has nothing to do.
     """
+    import numpy as np
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
-    held = {tensor.name: tensor for tensor in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    nodes = []
-    for node in model.graph.node:
-        cast, scales = _made_by(node, "Mul", makers)
-        steps, _ = _made_by(cast, "Cast", makers)
-        looked = [held.get(one.input[0]) for one in (steps, scales) if one is not None and one.op_type == "Gather"]
-        table, by = looked if len(looked) == 2 else (None, None)
-        if table is None or by is None or table.data_type != onnx.TensorProto.INT8:
-            nodes.append(node)
+    from edgekd.quant.rewrite import Index
+
+    index, floats = Index(model), dict[str, str]()
+    for node in list(model.graph.node):
+        held = index.constants.get(node.input[0]) if node.op_type == "Gather" else None
+        if held is None or held.data_type != onnx.TensorProto.INT8 or not _only_cast(index, node.output[0]):
             continue
-        flat, whole = f"{by.name}_flat", f"{table.name}_dequantized"
-        if flat not in held:
-            held[flat] = numpy_helper.from_array(numpy_helper.to_array(by).reshape(-1), flat)
-            model.graph.initializer.append(held[flat])
-            nodes.append(helper.make_node("DequantizeLinear", [table.name, flat], [whole], whole, axis=0))
-        nodes.append(
-            helper.make_node(
-                "Gather", [whole, makers[node.input[1]].input[1]], node.output, node.name or node.output[0]
-            )
-        )
-    read = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
-    while len(live := [node for node in nodes if not read.isdisjoint(node.output)]) < len(nodes):
-        nodes, read = (
-            live,
-            {name for node in live for name in node.input} | {value.name for value in model.graph.output},
-        )
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(kept)
+        if held.name not in floats:
+            one = index.add(f"{held.name}_step", np.ones((), np.float32))
+            floats[held.name] = index.free(f"{held.name}_floats")
+            made = helper.make_node("DequantizeLinear", [held.name, one], [floats[held.name]], floats[held.name])
+            model.graph.node.insert(0, made)
+        node.input[0] = floats[held.name]
+        for value in [value for value in model.graph.value_info if value.name == node.output[0]]:
+            model.graph.value_info.remove(value)
     return model
 
 
-def _made_by(
-    node: onnx.NodeProto | None, kind: str, makers: Mapping[str, onnx.NodeProto]
-) -> tuple[onnx.NodeProto | None, onnx.NodeProto | None]:
-    """The nodes that made the two first inputs of a node of this kind."""
-    names = [*node.input, "", ""] if node is not None and node.op_type == kind else ["", ""]
-    return makers.get(names[0]), makers.get(names[1])
+def _only_cast(index: Index, name: str) -> bool:
+    """Whether a tensor is read as floats alone."""
+    import onnx
+
+    casts = [
+        node.op_type == "Cast" and any(a.name == "to" and a.i == onnx.TensorProto.FLOAT for a in node.attribute)
+        for node in index.readers[name]
+    ]
+    return name not in index.outside and all(casts)
 
 
 def refused_pairs(model: onnx.ModelProto) -> list[str]:

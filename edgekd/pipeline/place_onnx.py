@@ -21,6 +21,7 @@ from edgekd.pipeline import onnx_steps
 from edgekd.pipeline.place_bench import GIVEN, JUDGED, Programs
 from edgekd.quant.lift import lift
 from edgekd.quant.onnx_ptq import feeds
+from edgekd.quant.onnx_tables import integer_tables
 from edgekd.quant.pairs import place
 from edgekd.quant.rebase import rebase
 from edgekd.quant.rewrite import reductions_to_pools
@@ -43,6 +44,7 @@ class OnnxPrograms(Programs):
     """`model`: float, numbered; `feeds` are what quality is judged on.
 
     Of a quantized program, `held` has the scales and integers that it brought, and `came` is itself: what `GIVEN` stands for.
+    `tables`: where anything is in integers, so are the rows of embedding tables.
     """
 
     model: onnx.ModelProto
@@ -52,6 +54,7 @@ class OnnxPrograms(Programs):
     feeds: Sequence[Mapping[str, Array]] = ()
     held: Held | None = None
     came: onnx.ModelProto | None = None
+    tables: bool = False
 
     def __post_init__(self) -> None:
         self.given = FLOAT if self.held is None else GIVEN
@@ -64,6 +67,8 @@ class OnnxPrograms(Programs):
         if keep == GIVEN and self.came is not None:
             return self.came
         placed = place(self.model, self.sites, keep, self.spans, self.held)
+        if self.tables and keep:
+            placed = integer_tables(placed)
         return placed if self.held is None else rebase(placed)
 
     def write(self, keep: Keep, out: Path) -> None:
@@ -96,9 +101,10 @@ def of_file(plan: Plan, base: str, quantized: str, backend: str) -> OnnxPrograms
     model = model if base != "student" else slimmed(model, train[0])
     reductions_to_pools(model)
     model = numbered(model)
-    spans = ranges(model, train, plan.entry(quantized).facts["observer"])
+    facts = plan.entry(quantized).facts
+    spans = ranges(model, train, facts["observer"])
     sites = sites_of(model, open_backend(backend).integers, spans)
-    return OnnxPrograms(model, about, sites, spans, validation)
+    return OnnxPrograms(model, about, sites, spans, validation, tables=facts["embeddings"] == 8)
 
 
 def of_program(plan: Plan, base: str, backend: str) -> OnnxPrograms:

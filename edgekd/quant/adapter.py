@@ -19,6 +19,7 @@ from edgekd.errors import EdgekdError
 from edgekd.quant.grid import SMALLEST_SCALE, parameters
 from edgekd.quant.lsq import LearnedStep, gradient_scale
 from edgekd.quant.step import PerChannelStep
+from edgekd.quant.tables import Rows
 from edgekd.quant.torchao import ObserverBase
 
 __all__ = ["ActivationGrid", "Observer", "PerChannelWeight", "activations", "in_float", "weights"]
@@ -196,8 +197,12 @@ def weights(graph: nn.Module) -> list[PerChannelWeight | PerChannelStep]:
 
 @contextmanager
 def in_float(graph: nn.Module) -> Iterator[None]:
-    """Meanwhile nothing is rounded: weights and activations pass all adapters as they are."""
-    adapters = [*activations(graph), *weights(graph)]
+    """Meanwhile nothing is rounded: weights, activations and looked up rows pass all adapters as they are."""
+    adapters = [
+        *activations(graph),
+        *weights(graph),
+        *(module for module in graph.modules() if isinstance(module, Rows)),
+    ]
     before = [adapter.off for adapter in adapters]
     for adapter in adapters:
         adapter.off = True

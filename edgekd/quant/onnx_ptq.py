@@ -21,7 +21,7 @@ from edgekd.errors import RefusedError
 from edgekd.onnx.file import inputs as inputs_of
 from edgekd.onnx.file import quantizable
 from edgekd.onnx.slim import slimmed
-from edgekd.quant.onnx_tables import integer_tables
+from edgekd.quant.onnx_tables import integer_tables, lookups
 
 OPERATORS = [
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Relu", "Clip", "LeakyRelu", "Concat"),
@@ -57,10 +57,10 @@ def quantize(
         message = f"nothing to quantize: none of its operators has weights that integers could hold ({kinds})"
         raise RefusedError(message, hint=WITHOUT)
     symmetric = grid == "symmetric"
-    slim = slimmed(model, next(feeds(model, arrays)))
-    made = integer_tables(slim) if tables else slim
-    there = {name for node in slim.graph.node for name in node.output}
-    lookups = [node.name for node in made.graph.node if there.isdisjoint(node.output)]
+    made = slimmed(model, next(feeds(model, arrays)))
+    apart = lookups(made)  # its own tables have one scale for all rows
+    for index, node in enumerate(apart):
+        node.name = node.name or f"lookup_{index}"
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "entropy": CalibrationMethod.Entropy,
@@ -77,7 +77,7 @@ def quantize(
                 activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=OPERATORS,
-                nodes_to_exclude=lookups,
+                nodes_to_exclude=[node.name for node in apart],
                 per_channel=True,
                 calibrate_method=methods[observer],
                 extra_options={**OPTIONS, "ActivationSymmetric": symmetric},
@@ -85,7 +85,8 @@ def quantize(
         except Exception as error:  # it raises whatever its parts raise
             message = f"ONNX Runtime's quantizer cannot take it: {' '.join(str(error).split()) or type(error).__name__}"
             raise RefusedError(message, hint=WITHOUT) from error
-        return onnx.load(out)
+        found = onnx.load(out)
+    return integer_tables(found) if tables else found
 
 
 def reader(samples: Iterator[dict[str, Array]]) -> Any:

@@ -2,68 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from edgekd.quant.rewrite import read_within
+from edgekd.quant.rewrite import Index
 
-__all__ = ["LEAST", "integer_tables", "rounded"]
+__all__ = ["LEAST", "integer_tables", "integers_of", "lookups", "worth_rows"]
 
-LEAST = 2**14
-"""Numbers of a table that is worth three more operators: what saves less than 48 kB stays in float."""
+LEAST = 3 * 2**14
+"""Bytes that a table of integers must save, to be worth three more operators."""
 
 Array = NDArray[Any]
 
 
-def rounded(table: Array) -> tuple[Array, Array] | None:
-    """(q int8 [rows, width], s float32 [rows, 1]) with table ≈ q · s: each row's largest magnitude is 127 steps.
+def worth_rows(shape: Sequence[int]) -> bool:
+    """Whether of a float32 tensor of this shape, if it is a table [rows, width], integers and scales save `LEAST` bytes or more."""
+    return len(shape) == 2 and shape[0] * (4 * shape[1] - (shape[1] + 4)) >= LEAST
 
-    None of what is no table of `LEAST` finite float32 numbers or more.
-    """
-    if table.dtype != np.float32 or table.ndim != 2 or table.size < LEAST or not np.isfinite(table).all():
-        return None
+
+def integers_of(table: Array) -> tuple[Array, Array]:
+    """(q int8 [rows, width], s float32 [rows, 1]) with table ≈ q · s: each row's largest magnitude is 127 steps."""
     scales = np.maximum(np.abs(table).max(1, keepdims=True) / np.float32(127), np.finfo(np.float32).tiny)
     return np.rint(table / scales).astype(np.int8), scales
+
+
+def lookups(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that look up in a float constant, by rows or otherwise, whatever integers would save."""
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    return [
+        node for node in model.graph.node if node.op_type == "Gather" and not node.domain and node.input[0] in floats
+    ]
 
 
 def integer_tables(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with Gather(q, i) · Gather(s, i) for Gather(t, i) of each such table; not where something else reads its floats, too."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    graph = made.graph
-    kept = {value.name for value in graph.output} | set(read_within(graph))
-    kept |= {name for node in graph.node if not _looks_up(node) for name in node.input}
-    found = {}
-    for tensor in graph.initializer:
-        if tensor.name not in kept and (pair := rounded(numpy_helper.to_array(tensor))) is not None:
-            found[tensor.name] = pair
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if not _looks_up(node) or node.input[0] not in found:
-            nodes.append(node)
+    index, tables, new = Index(made), dict[str, list[onnx.NodeProto]](), dict[str, list[onnx.NodeProto]]()
+    for node in lookups(made):
+        tables.setdefault(node.input[0], []).append(node)
+    for table, nodes in list(tables.items()):
+        values = index.array(table)
+        columns = any(a.i for node in nodes for a in node.attribute if a.name == "axis")
+        read = columns or table in index.outside or len(index.readers[table]) > len(nodes)
+        if read or values is None or not worth_rows(values.shape) or not np.isfinite(values).all():
+            del tables[table]
             continue
-        (table, index), out = node.input, node.output[0]
-        nodes += [
-            helper.make_node("Gather", [f"{table}_integers", index], [f"{out}_integers"], f"{out}_integers"),
-            helper.make_node("Gather", [f"{table}_scales", index], [f"{out}_scales"], f"{out}_scales"),
-            helper.make_node("Cast", [f"{out}_integers"], [f"{out}_steps"], f"{out}_steps", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{out}_steps", f"{out}_scales"], [out], node.name),
-        ]
-    read = {name for node in nodes for name in node.input}
-    left = [tensor for tensor in graph.initializer if tensor.name not in found]
-    for name, pair in found.items():
-        ends = zip(("integers", "scales"), pair, strict=True)
-        left += [numpy_helper.from_array(value, f"{name}_{end}") for end, value in ends if f"{name}_{end}" in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(left)
+        integers, scales = (
+            index.add(f"{table}_{end}", value)
+            for end, value in zip(("integers", "scales"), integers_of(values), strict=True)
+        )
+        for node in nodes:
+            rows, out = node.input[1], node.output[0]
+            q, s, steps = (index.free(f"{out}_{end}") for end in ("integers", "scales", "steps"))
+            new[out] = [
+                helper.make_node("Gather", [integers, rows], [q], q),
+                helper.make_node("Gather", [scales, rows], [s], s),
+                helper.make_node("Cast", [q], [steps], steps, to=TensorProto.FLOAT),
+                helper.make_node("Mul", [steps, s], [out], node.name),
+            ]
+    nodes = [one for node in made.graph.node for one in new.get(node.output[0], [node])]
+    for held in (made.graph.initializer, made.graph.input):  # which old files name among their inputs, too
+        left = [one for one in held if one.name not in tables]
+        del held[:]
+        held.extend(left)
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
     return made
-
-
-def _looks_up(node: onnx.NodeProto) -> bool:
-    """Whether it takes whole rows."""
-    return node.op_type == "Gather" and not node.domain and all(a.i == 0 for a in node.attribute if a.name == "axis")

@@ -59,7 +59,8 @@ class Precision:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Precision:
-        return cls(**values)
+        """Of a student that names no bits of its tables, from before they had any, these stay in float."""
+        return cls(**{"embeddings": FLOAT, **values})
 
 
 def weight_only_name(bits: int) -> str:

@@ -27,7 +27,7 @@ from edgekd.quant.grid import Grid
 from edgekd.quant.precision import FLOAT, Precision
 from edgekd.quant.quantizer import BATCH_NORM, WEIGHTED, GridQuantizer
 from edgekd.quant.step import PerChannelStep
-from edgekd.quant.tables import round_tables, with_integer_tables
+from edgekd.quant.tables import round_rows, with_integer_tables
 from edgekd.quant.torchao import convert_pt2e, insert_adapters, quiet, scopes_of
 from edgekd.quant.trace import set_training, trace
 
@@ -44,7 +44,6 @@ __all__ = [
 ]
 
 FROZEN = "edgekd_batch_norm_frozen"
-TABLES = "edgekd_integer_tables"
 INT8 = Precision()
 
 
@@ -75,9 +74,8 @@ def prepare(
     with quiet():
         quantizer.annotate(graph)
         prepared: GraphModule = insert_adapters(graph, scopes, is_qat=qat)
-    prepared.meta[TABLES] = precision.embeddings < FLOAT and bool(activations(prepared) or weights(prepared))
-    if prepared.meta[TABLES]:
-        round_tables(prepared)
+    if precision.embeddings < FLOAT and (activations(prepared) or weights(prepared)):
+        round_rows(prepared)
     fit_weights(prepared)
     prepared.train = MethodType(_train, prepared)  # type: ignore[method-assign]
     prepared.train(qat)
@@ -130,10 +128,7 @@ def convert(prepared: GraphModule) -> GraphModule:
         settle_steps(graph)
         fold_batch_norm(graph)
         settle_weights(graph)
-        program: GraphModule = convert_pt2e(graph)
-        if prepared.meta.get(TABLES):
-            with_integer_tables(program)
-        return GraphModule(program, program.graph).eval()  # without the float weights, which nothing reads now
+        return with_integer_tables(convert_pt2e(graph))  # without the float weights, which nothing reads now
 
 
 def fit_weights(prepared: GraphModule) -> None:
@@ -196,7 +191,5 @@ def restore(prepared: GraphModule, tensors: Mapping[str, torch.Tensor]) -> None:
         if value.shape != given:
             raise UserError(f'the quantized state\'s "{name}" has shape {list(given)}, not {list(value.shape)}')
     prepared.load_state_dict(dict(tensors))
-    if prepared.meta.get(TABLES):
-        round_tables(prepared)
     for adapter in activations(prepared):
         adapter.settle()

@@ -34,10 +34,15 @@ class Index:
     def array(self, name: str) -> Array | None:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
+    def free(self, name: str) -> str:
+        """The name, made unique."""
+        while name in self.constants or name in self.maker or any(name == value.name for value in self.graph.input):
+            name += "_"
+        return name
+
     def add(self, name: str, value: Array) -> str:
         """A new constant; returns its name, made unique."""
-        while name in self.constants or name in self.maker:
-            name += "_"
+        name = self.free(name)
         self.constants[name] = numpy_helper.from_array(value, name)
         self.graph.initializer.append(self.constants[name])
         return name

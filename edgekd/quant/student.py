@@ -12,7 +12,7 @@ from edgekd.quant import weight_only
 from edgekd.quant.grid import named
 from edgekd.quant.precision import FLOAT, Precision
 from edgekd.quant.pt2e import convert, prepare, restore
-from edgekd.quant.tables import with_integer_tables
+from edgekd.quant.tables import round_rows, with_integer_tables
 from edgekd.student import Student
 
 __all__ = ["prepared", "program"]
@@ -34,9 +34,11 @@ def program(student: Student, edit: Mapping[str, Any]) -> GraphModule:
     """The quantized program: integer weights, and quantize/dequantize pairs unless it is of weights alone."""
     if edit["edit"] == "quantize_weights":
         traced = weight_only.traced(student.network(), student.example(2))
+        made = weight_only.with_integers(traced, weight_only.layers(traced, edit["bits"], edit["group"]))
         if edit.get("embeddings", FLOAT) < FLOAT:
-            with_integer_tables(traced)
-        return weight_only.with_integers(traced, weight_only.layers(traced, edit["bits"], edit["group"]))
+            round_rows(made)  # only now, since a tied layer no longer reads the table
+            return with_integer_tables(made)
+        return made
     graph = prepared(student, edit)
     assert isinstance(graph, GraphModule)
     return weight_only.narrowed(convert(graph), Precision.from_json(edit["precision"]))

@@ -25,6 +25,7 @@ from edgekd.quant.fold import fold_batch_norm
 from edgekd.quant.onnx_weights import Packed, packed_weights
 from edgekd.quant.precision import GROUP, Precision
 from edgekd.quant.quantizer import KINDS, layer_name
+from edgekd.quant.tables import free_name
 from edgekd.quant.torchao import quiet
 from edgekd.quant.trace import trace
 from edgekd.signature import Signature
@@ -174,7 +175,7 @@ def _linear(graph: GraphModule) -> dict[str, tuple[list[Node], torch.Tensor]]:
 
 def _constant(graph: GraphModule, before: Node, name: str, value: torch.Tensor) -> Node:
     """A constant of the graph, read before a node."""
-    name = name.replace(".", "_")
+    name = free_name(graph, name.replace(".", "_"))
     graph.register_buffer(name, value)
     with graph.graph.inserting_before(before):
         return graph.graph.get_attr(name)

@@ -76,7 +76,7 @@ class QuantizeOnnx(Stage):
             arrays = dict(zip(names, context.arrays(), strict=True))
             found = quantize(model, arrays, context.grid, self.observer, tables=self.embeddings == 8)
         pairs = sum(node.op_type == "DequantizeLinear" for node in found.graph.node)
-        return found, {"pairs": pairs, "observer": self.observer}
+        return found, {"pairs": pairs, "observer": self.observer, "embeddings": self.embeddings}
 
     def _weights(
         self, model: onnx.ModelProto, context: Context, student: Student

@@ -91,5 +91,6 @@ def _readers(node: Node) -> set[Node]:
 
 
 def _rounded(node: Node) -> Node:
-    """The adapter of the grid behind a node, or, where there is none, the node."""
-    return next((user for user in node.users if user.op == "call_module"), node)
+    """The last adapter behind a node, of its grid or before that of a table's rows; where there is none, the node."""
+    behind = next((user for user in node.users if user.op == "call_module"), None)
+    return node if behind is None else _rounded(behind)

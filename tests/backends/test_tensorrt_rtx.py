@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from backends.folders import float_model, int8_model, symmetric_model, write_program
 from quant import test_onnx_tables as onnx_tables
+from quant import test_tables as torch_tables
 
 from edgekd.backend import open_backend
 from edgekd.errors import UserError
@@ -49,6 +50,15 @@ def test_rows_that_are_looked_up_as_integers_are_built(tmp_path: Path) -> None:
     program = write_program(tmp_path / "p", model, "int8", grid="symmetric")
     assert BACKEND.unsupported(program, CARD) == []
     (tmp_path / "e").mkdir()
+    assert BACKEND.compile(program, tmp_path / "e", CARD, 1)["bytes"] > 1000
+
+
+@pytest.mark.parametrize("model", [torch_tables.network(), torch_tables.Normed().eval()], ids=["words", "places too"])
+def test_rows_of_a_torch_students_tables_are_built(model: torch_tables.Words, tmp_path: Path) -> None:
+    for name in ("p", "e"):
+        (tmp_path / name).mkdir()
+    program = torch_tables.written(model, "symmetric", tmp_path / "p")
+    assert BACKEND.unsupported(program, CARD) == []
     assert BACKEND.compile(program, tmp_path / "e", CARD, 1)["bytes"] > 1000
 
 

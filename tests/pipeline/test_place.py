@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ def test_a_file_is_placed_and_the_search_is_not_made_again(tmp_path: Path, monke
     monkeypatch.setattr(run, "_check", asked.append)
     again = {step["step"]: step["cached"] for step in compiled(tmp_path, "budget.sqnr=20")["plan"]}
     assert asked == [], "nothing is left to make, though one engine never is: no stage is tried, and torch stays out"
+    (race,) = (entry for entry in (tmp_path / "store").rglob("entry.json") if "race on" in entry.read_text("utf-8"))
+    shutil.rmtree(race.parent)
+    compiled(tmp_path, "budget.sqnr=20")
+    assert len(asked) == 1, (
+        "a race of the other engines that is left to make is made with all that goes before any work"
+    )
     assert again["placed on onnxruntime for host"]
     assert again["rewritten on onnxruntime for host"]
 

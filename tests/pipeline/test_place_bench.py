@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_models as models
 import pytest
+from quant import test_onnx_tables as onnx_tables
 
 from edgekd import registry
 from edgekd.backends.onnxruntime import INTEGERS
@@ -47,6 +49,20 @@ def test_an_engines_nodes_are_the_programs_or_unknown(tmp_path: Path) -> None:
     assert found is not None and found["theirs"] == found[engine.graph.node[0].output[0]] == "n0"
     del engine.graph.node[1]
     assert _names(engine, program) is None
+
+
+def test_a_placed_files_embeddings_have_rows_of_integers_where_anything_has() -> None:
+    model = numbered(onnx_tables.model(onnx_tables.table()))
+    feeds = [{"i": one} for one in onnx_tables.tokens(4)]
+    spans = ranges(model, feeds)
+    sites = sites_of(model, INTEGERS, spans)
+    (site,) = sites
+    for tables in (True, False):
+        programs = OnnxPrograms(model, {}, sites, spans, feeds, tables=tables)
+        placed, plain = programs.program(frozenset({site.name})), programs.program(FLOAT)
+        assert {t.name: t.data_type for t in placed.graph.initializer}.get("t_integers") == (3 if tables else None)
+        assert [t.name for t in plain.graph.initializer] == ["t", "w"]
+        onnx.checker.check_model(placed, full_check=True)
 
 
 CRASHING = '''"""ONNX Runtime, but a crash of its compiler for a model with more than three quantizations."""

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.quant.onnx_ptq import quantize
-from edgekd.quant.onnx_tables import LEAST, integer_tables, rounded
+from edgekd.quant.onnx_tables import LEAST, integer_tables, integers_of, worth_rows
 
 ROWS, WIDTH, LENGTH = 400, 48, 6
 SHAPES = {"y": [1, LENGTH, 5], "t": [ROWS, WIDTH], "z": None}
@@ -51,19 +51,26 @@ def sqnr(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_rows_by_hand() -> None:
-    held = np.zeros((LEAST // 2, 2), np.float32)
-    held[0], held[1], held[2] = (0.127, -0.0014), (-254, 3), (0.5, 0.5)
-    found = rounded(held)
-    assert found is not None
-    q, scales = found
-    assert (q.dtype, scales.dtype, scales.shape) == (np.int8, np.float32, (LEAST // 2, 1))
-    assert q[:4].tolist() == [[127, -1], [-127, 2], [127, 127], [0, 0]]  # 1.5 is rounded to even
+    q, scales = integers_of(np.array([[0.127, -0.0014], [-254, 3], [0.5, 0.5], [0, 0]], np.float32))
+    assert (q.dtype, scales.dtype, scales.shape) == (np.int8, np.float32, (4, 1))
+    assert q.tolist() == [[127, -1], [-127, 2], [127, 127], [0, 0]]  # 1.5 is rounded to even
     np.testing.assert_allclose(scales[:3, 0], [0.001, 2.0, 0.5 / 127], rtol=1e-6)
-    assert rounded(held[:-1]) is None
-    assert rounded(held.astype(np.float64)) is None
-    assert rounded(held.reshape(-1)) is None
-    held[5, 1] = np.nan
-    assert rounded(held) is None
+
+
+def test_a_table_must_save_bytes() -> None:
+    """Of a row's 4 · width bytes, width and the 4 of its scale are left."""
+    assert worth_rows((LEAST // (3 * 32 - 4) + 1, 32))
+    assert not worth_rows((LEAST // (3 * 32 - 4), 32))
+    assert not worth_rows((10**6, 1))  # 5 bytes in place of 4
+    assert not worth_rows((LEAST,))
+    assert not worth_rows((LEAST, 4, 4))
+
+
+@pytest.mark.parametrize("change", ["float64", "not a number"])
+def test_what_is_no_plain_float_stays(change: str) -> None:
+    held = table()
+    held = held.astype(np.float64) if change == "float64" else np.where(held == held[5, 1], np.float32("nan"), held)
+    assert [t.name for t in integer_tables(model(held)).graph.initializer] == ["t", "w"]
 
 
 def test_the_runtime_looks_up_what_the_integers_stand_for() -> None:
@@ -76,8 +83,7 @@ def test_the_runtime_looks_up_what_the_integers_stand_for() -> None:
         "t_scales": TensorProto.FLOAT,
     }
     onnx.checker.check_model(made, full_check=True)
-    held = rounded(table())
-    assert held is not None
+    held = integers_of(table())
     np.testing.assert_allclose(run(made, x), run(model(held[0] * held[1]), x), rtol=1e-5, atol=1e-5)
     assert sqnr(run(made, x), run(before, x)) > 40
     assert before.ByteSize() - made.ByteSize() > 0.9 * ROWS * (WIDTH * 3 - 4)
@@ -98,27 +104,56 @@ def test_a_table_that_something_else_reads_stays(more: list[onnx.NodeProto], out
     assert made.graph.node == model(table(), more, outputs).graph.node
 
 
-def test_rows_of_their_own_scale_keep_what_one_scale_for_the_table_loses() -> None:
-    """ONNX Runtime's quantizer gives a table one scale: the words with small rows are lost beside the largest."""
-    before, samples = model(table()), tokens(16)
+def test_the_quantizer_of_files_leaves_tables_to_us() -> None:
+    """ONNX Runtime's own gives a table one scale: the words with small rows would be lost beside the largest."""
+    before, samples = model(table()), {"i": tokens(16)[:, 0]}
+    rows = quantize(before, samples, "affine")
     small = np.arange(LENGTH)[None]  # the rows of 0.01
-    made = {kind: quantize(before, {"i": samples[:, 0]}, "affine", tables=kind == "rows") for kind in ("rows", "whole")}
-    dtypes = {t.name: t.data_type for t in made["rows"].graph.initializer}
-    assert dtypes["t_integers"] == TensorProto.INT8
-    again = {kind: run(one, small) for kind, one in made.items()}
-    looked = {kind: _rows(one, small) for kind, one in made.items()}
-    assert sqnr(looked["rows"], table()[small]) > 40 > 5 > sqnr(looked["whole"], table()[small])
-    assert again["rows"].shape == again["whole"].shape
-    assert made["rows"].ByteSize() < 0.5 * before.ByteSize()
-
-
-def _rows(made: onnx.ModelProto, index: np.ndarray) -> np.ndarray:
-    """The rows that a quantized model looks up."""
-    held = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
-    if "t_integers" in held:
-        return np.asarray(held["t_integers"][index] * held["t_scales"][index])
-    pair = next(
-        node for node in made.graph.node if node.op_type == "DequantizeLinear" and node.input[0].startswith("t")
+    held = {t.name: numpy_helper.to_array(t) for t in rows.graph.initializer}
+    assert sqnr(held["t_integers"][small] * held["t_scales"][small], table()[small]) > 40
+    assert rows.ByteSize() < 0.5 * before.ByteSize()
+    np.testing.assert_allclose(
+        run(rows, small), run(quantize(before, samples, "affine", tables=False), small), atol=0.1
     )
-    values, scale, zero = (held[name].astype(np.float32) for name in pair.input)
-    return np.asarray((values[index] - zero) * scale)
+
+
+@pytest.mark.parametrize("kind", ["asked for", "too small", "read by columns"])
+def test_a_table_that_stays_in_float_is_in_float(kind: str) -> None:
+    held = table(LEAST // (3 * WIDTH - 4)) if kind == "too small" else table()
+    more = [helper.make_node("Gather", ["t", "i"], ["z"], axis=1)] if kind == "read by columns" else []
+    before = model(held, more, ["y", "z"] if more else ["y"])
+    made = quantize(before, {"i": tokens(16)[:, 0] % WIDTH}, "affine", tables=kind != "asked for")
+    (look,) = (node for node in made.graph.node if node.name == "look")
+    (kept,) = (t for t in made.graph.initializer if t.name == look.input[0])
+    assert np.array_equal(numpy_helper.to_array(kept), held)
+
+
+def test_a_tied_layer_has_integers_of_its_own() -> None:
+    """Its weight is the table, row by row: what the quantizer leaves of that is only looked up."""
+    tied = [helper.make_node("Squeeze", ["x", "zero"], ["s"]), helper.make_node("Gemm", ["s", "t"], ["z"], transB=1)]
+    before = model(table(), tied, ["y", "z"])
+    before.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "zero"))
+    made = quantize(before, {"i": tokens(16)[:, 0]}, "affine")
+    kinds = {t.data_type for t in made.graph.initializer if list(t.dims) == [ROWS, WIDTH]}
+    assert kinds == {TensorProto.INT8}
+
+
+def test_old_files_name_their_constants_among_their_inputs() -> None:
+    before = model(table())
+    before.ir_version = 3
+    before.opset_import[0].version = 13
+    for name, shape in (("t", [ROWS, WIDTH]), ("w", [WIDTH, 5])):
+        before.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    made = integer_tables(before)
+    assert [value.name for value in made.graph.input] == ["i", "w"]
+    assert sqnr(run(made, tokens(1)[0]), run(before, tokens(1)[0])) > 40
+
+
+def test_a_name_that_is_taken_stays_its_owners() -> None:
+    before = model(table(), [helper.make_node("Relu", ["t_scales"], ["z"])], ["y", "z"])
+    before.graph.initializer.append(numpy_helper.from_array(np.full(3, 7, np.float32), "t_scales"))
+    made, x = integer_tables(before), tokens(1)[0]
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    y, z = session.run(None, {"i": x})
+    assert z.tolist() == [7, 7, 7]
+    assert sqnr(y, run(before, x)) > 40
