@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from distillation_losses import CONTROL, LEFT_OUT, LOSSES, Losses, screened, tuned
+from distillation_losses import CONTROL, FAR, LEFT_OUT, LOSSES, Losses, lighter, screened, tuned
 from distillation_recipe import CE, EXAMPLE, LONG_LR, SHORT_LR, Found, Row, Setting, grouped, made, several, told
 from paired import gain, shown, spread
 
@@ -48,11 +48,14 @@ def screen(setting: Setting) -> Found:
 
 
 def tune(setting: Setting) -> Found:
-    """{loss: {setting: its run, with its losses}} of the best of the screen, and of kl, which everyone knows."""
+    """{loss: {setting: its run, with its losses}} of the best of the screen, of kl, which everyone knows, and of what fell far below."""
     found = screen(setting)["rows"]
     best = sorted((n for n in found if n not in ("cross_entropy", CONTROL)), key=lambda n: -found[n]["validation"])
     names = [n for n in best if n in best[: setting.tuned] or n == "kl"]
     settings = [(n, said, losses) for n in names for said, losses in tuned(n).items()]
+    least = found["cross_entropy"]["validation"] - FAR
+    far = [n for n in best if found[n]["validation"] < least and n not in names]
+    settings += [(n, said, losses) for n in far for said, losses in lighter(n).items()]
     runs = several(setting, [short(setting, f"{name}, {said}", losses) for name, said, losses in settings])
     rows: Found = {}
     for (name, said, losses), run in zip(settings, runs, strict=True):

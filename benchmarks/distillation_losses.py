@@ -33,6 +33,8 @@ CONTROL = "permuted_dark"
 TEMPERATURES = (1.0, 2.0, 8.0)
 SHARES = (0.3, 3.0)
 """Of the screen's weight."""
+FAR, LESS = 2.0, (0.3, 0.1, 0.03)
+"""A loss that lies so many points below cross-entropy is tried with less weight: it may only be too large for the learning rate."""
 
 
 def screened(name: str) -> Losses:
@@ -57,3 +59,10 @@ def tuned(name: str) -> dict[str, Losses]:
             if temperature != usual:
                 found[f"temperature {temperature:g}"] = [CE, {**loss, "temperature": temperature}]
     return found
+
+
+def lighter(name: str) -> dict[str, Losses]:
+    """As `tuned`, with less weight alone."""
+    loss = LOSSES[name]
+    weights = [share * loss.get("weight", 1.0) for share in LESS]
+    return {"as screened": [CE, loss], **{f"weight {w:g}": [CE, {**loss, "weight": w}] for w in weights}}

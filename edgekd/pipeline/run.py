@@ -49,7 +49,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     """Make every step that the store lacks (all of them, if `fresh`). Raises what a step raises; engines excepted."""
     outcome = Outcome()
     found = {name: None if fresh else plan.store.get(step.key) for name, step in plan.steps.items()}
-    never = _never(plan, found, fresh)
+    never = _never(plan, found)
     if any(entry is None and name not in never for name, entry in found.items()):
         _check(plan)
         _ask_devices(plan, found)
@@ -82,7 +82,7 @@ def run(plan: Plan, fresh: bool = False) -> Outcome:
     return outcome
 
 
-def _never(plan: Plan, found: dict[str, Entry | None], fresh: bool) -> set[str]:
+def _never(plan: Plan, found: dict[str, Entry | None]) -> set[str]:
     """Steps that the store will never have, of engines whose program said why there is none; races are planned of the others."""
     told = {name for name, entry in found.items() if entry is not None and entry.facts.get("why_not")}
     never = {c.step("compile") for c in plan.candidates if c.version.program in told}
@@ -91,7 +91,7 @@ def _never(plan: Plan, found: dict[str, Entry | None], fresh: bool) -> set[str]:
         left = [c for c in whole if c.step("compile") not in never]
         if left and len(left) < len(whole):
             name = add_race(plan, target, left)
-            found[name] = None if fresh else plan.store.get(plan.steps[name].key)
+            found[name] = plan.store.get(plan.steps[name].key)
     for name, step in plan.steps.items():
         if not never.isdisjoint(step.reads):
             never.add(name)

@@ -57,10 +57,11 @@ def quantize(
         message = f"nothing to quantize: none of its operators has weights that integers could hold ({kinds})"
         raise RefusedError(message, hint=WITHOUT)
     symmetric = grid == "symmetric"
-    made = slimmed(model, next(feeds(model, arrays)))
+    made = onnx.ModelProto()
+    made.CopyFrom(slimmed(model, next(feeds(model, arrays))))
     apart = lookups(made)  # its own tables have one scale for all rows
     for index, node in enumerate(apart):
-        node.name = node.name or f"lookup_{index}"
+        node.name = node.name or f"edgekd_lookup_{index}"
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "entropy": CalibrationMethod.Entropy,

@@ -67,7 +67,8 @@ def integer_tables(model: onnx.ModelProto) -> onnx.ModelProto:
                 helper.make_node("Mul", [steps, s], [out], node.name),
             ]
     nodes = [one for node in made.graph.node for one in new.get(node.output[0], [node])]
-    for held in (made.graph.initializer, made.graph.input):  # which old files name among their inputs, too
+    made.ir_version = max(made.ir_version, 4)  # before, each constant had to be an input, too
+    for held in (made.graph.initializer, made.graph.input):
         left = [one for one in held if one.name not in tables]
         del held[:]
         held.extend(left)

@@ -29,14 +29,20 @@ class Index:
         for node in model.graph.node:
             for name in node.input:
                 self.readers[name].append(node)
+        self.within = {
+            name
+            for inner in graphs_within(model.graph)
+            for name in (*(held.name for held in inner.initializer), *(n for node in inner.node for n in node.output))
+        }
         self.outside = {value.name for value in model.graph.output} | set(read_within(model.graph))
 
     def array(self, name: str) -> Array | None:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def free(self, name: str) -> str:
-        """The name, made unique."""
-        while name in self.constants or name in self.maker or any(name == value.name for value in self.graph.input):
+        """The name, made unique, also among those of graphs inside nodes."""
+        taken = {value.name for value in self.graph.input} | self.within
+        while name in self.constants or name in self.maker or name in taken:
             name += "_"
         return name
 

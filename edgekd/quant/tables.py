@@ -89,7 +89,7 @@ def round_rows(graph: GraphModule) -> None:
 def with_integer_tables(graph: GraphModule) -> GraphModule:
     """The graph, changed in place, with integers in the tables whose rows `round_rows` has rounded, and without their floats.
 
-    A table with infinite values keeps these floats.
+    A table with infinite values stays in float; its finite rows are what integers would stand for.
     """
     found: dict[str, list[Node]] = {}
     for node in graph.graph.nodes:
@@ -98,6 +98,7 @@ def with_integer_tables(graph: GraphModule) -> GraphModule:
     for target, nodes in found.items():
         table, names = attrgetter(target)(graph).detach(), []
         if not table.isfinite().all():
+            table.copy_(Rows()(table))
             for node in nodes:
                 node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]  # it stands behind an operator
             continue

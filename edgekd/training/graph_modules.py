@@ -83,7 +83,7 @@ class _Watching(Interpreter):
 
 
 def _readers(node: Node) -> set[Node]:
-    """Who reads a node's value, rounded or not: a grid's adapter, the only module that is called, is seen through."""
+    """Who reads a node's value, rounded or not: adapters, the only modules that are called, are seen through."""
     found: set[Node] = set()
     for user in node.users:
         found |= _readers(user) if user.op == "call_module" else {user}

@@ -146,7 +146,31 @@ def test_old_files_name_their_constants_among_their_inputs() -> None:
         before.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     made = integer_tables(before)
     assert [value.name for value in made.graph.input] == ["i", "w"]
+    onnx.checker.check_model(made, full_check=True)
     assert sqnr(run(made, tokens(1)[0]), run(before, tokens(1)[0])) > 40
+
+
+def test_a_name_within_a_branch_is_taken_too() -> None:
+    def branch(name: str, kind: str) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(kind, ["x"], [name])], name, [], [out])
+
+    choose = helper.make_node(
+        "If", ["c"], ["z"], then_branch=branch("x_steps", "Neg"), else_branch=branch("t_scales", "Abs")
+    )
+    before = model(table(), [choose], ["y", "z"])
+    before.graph.input.append(helper.make_tensor_value_info("c", TensorProto.BOOL, []))
+    made = integer_tables(before).SerializeToString()
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])  # which takes no name twice
+    assert [port.name for port in session.get_outputs()] == ["y", "z"]
+
+
+def test_the_given_model_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model(table())
+    before.graph.node[0].name = ""
+    monkeypatch.setattr("edgekd.quant.onnx_ptq.slimmed", lambda given, _: given)  # as where slimming fails
+    quantize(before, {"i": tokens(4)[:, 0]}, "affine")
+    assert before.graph.node[0].name == ""
 
 
 def test_a_name_that_is_taken_stays_its_owners() -> None:
