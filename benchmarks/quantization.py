@@ -194,11 +194,18 @@ def grid_tables(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def where(about: dict[str, Any]) -> list[str]:
+    """A line for each machine and set of versions, with the parts that were measured there."""
+    parts: dict[str, list[str]] = {}
+    for part, one in about.items():
+        versions = ", ".join(f"{name} {value}" for name, value in one["versions"].items())
+        parts.setdefault(f"{one['machine']['chip']}, {one['machine']['cores']} cores; {versions}", []).append(part)
+    return [f"{', '.join(names)}: {said}." for said, names in parts.items()]
+
+
 def page(found: dict[str, Any]) -> str:
     """The results as Markdown."""
-    machine = found["machine"]
-    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
-    lines = ["# Quantization, compared", "", f"{machine['chip']}, {machine['cores']} cores; {versions}.", ""]
+    lines = ["# Quantization, compared", "", *where(found["about"]), ""]
     if missing := [part for part in PARTS if not found[part] or "why" in found[part]]:
         lines += [f"Not measured yet: {', '.join(missing)}.", ""]
     if found["grid"]:
@@ -273,14 +280,16 @@ def main() -> None:
         "reviews": lambda: reviews(WORK, end, args.smoke),
     }
     made |= {name: part() for name, part in parts.items() if name in args.parts}
-    earlier = RESULTS / "quantization.json"
+    file = RESULTS / "quantization.json"
+    earlier = json.loads(file.read_text("utf-8")) if file.is_file() and not args.smoke else {}
+    versions = {name: version(name) for name in ("torch", "torchao", "onnxruntime", "numpy")}
+    about = {part: {"machine": machine(), "versions": versions} for part in PARTS if part in args.parts}
     found: dict[str, Any] = {
         **NOTHING,
-        **(json.loads(earlier.read_text("utf-8")) if earlier.is_file() and not args.smoke else {}),
+        **earlier,
         **made,
         "setting": {"width": args.width, "epochs": args.epochs, "full": full, "seeds": args.seeds},
-        "machine": machine(),
-        "versions": {name: version(name) for name in ("torch", "torchao", "onnxruntime", "numpy")},
+        "about": {**earlier.get("about", {}), **about},
     }
     if not args.smoke:
         publish("quantization", found, page(found))
