@@ -178,7 +178,7 @@ def grid_tables(found: dict[str, Any]) -> list[str]:
     rows, setting = found["grid"], found["setting"]
     about = (
         f"The student of examples/fashion, width {setting['width']}, distilled for {setting['epochs']} epochs of "
-        f"{'60,000' if setting['full'] else '10,000'} images; test accuracy in percent, mean ± standard deviation over seeds "
+        f"{'55,000' if setting['full'] else '10,000'} images; test accuracy in percent, mean ± standard deviation over seeds "
         f"{', '.join(map(str, setting['seeds']))}; rows without ± have the first. W4A8, W4A4 and W2A4 are simulated in torch. "
         f"{found['left']} rows of {found['asked']} were not reached."
     )
