@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_models as models
+import onnxruntime
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 import edgekd
 from edgekd import api, samples
@@ -101,6 +102,32 @@ def test_labels_give_an_accuracy_and_a_quantized_file_is_raced_as_it_is(tmp_path
     (target,) = found["targets"]
     assert target["chosen"] == "student on onnxruntime"
     assert target["candidates"][0]["precision"] == "int8"
+
+
+def test_a_bias_that_is_a_row_is_quantized_as_the_vector_that_it_is() -> None:
+    """As in Magika's file, once its batch is fixed: the runtime refused the scales that its own quantizer gave the row."""
+    random = np.random.default_rng(0)
+    held = {"w": random.standard_normal((8, 5)), "b": random.standard_normal((1, 5))}
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items()],
+    )
+    before = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    x = random.standard_normal((16, 8)).astype(np.float32)
+    made = quantize(before, {"x": x}, "affine")
+    assert sum(node.op_type == "DequantizeLinear" for node in made.graph.node) >= 3
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # no fusion hides the pair
+    one, other = (
+        onnxruntime.InferenceSession(m.SerializeToString(), options, ["CPUExecutionProvider"]).run(None, {"x": x[:1]})[
+            0
+        ]
+        for m in (before, made)
+    )
+    assert np.abs(one - other).max() < 0.15
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -22,6 +22,7 @@ from edgekd.onnx.file import inputs as inputs_of
 from edgekd.onnx.file import quantizable
 from edgekd.onnx.slim import slimmed
 from edgekd.quant.onnx_tables import integer_tables, lookups
+from edgekd.quant.rewrite import biases_to_vectors
 
 OPERATORS = [
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Relu", "Clip", "LeakyRelu", "Concat"),
@@ -59,6 +60,7 @@ def quantize(
     symmetric = grid == "symmetric"
     made = onnx.ModelProto()
     made.CopyFrom(slimmed(model, next(feeds(model, arrays))))
+    biases_to_vectors(made)
     apart = lookups(made)  # its own tables have one scale for all rows
     for index, node in enumerate(apart):
         node.name = node.name or f"edgekd_lookup_{index}"

@@ -13,7 +13,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["biases_to_int32", "graphs_within", "own_zero_points", "read_within", "reductions_to_pools", "s8_to_u8"]
+__all__ = [
+    "biases_to_int32",
+    "biases_to_vectors",
+    "graphs_within",
+    "own_zero_points",
+    "read_within",
+    "reductions_to_pools",
+    "s8_to_u8",
+]
 
 Array = NDArray[np.generic]
 
@@ -124,6 +132,18 @@ def own_zero_points(model: onnx.ModelProto) -> None:
         if name in seen and zero is not None:
             node.input[2] = index.add(f"{node.input[0]}_zero", zero)
         seen.add(name)
+
+
+def biases_to_vectors(model: onnx.ModelProto) -> None:
+    """A Gemm's constant bias [1, N] becomes [N].
+
+    ONNX Runtime 1.31's quantizer gives it a scale for each of N channels along its first axis, and its kernel then refuses it.
+    """
+    index = Index(model)
+    for node in model.graph.node:
+        bias = index.array(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and bias.ndim == 2 and bias.shape[0] == 1:
+            node.input[2] = index.add(f"{node.input[2]}_vector", bias.reshape(-1))
 
 
 def biases_to_int32(model: onnx.ModelProto) -> None:
