@@ -165,6 +165,9 @@ def files(work: Path, end: float, smoke: bool) -> dict[str, dict[str, Any]]:
             continue
         (target,) = report["targets"]
         engines = [one for one in target["candidates"] if one["version"] == "quantize_onnx"]
+        if not engines:
+            found[name] = {"verdict": "none was made", "score": "–", "ratio": "–", "chosen": target["chosen"] or "–"}
+            continue
         best = min(engines, key=lambda one: one["latency"]["median"] if one.get("latency") else float("inf"))
         ratio = best.get("versus_float")
         score = best.get("metric")
