@@ -81,7 +81,7 @@ def _layers(plan: Plan, before: str, grid: str) -> tuple[list[str], set[str]]:
 def _bench(plan: Plan, before: str, grid: str, names: Sequence[str], work: Path) -> Bench:
     """Its plans are `Ways`; where every layer is in float, the engine is the float student's.
 
-    Embedding tables have int8 rows whatever the stage says: few rows are looked up, and time tells no difference.
+    Embedding tables have int8 rows whatever the stage says: few rows are looked up, which is little beside the layers.
     """
     from edgekd.pipeline.bench import Bench, write_timed
     from edgekd.quant.precision import FLOAT, Precision, bits_alone
